@@ -1,0 +1,35 @@
+"""Masked diffusion language models next to their autoregressive twin, in the Hugging Face Trainer.
+
+The names below are imported on first use, so that ``hf-difflm --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MaskedDiffusionConfig": "hf_difflm.models",
+    "MaskedDiffusionForMaskedLM": "hf_difflm.models",
+    "DiffusionTrainer": "hf_difflm.training",
+    "DiffusionTrainingArguments": "hf_difflm.training",
+}
+__all__ = [
+    "DiffusionTrainer",
+    "DiffusionTrainingArguments",
+    "MaskedDiffusionConfig",
+    "MaskedDiffusionForMaskedLM",
+    "__version__",
+]
+
+if TYPE_CHECKING:
+    from .models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+    from .training import DiffusionTrainer, DiffusionTrainingArguments
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

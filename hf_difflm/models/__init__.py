@@ -1,0 +1,36 @@
+"""The networks: a masked-diffusion denoiser around any backbone, and the stock causal LM of the same size."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "MaskedDiffusionConfig": ".masked_diffusion.configuration_masked_diffusion",
+    "MaskedDiffusionForMaskedLM": ".masked_diffusion.modeling_masked_diffusion",
+    "MaskedDiffusionGenerationConfig": ".masked_diffusion.generation_masked_diffusion",
+}
+__all__ = ["MaskedDiffusionConfig", "MaskedDiffusionForMaskedLM", "MaskedDiffusionGenerationConfig"]
+
+if TYPE_CHECKING:
+    from .masked_diffusion.configuration_masked_diffusion import MaskedDiffusionConfig
+    from .masked_diffusion.generation_masked_diffusion import MaskedDiffusionGenerationConfig
+    from .masked_diffusion.modeling_masked_diffusion import MaskedDiffusionForMaskedLM
+
+
+def register_auto_classes() -> None:
+    """Let ``AutoConfig`` and ``AutoModelForMaskedLM`` know the denoiser; called once, on first use."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    from .masked_diffusion.configuration_masked_diffusion import MaskedDiffusionConfig
+    from .masked_diffusion.modeling_masked_diffusion import MaskedDiffusionForMaskedLM
+
+    AutoConfig.register(MaskedDiffusionConfig.model_type, MaskedDiffusionConfig, exist_ok=True)
+    AutoModelForMaskedLM.register(MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, exist_ok=True)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        register_auto_classes()
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

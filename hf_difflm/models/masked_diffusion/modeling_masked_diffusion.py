@@ -1,0 +1,184 @@
+"""A masked diffusion language model: any transformers network, read in both directions, under SUBS.
+
+SUBS (MDLM, arXiv 2406.07524, section 3.2.3): the mask token has probability 0, and a position that is already revealed
+copies its token.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_masked_diffusion import MaskedDiffusionConfig
+from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
+
+# Encoders whose masked-LM head transforms the hidden state before the vocabulary projection keep that transform.
+_HEAD_TRANSFORMS = {"modernbert": "ModernBertPredictionHead", "bert": "BertPredictionHeadTransform"}
+
+
+@dataclass
+class MaskedDiffusionOutput(ModelOutput):
+    """What the denoiser returns.
+
+    Args:
+        loss: scalar, float32; None without labels.
+        logits: (B, L, V), or (N, V) where ``positions`` was given; under SUBS; None with labels.
+        token_nll: (N,) detached -log p of each labelled token in nats, in the order of ``positions``; None without labels.
+        token_correct: (N,) bool, whether the likeliest token is the label; None unless asked for.
+        hidden_states: hidden states of the backbone, if asked for.
+        attentions: attentions of the backbone, if asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    token_nll: torch.Tensor | None = None
+    token_correct: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class MaskedDiffusionPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = MaskedDiffusionConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+
+class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusionGenerationMixin):
+    """A denoiser: backbone, LM head, SUBS.
+
+    Args:
+        config: the configuration; its backbone is built without a causal mask.
+    """
+
+    generation_config_class = MaskedDiffusionGenerationConfig
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: MaskedDiffusionConfig):
+        super().__init__(config)
+        backbone_config = config.backbone_config
+        self.backbone = AutoModel.from_config(backbone_config, attn_implementation=config._attn_implementation)
+        self.head_transform = _head_transform(backbone_config)
+        # Only those heads have a bias whose original has one (ModernBERT: decoder_bias; BERT: always).
+        bias = self.head_transform is not None and getattr(backbone_config, "decoder_bias", True)
+        self.lm_head = nn.Linear(backbone_config.hidden_size, backbone_config.vocab_size, bias=bias)
+        if config.tie_word_embeddings:
+            embeddings = self.backbone.get_input_embeddings()
+            name = next(name for name, module in self.backbone.named_modules() if module is embeddings)
+            self._tied_weights_keys = {"lm_head.weight": f"backbone.{name}.weight"}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.lm_head = new_embeddings
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        loss_weights: torch.Tensor | None = None,
+        positions: torch.LongTensor | None = None,
+        output_correct: bool = False,
+        **kwargs: Any,
+    ) -> MaskedDiffusionOutput:
+        """Predict the clean tokens of a partly masked sequence.
+
+        Args:
+            input_ids: (B, L) ids, the mask token where a token is hidden.
+            attention_mask: (B, L), 0 at padding on either side; None where there is none.
+            labels: (B, L) clean ids where the loss is wanted, -100 elsewhere. The LM head runs at these positions
+                only; a position that is labelled but not masked is copied, so its loss is 0.
+            loss_weights: weights of the loss, (B, 1) or (B, L). With them the loss is the weighted *sum*
+                of the cross-entropies; without them their mean over the labelled positions.
+            positions: (N,) indices into the flattened B·L positions at which the head runs. With labels: those that
+                are not -100, for callers that know them already (finding them makes a GPU wait).
+            output_correct: also return whether the likeliest token is the label.
+            kwargs: passed to the backbone.
+
+        Returns:
+            :class:`MaskedDiffusionOutput`.
+        """
+        if attention_mask is not None and "position_ids" not in kwargs:
+            # Learned positions must not count the padding on the left.
+            kwargs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        kwargs.setdefault("use_cache", False)
+        if self.head_transform is not None:
+            kwargs.pop("use_cache")  # encoders have no cache
+        outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        hidden_BLD = outputs.last_hidden_state
+        extras = {"hidden_states": outputs.get("hidden_states"), "attentions": outputs.get("attentions")}
+
+        if labels is None:
+            hidden_ND = hidden_BLD.flatten(0, 1)
+            ids_N = input_ids.flatten()
+            if positions is not None:
+                hidden_ND, ids_N = hidden_ND[positions], ids_N[positions]
+            logits_NV = _copy_revealed(self._head(hidden_ND), ids_N, self.config.mask_token_id)
+            logits = logits_NV if positions is not None else logits_NV.unflatten(0, input_ids.shape)
+            return MaskedDiffusionOutput(logits=logits, **extras)
+
+        labels_M = labels.flatten()
+        if positions is None:
+            positions = torch.nonzero(labels_M != -100).squeeze(-1)
+        labels_N = labels_M[positions]
+        logits_NV = self._head(hidden_BLD.flatten(0, 1)[positions]).float()
+        nll_N = F.cross_entropy(logits_NV, labels_N, reduction="none")
+        masked_N = input_ids.flatten()[positions] == self.config.mask_token_id
+        nll_N = nll_N.where(masked_N, 0.0)
+        if loss_weights is None:
+            loss = nll_N.sum() / max(nll_N.numel(), 1)
+        else:
+            loss = (nll_N * loss_weights.expand(input_ids.shape).flatten()[positions]).sum()
+        correct_N = (logits_NV.argmax(-1) == labels_N) | ~masked_N if output_correct else None
+        return MaskedDiffusionOutput(loss=loss, token_nll=nll_N.detach(), token_correct=correct_N, **extras)
+
+    def _head(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """(N, D) hidden states to (N, V) logits in which the mask token has probability 0."""
+        if self.head_transform is not None:
+            hidden_ND = self.head_transform(hidden_ND)
+        # -inf through the bias of the projection: no pass over the logits, and a zero gradient for that row.
+        subs_V = torch.zeros(self.lm_head.weight.shape[0], dtype=hidden_ND.dtype, device=hidden_ND.device)
+        subs_V[self.config.mask_token_id] = float("-inf")
+        if self.lm_head.bias is not None:
+            subs_V = subs_V + self.lm_head.bias
+        return F.linear(hidden_ND, self.lm_head.weight, subs_V)
+
+
+def _head_transform(config: Any) -> nn.Module | None:
+    """The head transform that the encoder's own masked LM has, or None."""
+    name = _HEAD_TRANSFORMS.get(config.model_type)
+    if name is None:
+        return None
+    module = importlib.import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
+    return getattr(module, name)(config)
+
+
+def _copy_revealed(logits_NV: torch.Tensor, ids_N: torch.Tensor, mask_token_id: int) -> torch.Tensor:
+    """Put all probability of a revealed position on its own token."""
+    revealed_N1 = (ids_N != mask_token_id).unsqueeze(-1)
+    logits_NV = logits_NV.masked_fill(revealed_N1, float("-inf"))
+    own_N1 = logits_NV.gather(-1, ids_N.unsqueeze(-1)).masked_fill(revealed_N1, 0.0)
+    return logits_NV.scatter(-1, ids_N.unsqueeze(-1), own_N1)
+
+
+__all__ = ["MaskedDiffusionForMaskedLM", "MaskedDiffusionOutput", "MaskedDiffusionPreTrainedModel"]

@@ -1,0 +1,56 @@
+"""The autoregressive twin: the exact nll of a stock causal LM, over the same scored tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .base import Batch, NoiseKey, Objective, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
+
+
+class CausalObjective(Objective):
+    """-log p(x_i | x_<i), summed over the scored tokens. The model is any transformers causal LM, as it is.
+
+    A scored token at position 0 has no context to be predicted from and raises ValueError: blocks start with BOS.
+    """
+
+    name = "ar"
+    bound = "exact"
+    stochastic = False
+
+    def __call__(
+        self,
+        model: Any,
+        batch: Batch,
+        key: NoiseKey,
+        num_scored: int | torch.Tensor,
+        device: torch.device | str = "cpu",
+        accuracy: bool = False,
+    ) -> ObjectiveOutput:
+        scored_BL = scored_mask(batch)
+        if scored_BL[:, 0].any():
+            raise ValueError("a causal model cannot score the first position; start each sequence with BOS or a prompt")
+        rows_N, columns_N = np.nonzero(scored_BL)
+        positions_N = to_device(torch.from_numpy(rows_N * scored_BL.shape[1] + columns_N - 1), device)
+        # Shift the labels, not the logits: a (B, L, V) tensor is never copied.
+        targets_M = to_device(F.pad(batch["labels"], (0, 1), value=-100)[:, 1:].flatten(), device)
+        mask = attention_mask_or_none(batch)
+        padding = {}
+        if mask is not None:
+            padding["attention_mask"] = to_device(mask, device)
+            padding["position_ids"] = (padding["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+        logits_BLV = model(input_ids=to_device(batch["input_ids"], device), use_cache=False, **padding).logits
+        logits_MV = logits_BLV.flatten(0, 1).float()
+        nll_M = F.cross_entropy(logits_MV, targets_M, ignore_index=-100, reduction="none")
+        correct_N = (logits_MV.argmax(-1) == targets_M)[positions_N] if accuracy else None
+        return ObjectiveOutput(
+            loss=nll_M.sum() / num_scored,
+            rows_N=rows_N,
+            columns_N=columns_N,
+            token_nll_N=nll_M.detach()[positions_N],
+            token_weights_N=np.ones(len(rows_N)),
+            token_correct_N=correct_N,
+        )

@@ -85,6 +85,10 @@ class Objective(ABC):
             accuracy: also tell which predictions are right.
         """
 
+    def for_evaluation(self) -> Objective:
+        """The objective evaluations report: P0, however the model was trained."""
+        return self
+
 
 def scored_mask(batch: Batch) -> np.ndarray:
     """(B, L) bool: tokens that are scored; the others (BOS, prompts, padding) are context."""

@@ -71,6 +71,10 @@ class MaskedDiffusionObjective(Objective):
         self.noise_sampling = noise_sampling
         self.schedule = schedule or NoiseSchedule()
 
+    def for_evaluation(self) -> MaskedDiffusionObjective:
+        """Exact counts, stratified: the form of P0 whose estimate varies least."""
+        return MaskedDiffusionObjective(self.mask_token_id)
+
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         """Choose the masked tokens of each sequence; ``scored_BL`` is (B, L) bool. Pure in (key, scored_BL)."""
         counts_B = scored_BL.sum(-1)

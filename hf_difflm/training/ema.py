@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-EMA_FILE = "ema.safetensors"
+from ..runs.checkpoints import EMA_FILE
+
 
 
 class ExponentialMovingAverage:

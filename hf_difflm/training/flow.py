@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -29,10 +30,15 @@ class LastStepCallback(TrainerCallback):
 
 
 class InterruptCallback(TrainerCallback):
-    """The first Ctrl-C stops at the next optimiser step with a checkpoint; a second one aborts at once."""
+    """The first Ctrl-C stops at the next optimiser step with a checkpoint; a second one aborts at once.
 
-    def __init__(self) -> None:
+    Args:
+        on_stop: called once the step is done, before the checkpoint.
+    """
+
+    def __init__(self, on_stop: Callable[[], None]) -> None:
         self.interrupted = False
+        self._on_stop = on_stop
         self._previous: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -54,6 +60,7 @@ class InterruptCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         if self.interrupted:
+            self._on_stop()
             control.should_log = control.should_save = control.should_training_stop = True
         return control
 

@@ -19,13 +19,15 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_model_param_count
 from transformers.trainer_utils import rotate_checkpoints
 
+from ..callbacks import RunLogCallback
 from ..data import Collator
 from ..errors import UserError
 from ..evaluation.batches import data_unit, evaluation_batches
 from ..evaluation.likelihood import LikelihoodResult, evaluate_likelihood
 from ..objectives import Batch, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
-from .checkpoints import newest_good, write_manifest
+from ..runs.checkpoints import newest_good, write_manifest
+from ..runs.pairing import write_best_evaluation
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
 from .flow import InterruptCallback, LastStepCallback, TrainingDiverged
@@ -81,7 +83,7 @@ class DiffusionTrainer(Trainer):
             **kwargs,
         )
         self.objective = objective or objective_for(args, self.model)
-        self.interrupt = InterruptCallback()
+        self.interrupt = InterruptCallback(on_stop=lambda: self._tell_logs("mark", "interrupted"))
         self.add_callback(self.interrupt)
         self.add_callback(LastStepCallback())
         self.ema: ExponentialMovingAverage | None = None
@@ -158,7 +160,7 @@ class DiffusionTrainer(Trainer):
             model, inputs, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
         )
         if model.training:
-            self._window.add_micro_batch(output, inputs["input_ids"].numel())
+            self._window.add_micro_batch(output, int((inputs["labels"] != -100).sum()))
         # Data-parallel engines average gradients over ranks; ours are shares of one mean and must be summed.
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
@@ -190,10 +192,32 @@ class DiffusionTrainer(Trainer):
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._window = MetricsWindow()
         self.ema = None
+        if self.args.save_log_to_json and not any(isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks):
+            self.add_callback(self._run_log())
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        except KeyboardInterrupt:
+            self._tell_logs("close", "interrupted")
+            raise
+        except Exception as error:
+            self._tell_logs("close", "failed", str(error) or type(error).__name__)
+            raise
         finally:
             self.interrupt.restore()
+
+    def _run_log(self) -> RunLogCallback:
+        return RunLogCallback(
+            log_dir=self.args.log_dir,
+            run_name=self.args.experiment_name,
+            log_save_interval=self.args.log_save_interval,
+            header={"objective": self.objective.name, "bound": self.objective.bound},
+        )
+
+    def _tell_logs(self, what: str, *words: str) -> None:
+        """Tell every callback that keeps a log how the run ends: ``mark`` or ``close`` it."""
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, what) and hasattr(callback, "on_training_iterations"):
+                getattr(callback, what)(*words)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -312,10 +336,10 @@ class DiffusionTrainer(Trainer):
         batches: Any = evaluation_batches(dataset, self.data_collator, rows, rank, ranks)
         steps = -(-len(dataset) // (rows * ranks))
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
-        with self._evaluated_weights(), self.accelerator.autocast():
+        with self.evaluated_weights(), self.accelerator.autocast():
             return evaluate_likelihood(
                 model,
-                self.objective,
+                self.objective.for_evaluation(),
                 self._with_progress(batches, steps),
                 len(dataset),
                 replicates=self.args.eval_replicates,
@@ -332,7 +356,8 @@ class DiffusionTrainer(Trainer):
 
         return tqdm(batches, total=total, desc="evaluate", leave=False, dynamic_ncols=True)
 
-    def _evaluated_weights(self) -> AbstractContextManager[None]:
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Inside the block the model has the weights that evaluation and ``best/`` use: the average where there is one."""
         return nullcontext() if self.ema is None else self.ema.swapped_in()
 
     # ---- saving ----
@@ -344,7 +369,7 @@ class DiffusionTrainer(Trainer):
             self._check_weights()
             target = Path(self._get_output_dir(trial)) / "best"
             fresh = target.with_name("best.tmp")
-            with self._evaluated_weights():
+            with self.evaluated_weights():
                 self.save_model(str(fresh), _internal_call=True)
             if self.args.should_save:
                 (fresh / "training_args.bin").unlink(missing_ok=True)  # inference needs no pickle
@@ -354,6 +379,9 @@ class DiffusionTrainer(Trainer):
                     os.replace(target, old)
                 os.replace(fresh, target)
                 shutil.rmtree(old, ignore_errors=True)
+                if (best := self.last_evaluation) is not None:
+                    numbers = (best.unit_ids.tolist(), best.unit_tokens.tolist(), best.unit_nll.tolist())
+                    write_best_evaluation(target.parent, self.state.global_step, best.data_unit, *numbers)
         return is_best
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -163,6 +163,8 @@ class MaskedDiffusionGenerationMixin:
         mask_id = self.config.mask_token_id
         canvas_BL = torch.full((batch_size, length), mask_id, dtype=torch.long, device=device)
         canvas_BL[:, :prompt_length] = input_ids.to(device)
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None  # nothing is padding: attention kernels are faster without a mask
         if attention_mask is not None:
             attention_mask = F.pad(attention_mask.to(device), (0, config.max_new_tokens), value=1)
         if streamer is not None:

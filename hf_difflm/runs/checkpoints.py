@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+EMA_FILE = "ema.safetensors"
+"""The moving average of the weights, beside the raw ones."""
 
 
 def write_manifest(folder: Path) -> None:

@@ -1,0 +1,16 @@
+"""The command line: one file a subcommand - arguments in, one call out. Heavy imports wait until a command runs."""
+
+from . import compare, doctor, eval, generate, recipes, report, train
+from .application import app
+from .parsing import Command, TrainingCommand
+
+__all__ = ["app"]
+
+# In the order of the help.
+app.command("train", cls=TrainingCommand)(train.train)
+app.command("compare", cls=TrainingCommand)(compare.compare)
+app.command("eval", cls=Command)(eval.evaluate)
+app.command("generate", cls=Command)(generate.generate)
+app.command("report", cls=Command)(report.report)
+app.command("recipes", cls=Command)(recipes.recipes)
+app.command("doctor", cls=Command)(doctor.doctor)

@@ -1,0 +1,101 @@
+"""The command-line application: what every subcommand shares - the way in, the way out, and how errors are told."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.main import get_command
+
+from .. import __version__
+from ..errors import UserError
+from .parsing import Commands
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class Application(typer.Typer):
+    """A typer application that tells bad input in one line: ``error: ...`` on stderr, exit code 2, no traceback."""
+
+    def __call__(self, args: Sequence[str] | None = None, prog_name: str = "hf-difflm") -> NoReturn:
+        """Run one command line (``sys.argv`` by default) and exit: 0, 2 for bad input, 130 when interrupted."""
+        try:
+            code = self._run(list(sys.argv[1:] if args is None else args), prog_name)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _reader_has_gone():
+                raise
+            # `hf-difflm ... | head` is no error; what is left in the buffer must not fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = BROKEN_PIPE
+        sys.exit(code)
+
+    def _run(self, args: list[str], prog_name: str) -> int:
+        command = get_command(self)
+        try:
+            with command.make_context(prog_name, args) as ctx:
+                command.invoke(ctx)
+        except typer.Exit as stop:
+            return stop.exit_code
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except _USAGE_ERROR as error:
+            print(f"error: {_usage_sentence(error)}", file=sys.stderr)
+            return 2
+        except (KeyboardInterrupt, typer.Abort):
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        return 0
+
+
+# Older typers use the click package and newer ones a copy of their own: this is UsageError in both.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
+def _usage_sentence(error: Any) -> str:
+    """Return what the parser complains about as one sentence that ends in where to look."""
+    sentence = " ".join(error.format_message().split()).rstrip(".")
+    path = error.ctx.command_path if error.ctx is not None else "hf-difflm"
+    return f"{sentence[:1].lower()}{sentence[1:]}; see `{path} --help`"
+
+
+def _reader_has_gone() -> bool:
+    """Return whether stdout is a pipe that nobody reads any more; other broken pipes are errors like any other."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+app = Application(
+    cls=Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hf-difflm {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Train masked diffusion language models next to their autoregressive twin."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())

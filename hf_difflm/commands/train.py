@@ -1,0 +1,49 @@
+"""``hf-difflm train``: one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..training.fields import own_fields
+from ..training.settings import load_settings
+from .flags import given_flags, with_flags
+from .help_all import HelpAll
+from .parsing import declared_flags
+
+
+@with_flags(own_fields().values())
+def train(
+    ctx: typer.Context,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="recipe to start from; flags override it")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="folder of the run; default: a new one under runs/")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from the last good checkpoint in the output folder")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="delete the run that the output folder holds and train again")
+    ] = False,
+    sanity_check: Annotated[
+        bool, typer.Option("--sanity-check", help="check device, data, model and one step, then stop")
+    ] = False,
+    help_all: HelpAll = False,
+    **flags: Any,
+) -> None:
+    """Train one model: masked diffusion (--objective mdlm) or autoregressive (--objective ar).
+
+    Takes every flag of transformers' TrainingArguments besides those below; --help-all lists them.
+    """
+    settings = load_settings(recipe, given_flags(ctx, flags), declared_flags(ctx))
+    from ..training.experiment import INTERRUPTED, train_run
+    from .quiet import quiet_libraries
+
+    quiet_libraries()
+    run = train_run(settings, output_dir=output_dir, resume=resume, overwrite=overwrite, sanity_check=sanity_check)
+    if run.interrupted:
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,91 @@
+"""``hf-difflm eval``: load, score, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..data import Collator, prepare_data
+from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
+from ..runs.strict_json import dumps
+from .batches import data_unit, evaluation_batches
+from .likelihood import LikelihoodResult, evaluate_likelihood
+from .targets import Target, data_options, load_target
+
+
+def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None:
+    """Evaluate a run, checkpoint or model and print what it found.
+
+    Args:
+        target: see :func:`load_target`.
+        changes: typed settings that differ from those of the run.
+        as_json: JSON alone on stdout instead of a table.
+
+    Raises:
+        UserError: nothing to load, or nothing to evaluate on.
+    """
+    loaded = load_target(target, use_cpu=changes.get("use_cpu", False))
+    options = data_options(loaded, changes)
+    data = prepare_data(options, loaded.tokenizer, need_train=False)
+    print(data.summary(), file=sys.stderr)
+    result = _score(loaded, data.eval, {**loaded.config, **changes})
+    record = {
+        "target": loaded.source,
+        "iter": loaded.step,
+        "dataset": options.dataset,
+        "eval_split": options.eval_split,
+        **result.metrics(),
+        "bound": result.bound,
+        "data_unit": result.data_unit,
+        "forwards": result.forwards,
+        "source_nll": data.source_nll,
+    }
+    if as_json:
+        print(json.dumps(json.loads(dumps(record)), indent=2))
+    else:
+        _print_table(result, record)
+
+
+def _score(target: Target, dataset: Any, settings: dict[str, Any]) -> LikelihoodResult:
+    objective: Objective = CausalObjective()
+    if target.is_denoiser:
+        objective = MaskedDiffusionObjective(target.model.config.mask_token_id)
+    device = target.model.device
+    batches = evaluation_batches(dataset, Collator(target.tokenizer), settings.get("per_device_eval_batch_size", 32))
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.get("bf16", False)):
+        return evaluate_likelihood(
+            target.model,
+            objective,
+            batches,
+            len(dataset),
+            replicates=settings.get("eval_replicates", 8),
+            seed=settings.get("eval_seed", 0),
+            data_unit=data_unit(dataset),
+            device=device,
+        )
+
+
+def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
+    table = Table(title=f"{record['target']}", title_justify="left", show_header=False)
+    error = "" if result.nll_stderr is None else f" ± {result.nll_stderr:.4f} (Monte Carlo, {result.replicates} draws)"
+    rows = [
+        ("eval_nll", f"{result.nll:.4f}{error if result.bound == 'nelbo' else ''} nats/token"),
+        ("bound", "nelbo: an upper bound on the nll" if result.bound == "nelbo" else "exact"),
+    ]
+    if result.nll_data_stderr is not None:
+        rows.append(("eval_nll_data_stderr", f"{result.nll_data_stderr:.4f} (over {len(result.unit_ids)} {result.data_unit})"))
+    if "eval_bpb" in record:
+        rows.append(("eval_bpb", f"{record['eval_bpb']:.4f} bits/byte"))
+    rows.append(("eval_ppl", f"{record['eval_ppl']:.3f}"))
+    rows.append(("eval_accuracy", f"{record['eval_accuracy']:.4f}"))
+    if record["source_nll"] is not None:
+        rows.append(("source_nll", f"{record['source_nll']:.4f} nats/token (the data's own)"))
+    rows.append(("scored", f"{result.scored_tokens:,} tokens, {result.forwards:,} sequences through the model"))
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,190 @@
+"""The command line as a user meets it: what it prints, where, with which exit code, and how fast."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hf_difflm import __version__
+from hf_difflm.commands import app
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("train", "compare", "eval", "generate", "report", "recipes", "doctor")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process; return exit code, stdout and stderr."""
+
+    def run_line(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            app(list(args))
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run_line
+
+
+def test_version_is_printed(run):
+    assert run("--version") == (0, f"hf-difflm {__version__}\n", "")
+
+
+def test_no_arguments_show_the_help_and_every_command(run):
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert all(re.search(rf"\b{command}\b", out) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(run, command):
+    code, out, err = run(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"hf-difflm {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("trian", "command 'trian' is unknown; did you mean 'train'?"),
+        ("train --recipe dmeo", "recipe 'dmeo' is unknown; did you mean 'demo'?"),
+        ("train --recipe nowhere/x.yaml", "recipe file nowhere/x.yaml does not exist"),
+        ("train --learning-rate abc", "learning_rate must be a number above 0, got 'abc'"),
+        ("train --learning_rate=abc", "learning_rate must be a number above 0, got 'abc'"),
+        ("train --learning-rate nan", "learning_rate must be a number above 0, got nan"),
+        ("train --max-steps -5", "max_steps must be -1 or a positive integer, got -5"),
+        ("train --max-steps 0", "max_steps must be -1 or a positive integer, got 0"),
+        ("train --objective gpt", "objective must be one of mdlm, ar, got 'gpt'"),
+        ("train --noise-sampling stratifed", "did you mean 'stratified'?"),
+        ("train --block-size 64 --max-position-embeddings 32", "block_size must be at most max_position_embeddings"),
+        ("train --learnin-rate 1e-3", "flag --learnin-rate is unknown; did you mean '--learning-rate'?"),
+        ("train --recip demo", "flag --recip is unknown; did you mean '--recipe'?"),
+        ("train --adam-beta2 abc", "adam_beta2 must be a number, got 'abc'"),
+        ("train --adam-beta2", "adam_beta2 needs a value"),
+        ("train --do-train", "do_train has no use here"),
+        ("train --bf16=maybe", "--bf16 must be true or false, got 'maybe'"),
+        ("train --max-steps", "--max-steps needs a value"),
+        ("train --max-steps --bf16", "--max-steps needs a value, got the flag --bf16"),
+        ("train words", "got unexpected extra argument"),
+        ("compare --objective ar", "--objective has no use here"),
+        ("eval", "missing argument 'TARGET'; see `hf-difflm eval --help`"),
+        ("eval run --jsn", "flag --jsn is unknown; did you mean '--json'?"),
+        ("eval run --eval-replicates 0", "eval_replicates must be a positive integer, got 0"),
+        ("generate run --top-p 2", "top_p must be a number above 0 and at most 1, or none, got 2"),
+        ("generate run --prompt-file nowhere.txt", "prompt file nowhere.txt cannot be read"),
+        ("recipes nothing-like-it", "recipe 'nothing-like-it' is unknown"),
+        ("--nonsense", "no such option: --nonsense"),
+    ],
+)
+def test_bad_input_is_one_sentence_on_stderr_and_exit_code_2(run, line, sentence):
+    code, out, err = run(*line.split())
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_recipes_lists_every_shipped_recipe_with_a_description(run):
+    code, out, _ = run("recipes")
+    names = {path.stem for path in (ROOT / "hf_difflm" / "recipes").glob("*.yaml")}
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert code == 0
+    assert lines.keys() == names
+    assert all(len(description) > 20 for description in lines.values())
+
+
+def test_help_all_lists_flags_of_training_arguments(run):
+    code, out, _ = run("train", "--help-all")
+    assert code == 0
+    assert "--learning-rate" in out
+    assert "--adam-beta2" in out
+    assert "--label-smoothing-factor" not in out  # refused
+
+
+def _process(*args: str, code: str | None = None, **options) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code or "from hf_difflm.commands import app; app()", *args]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def _finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"]])
+def test_help_answers_within_half_a_second(args):
+    """The best of five, since other work on the machine only ever adds time."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        code, _, _ = _finish(_process(*args))
+        times.append(time.perf_counter() - start)
+        assert code == 0
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["recipes"], ["train", "--learning-rate", "abc"]])
+def test_help_and_bad_values_import_nothing_heavy(args):
+    code = (
+        "import sys, atexit; from hf_difflm.commands import app\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'accelerate', 'numpy'}\n"
+        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
+        "app()"
+    )
+    _, out, err = _finish(_process(*args, code=code))
+    assert out.splitlines()[-1] == "HEAVY []", err
+
+
+def test_cli_py_is_the_same_command():
+    result = subprocess.run([sys.executable, "cli.py", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, f"hf-difflm {__version__}\n")
+
+
+_WITH_PROBE = "from hf_difflm.commands.application import app, main; import time\n"
+
+
+def test_interrupt_exits_130_with_one_line_and_no_traceback():
+    code = _WITH_PROBE + (
+        "@app.command()\ndef wait():\n    print('ready', flush=True)\n    time.sleep(60)\napp(['wait'])\n"
+    )
+    process = _process(code=code)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert _finish(process) == (130, "", "interrupted\n")
+
+
+def test_unexpected_exception_is_a_plain_traceback_and_exit_code_1():
+    code = _WITH_PROBE + ("@app.command()\ndef fail():\n    raise RuntimeError('a bug')\napp(['fail'])\n")
+    exit_code, out, err = _finish(_process(code=code))
+    assert (exit_code, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert err.endswith("RuntimeError: a bug\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_early_is_no_error(unbuffered):
+    code = _WITH_PROBE + ("@app.command()\ndef flood():\n    while True:\n        print('line')\napp(['flood'])\n")
+    process = _process(code=code, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_a_broken_pipe_elsewhere_is_not_hidden():
+    code = _WITH_PROBE + ("@app.command()\ndef fail():\n    raise BrokenPipeError('a worker died')\napp(['fail'])\n")
+    exit_code, _, err = _finish(_process(code=code))
+    assert exit_code == 1
+    assert "a worker died" in err

@@ -12,29 +12,36 @@ class DataOptions:
     dataset: str = field(
         default="python-docs",
         metadata={
-            "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.parquet file, a folder of them, or a save_to_disk folder"
+            "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.json/.csv/.parquet file, a folder of them, "
+            "or a save_to_disk folder"
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
-    text_column: str = field(default="text", metadata={"help": "column that holds the text"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
+    text_column: str = field(
+        default="text", metadata={"help": "column that holds the text, where the data has columns"}
+    )
+    train_split: str = field(default="train", metadata={"help": "split to train on; a slice is written train[:80%]"})
     eval_split: str | None = field(
         default=None,
-        metadata={"help": "split to evaluate on; default: validation, else test, else documents held out of the training split"},
+        metadata={"help": "split to evaluate on; default: validation, else test, else documents held out"},
     )
     eval_dataset: str | None = field(default=None, metadata={"help": "evaluate on another data set, file or folder"})
     eval_fraction: float = field(
         default=0.05,
-        metadata={"help": "share of documents held out where there is no evaluation split", "min": 0.0, "max": 0.5},
+        metadata={
+            "help": "share of documents (of a lone document: of its end) held out where there is no evaluation split",
+            "above": 0.0,
+            "max": 0.5,
+        },
     )
     tokenizer: str = field(
         default="bytes", metadata={"help": "bytes (built in), or a Hugging Face tokenizer: a name, file or folder"}
     )
-    block_size: int = field(
-        default=128, metadata={"help": "tokens in a block, its BOS token included", "min": 2}
+    block_size: int = field(default=128, metadata={"help": "tokens in a block, its BOS token included", "min": 2})
+    max_train_blocks: int | None = field(
+        default=None, metadata={"help": "use the first so many training blocks", "min": 1}
     )
-    max_train_blocks: int | None = field(default=None, metadata={"help": "use at most this many training blocks", "min": 1})
     max_eval_blocks: int | None = field(
-        default=None, metadata={"help": "use at most this many evaluation blocks", "min": 1}
+        default=None, metadata={"help": "use the first so many evaluation blocks", "min": 1}
     )
     num_preprocessing_workers: int = field(default=1, metadata={"help": "processes that tokenise", "min": 1})

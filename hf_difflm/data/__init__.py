@@ -1,0 +1,32 @@
+"""Text in, fixed-length blocks of token ids out: corpora, tokenizers, packing and the collator.
+
+The names below are imported on first use: the option declaration is needed before torch and datasets are.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .options import DataOptions
+
+_HOMES = {
+    "Collator": ".collator",
+    "MarkovSource": ".markov",
+    "PreparedData": ".prepare",
+    "load_tokenizer": ".tokenizers",
+    "prepare_data": ".prepare",
+}
+__all__ = ["Collator", "DataOptions", "MarkovSource", "PreparedData", "load_tokenizer", "prepare_data"]
+
+if TYPE_CHECKING:
+    from .collator import Collator
+    from .markov import MarkovSource
+    from .prepare import PreparedData, prepare_data
+    from .tokenizers import load_tokenizer
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,114 @@
+"""Encoded documents to blocks of one length, each starting with BOS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hf_difflm.errors import UserError
+
+from .caching import cached_map, code_digest
+
+
+@dataclass
+class Packer:
+    """Joins documents and cuts the stream into blocks; called with one table of documents after the other, in order.
+
+    A block is BOS and ``block_size - 1`` scored tokens. Between two documents stands EOS (unless ``eos_token_id`` is
+    None), which belongs to the document it ends and stands for no bytes. What does not fill a block at the end of
+    the stream is dropped.
+    """
+
+    block_size: int
+    bos_token_id: int
+    eos_token_id: int | None
+    with_document_ids: bool
+
+    def __post_init__(self) -> None:
+        self._num_documents = self._num_blocks = 0
+        self._carry = np.zeros((3, 0), dtype=np.int32)
+
+    @property
+    def features(self) -> datasets.Features:
+        """``input_ids`` (L,), ``num_bytes``; for evaluation also ``document_ids`` (L,), -1 at BOS, and ``index``."""
+        ids = datasets.List(datasets.Value("int32"))
+        features = {"input_ids": ids, "num_bytes": datasets.Value("int64")}
+        if self.with_document_ids:
+            features |= {"document_ids": ids, "index": datasets.Value("int64")}
+        return datasets.Features(features)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        stream = np.concatenate([self._carry, self._stream(table)], axis=1)
+        width = self.block_size - 1
+        num_blocks = stream.shape[1] // width
+        self._carry = stream[:, num_blocks * width :]
+        ids, num_bytes, document_ids = stream[:, : num_blocks * width].reshape(3, num_blocks, width)
+        columns = {
+            "input_ids": self._lists(ids, self.bos_token_id),
+            "num_bytes": pa.array(num_bytes.sum(axis=1, dtype=np.int64)),
+        }
+        if self.with_document_ids:
+            columns["document_ids"] = self._lists(document_ids, -1)
+            columns["index"] = pa.array(np.arange(num_blocks) + self._num_blocks)
+        self._num_blocks += num_blocks
+        return pa.table(columns)
+
+    def _stream(self, table: pa.Table) -> np.ndarray:
+        """Return the table's tokens with separators as (3, T) int32: ids, bytes, document numbers."""
+        lists = table.column("input_ids").combine_chunks()
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+        numbers = np.arange(len(lengths), dtype=np.int32) + self._num_documents
+        stream = np.stack(
+            [
+                lists.flatten().to_numpy(),
+                table.column("token_bytes").combine_chunks().flatten().to_numpy(),
+                np.repeat(numbers, lengths),
+            ]
+        )
+        if self.eos_token_id is not None:
+            # EOS goes before each document but the very first, and belongs to the one it ends.
+            first = 0 if self._num_documents else 1
+            starts = (np.cumsum(lengths) - lengths)[first:]
+            separators = np.stack([np.full_like(starts, self.eos_token_id), np.zeros_like(starts), numbers[first:] - 1])
+            stream = np.insert(stream, starts, separators, axis=1)
+        self._num_documents += len(lengths)
+        return stream
+
+    def _lists(self, rows: np.ndarray, first: int) -> pa.ListArray:
+        filled = np.insert(rows, 0, first, axis=1)
+        offsets = np.arange(len(rows) + 1, dtype=np.int32) * self.block_size
+        return pa.ListArray.from_arrays(offsets, filled.reshape(-1))
+
+
+def pack_documents(
+    encoded: datasets.Dataset, packer: Packer, *, key: list[str], where: str
+) -> tuple[datasets.Dataset, int]:
+    """Return the blocks of encoded documents (columns: ``Packer.features``; cached) and the number of tokens dropped.
+
+    ``key`` names everything ``encoded`` depends on; ``where`` is for messages.
+
+    Raises:
+        UserError: the text is shorter than one block.
+    """
+    width = packer.block_size - 1
+    num_tokens = pc.sum(pc.list_value_length(encoded.data.column("input_ids"))).as_py() or 0
+    if packer.eos_token_id is not None:
+        num_tokens += len(encoded) - 1
+    if num_tokens < width:
+        raise UserError(
+            f"{where} has {num_tokens:,} tokens, fewer than one block of {packer.block_size:,} needs ({width:,}): "
+            f"lower block_size to at most {num_tokens + 1:,}, or give more text"
+        )
+    blocks = cached_map(
+        encoded,
+        packer,
+        kind="blocks",
+        key=[*key, repr(packer), code_digest(__file__)],
+        features=packer.features,
+        description="Packing blocks",
+    )
+    return blocks, num_tokens - len(blocks) * width

@@ -1,0 +1,100 @@
+"""The built-in byte-level tokenizer, and any Hugging Face tokenizer made fit for both objectives."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hf_difflm.errors import UserError, did_you_mean
+
+from .sentences import first_line
+
+logger = logging.getLogger(__name__)
+
+BYTES = "bytes"
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return ``bytes`` (built in) or the Hugging Face tokenizer of that name, folder or tokenizer.json file.
+
+    Mask, BOS, EOS and pad are all set afterwards; what had to be added is logged as a warning. BOS falls back to a
+    [CLS] or the EOS there is, EOS to a [SEP] or the BOS, pad to the EOS; only what is left gets a new token, so
+    models must take ``len(tokenizer)`` as their vocabulary size.
+
+    Raises:
+        UserError: it cannot be found, or has no fast form (tokenizer.json), without which the bytes behind a token
+            are unknown.
+    """
+    if name == BYTES:
+        return byte_tokenizer()
+    tokenizer = _load(name)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"tokenizer {name!r} has no fast form (tokenizer.json): convert it, or choose another one")
+    if added := _complete_special_tokens(tokenizer):
+        logger.warning("tokenizer %r: set %s", name, ", ".join(added))
+    return tokenizer
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer whose ids 0-255 are the bytes of UTF-8; 256-259 are [BOS], [EOS], [PAD] and [MASK].
+
+    Saved, it is a plain tokenizer.json. Text is never read as special tokens, not even the text "[MASK]".
+    """
+    vocabulary = {character: byte for byte, character in enumerate(byte_characters())}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["[BOS]", "[EOS]", "[PAD]", "[MASK]"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="[BOS]",
+        eos_token="[EOS]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+    )
+
+
+def byte_characters() -> list[str]:
+    """Return the characters that stand for bytes 0-255 in byte-level vocabularies (the GPT-2 convention)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return [characters[byte] for byte in range(256)]
+
+
+def _load(name: str) -> PreTrainedTokenizerBase:
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(path))
+        return AutoTokenizer.from_pretrained(str(path) if path.exists() else name)
+    except Exception as error:  # hub, network, parsing and format each raise their own; the user needs one sentence
+        hint = did_you_mean(name, [BYTES]) or f"; give a Hub name, a folder, a tokenizer.json, or {BYTES!r} (built in)"
+        raise UserError(f"cannot load tokenizer {name!r} ({first_line(error)}){hint}") from error
+
+
+def _complete_special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Set the special tokens that are missing and return one phrase for each."""
+    fallbacks = {
+        "bos_token": ["cls_token", "eos_token"],
+        "eos_token": ["sep_token", "bos_token"],
+        "pad_token": ["eos_token"],
+        "mask_token": [],
+    }
+    # A tokenizer with neither end gets two tokens of its own, not one for both.
+    if all(getattr(tokenizer, role) is None for role in ("bos_token", "eos_token", "cls_token", "sep_token")):
+        fallbacks |= {"bos_token": [], "eos_token": []}
+    added = []
+    for role, others in fallbacks.items():
+        if getattr(tokenizer, role) is None:
+            known = [getattr(tokenizer, other) for other in others if getattr(tokenizer, other) is not None]
+            token = known[0] if known else f"[{role.removesuffix('_token').upper()}]"
+            size = len(tokenizer)
+            tokenizer.add_special_tokens({role: token})
+            added.append(f"{role} to {token!r}" + (" (a new token)" if len(tokenizer) > size else ""))
+    return added

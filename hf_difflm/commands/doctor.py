@@ -11,5 +11,7 @@ def doctor() -> None:
     Exits with code 1 if a check failed.
     """
     from ..training.doctor import run_checks
+    from .quiet import quiet_libraries
 
+    quiet_libraries()
     raise typer.Exit(0 if run_checks() else 1)

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import UserError
+from .options import GenerationOptions
 
 
-@dataclass
-class TextRequest:
-    """How to generate; None leaves the choice to the model's generation configuration."""
-
-    max_new_tokens: int | None = None
-    max_denoising_steps: int | None = None
-    sampler: str | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-
-def generate_texts(model: Any, tokenizer: Any, prompts: Sequence[str], request: TextRequest) -> list[str]:
+def generate_texts(model: Any, tokenizer: Any, prompts: Sequence[str], options: GenerationOptions) -> list[str]:
     """Continue each prompt (the empty one too); returns the new text alone.
 
     The same seed gives the same texts. Prompts are taken literally: special tokens in them stay text.
@@ -39,32 +26,32 @@ def generate_texts(model: Any, tokenizer: Any, prompts: Sequence[str], request: 
     input_ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(row)) + row for row in ids])
     attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
     limit = getattr(model.config, "max_position_embeddings", None)
-    new_tokens = request.max_new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
+    new_tokens = options.max_new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
     if limit is not None and longest + new_tokens > limit:
         raise UserError(
             f"the longest prompt ({longest} tokens) and max_new_tokens {new_tokens} together exceed the {limit} tokens "
             "the model takes; shorten the prompt or lower --max-new-tokens"
         )
-    options: dict[str, Any] = {"max_new_tokens": new_tokens, "temperature": request.temperature}
-    options |= {"top_k": request.top_k, "top_p": request.top_p}
+    arguments: dict[str, Any] = {"max_new_tokens": new_tokens, "temperature": options.temperature}
+    arguments |= {"top_k": options.top_k, "top_p": options.top_p}
     if is_denoiser:
-        options |= {"max_denoising_steps": request.max_denoising_steps, "sampler": request.sampler, "seed": request.seed}
+        arguments |= {"max_denoising_steps": options.max_denoising_steps, "sampler": options.sampler, "seed": options.seed}
     else:
         for name in ("max_denoising_steps", "sampler"):
-            if getattr(request, name) is not None:
+            if getattr(options, name) is not None:
                 raise UserError(f"{name} is for masked diffusion models, but this is a causal LM; leave it out")
-        greedy = request.temperature == 0
+        greedy = options.temperature == 0
         # A stock causal LM would fall back on transformers' top_k of 50; here nothing is cut unless it is asked for.
-        options |= {"do_sample": not greedy, "top_k": request.top_k or 0}
-        options |= {"temperature": None if greedy else request.temperature, "pad_token_id": tokenizer.pad_token_id}
-        torch.manual_seed(request.seed)
-    options = {name: value for name, value in options.items() if value is not None}
+        arguments |= {"do_sample": not greedy, "top_k": options.top_k or 0}
+        arguments |= {"temperature": None if greedy else options.temperature, "pad_token_id": tokenizer.pad_token_id}
+        torch.manual_seed(options.seed)
+    arguments = {name: value for name, value in arguments.items() if value is not None}
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             sequences = model.generate(
-                input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), **options
+                input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), **arguments
             )
     finally:
         model.train(was_training)

@@ -71,7 +71,7 @@ def _score(target: Target, dataset: Any, settings: dict[str, Any]) -> Likelihood
 
 
 def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
-    table = Table(title=f"{record['target']}", title_justify="left", show_header=False)
+    table = Table(show_header=False)
     error = "" if result.nll_stderr is None else f" ± {result.nll_stderr:.4f} (Monte Carlo, {result.replicates} draws)"
     rows = [
         ("eval_nll", f"{result.nll:.4f}{error if result.bound == 'nelbo' else ''} nats/token"),
@@ -88,4 +88,5 @@ def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
     rows.append(("scored", f"{result.scored_tokens:,} tokens, {result.forwards:,} sequences through the model"))
     for row in rows:
         table.add_row(*row)
+    print(record["target"])
     Console().print(table)

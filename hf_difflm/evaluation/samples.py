@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from .generation import TextRequest, generate_texts
+from .generation import generate_texts
+from .options import GenerationOptions
 from .targets import load_target
 
 
 def print_samples(
-    target: str, prompts: Sequence[str], request: TextRequest, num_samples: int, use_cpu: bool, as_json: bool
+    target: str, prompts: Sequence[str], options: GenerationOptions, num_samples: int, use_cpu: bool, as_json: bool
 ) -> None:
     """Generate ``num_samples`` texts after each prompt (one empty prompt by default) and print them.
 
@@ -20,7 +21,7 @@ def print_samples(
     loaded = load_target(target, use_cpu=use_cpu)
     prompts = list(prompts) or [""]
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
-    texts = generate_texts(loaded.model, loaded.tokenizer, repeated, request)
+    texts = generate_texts(loaded.model, loaded.tokenizer, repeated, options)
     if as_json:
         samples = [{"prompt": prompt, "text": text} for prompt, text in zip(repeated, texts, strict=True)]
         print(json.dumps(samples, ensure_ascii=False, indent=2))

@@ -60,6 +60,7 @@ def build_causal_lm(
         ) from error
     for name, value in _special_tokens(tokenizer).items():
         setattr(model.generation_config, name, value)
+    model.generation_config.max_new_tokens = block_size - 1
     return model
 
 

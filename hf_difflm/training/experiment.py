@@ -15,7 +15,8 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from ..callbacks import RunLogCallback
 from ..data import PreparedData, load_tokenizer, prepare_data
 from ..errors import UserError
-from ..evaluation.generation import TextRequest, generate_texts
+from ..evaluation.generation import generate_texts
+from ..evaluation.options import GenerationOptions
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from .arguments import DiffusionTrainingArguments
@@ -188,9 +189,9 @@ def _write_samples(
     tokenizer = trainer.processing_class
     prompt_tokens = min(32, data.block_size // 4)
     prompts = ["", tokenizer.decode(data.eval[0]["input_ids"][1 : 1 + prompt_tokens], skip_special_tokens=True)]
-    request = TextRequest(max_new_tokens=data.block_size - 1 - prompt_tokens, seed=0)
+    options = GenerationOptions(max_new_tokens=data.block_size - 1 - prompt_tokens, seed=0)
     with trainer.evaluated_weights(), torch.random.fork_rng():
-        texts = generate_texts(trainer.accelerator.unwrap_model(trainer.model), tokenizer, prompts, request)
+        texts = generate_texts(trainer.accelerator.unwrap_model(trainer.model), tokenizer, prompts, options)
     if not trainer.is_world_process_zero():
         return
     step = trainer.state.global_step

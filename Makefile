@@ -1,0 +1,56 @@
+# Two commands do everything on a machine with Python >= 3.10: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test test-all torture lint types bench results docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# torch comes first and pinned: an open range would pull another build with gigabytes of its own.
+$(BIN)/.installed: setup.cfg constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python >= 3.10 is needed; set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch and the pinned packages into $(VENV) (a few minutes the first time)"
+	@$(PIP) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	@$(PIP) -e .
+	@touch $@
+
+$(BIN)/.installed-test: $(BIN)/.installed
+	@echo "installing what the tests need"
+	@$(PIP) -e '.[test,lint]'
+	@touch $@
+
+demo: $(BIN)/.installed  ## train a masked diffusion model and its autoregressive twin, and compare them (minutes)
+	@$(BIN)/hf-difflm compare --recipe demo
+
+test: $(BIN)/.installed-test  ## the fast tests (under 8 minutes on two cores)
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(BIN)/.installed-test  ## every test CI runs
+	@$(BIN)/python -m pytest
+
+lint: $(BIN)/.installed-test  ## ruff: style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(BIN)/.installed-test  ## mypy
+	@$(BIN)/mypy
+
+bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (about 10 minutes, nothing else running)
+	@$(BIN)/python benchmarks/lm_head.py
+	@$(BIN)/python benchmarks/trainer_overhead.py
+
+results: $(BIN)/.installed  ## train on tinyshakespeare (TEXT=file) and write docs/results.md from the run logs
+	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare
+	@$(BIN)/hf-difflm report runs/tinyshakespeare/mdlm runs/tinyshakespeare/ar --output docs/results.md
+
+docs: $(BIN)/.installed  ## write docs/commands.md from the command line's own help
+	@$(BIN)/python docs/write_commands.py
+
+clean:  ## remove the virtual environment and build leftovers (not runs/)
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

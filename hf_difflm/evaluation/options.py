@@ -1,0 +1,28 @@
+"""How text is generated: the one declaration behind the flags and the Python argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class GenerationOptions:
+    """Options of :func:`hf_difflm.evaluation.generation.generate_texts`; None leaves the choice to the model."""
+
+    max_new_tokens: int | None = field(default=None, metadata={"help": "tokens to generate after the prompt", "min": 1})
+    max_denoising_steps: int | None = field(
+        default=None, metadata={"help": "most denoising steps; masked diffusion only", "min": 1}
+    )
+    sampler: str | None = field(
+        default=None,
+        metadata={"help": "how masks are resolved; masked diffusion only", "choices": ("ddpm", "ddpm_cache")},
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "below 1 sharper, above 1 flatter, 0 the likeliest token", "min": 0.0}
+    )
+    top_k: int | None = field(default=None, metadata={"help": "draw from the k likeliest tokens", "min": 1})
+    top_p: float | None = field(
+        default=None,
+        metadata={"help": "draw from the likeliest tokens of this total probability", "above": 0.0, "max": 1.0},
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the samples", "min": 0})

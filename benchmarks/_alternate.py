@@ -1,0 +1,59 @@
+"""Runs two or more sides in turn in one process and compares medians: wall-clock is noisy, ratios within a run are not."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def alternate(sides: dict[str, Callable[[], None]], pairs: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Call the sides A B A B ... and return the seconds of each call, without the warm-up rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warmup + pairs):
+        for name, side in sides.items():
+            _wait()
+            start = time.perf_counter()
+            side()
+            _wait()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], numerator: str, denominator: str) -> float:
+    """Median over the pairs of the ratio within each pair: drift of the machine cancels."""
+    return statistics.median(a / b for a, b in zip(seconds[numerator], seconds[denominator], strict=True))
+
+
+def milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Median of each side in milliseconds."""
+    return {name: round(1e3 * statistics.median(values), 2) for name, values in seconds.items()}
+
+
+def write(name: str, result: dict) -> None:
+    """Print the result and keep it under ``benchmarks/results/``, with what it was measured on."""
+    result = {
+        "benchmark": name,
+        "command": f"python benchmarks/{name}.py",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **result,
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

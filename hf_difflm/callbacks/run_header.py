@@ -1,0 +1,104 @@
+"""What the header of a run log says about a Trainer: settings, model, machine and versions."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from .. import __version__
+from ..runs.redaction import redact, redact_command
+from ..runs.schema import RunRecord
+from ..runs.strict_json import plain
+
+
+def run_record(
+    args: TrainingArguments, model: torch.nn.Module | None, header: Mapping[str, Any], run_name: str, run_id: str | None
+) -> RunRecord:
+    """Return the header of an attempt, without secrets.
+
+    Args:
+        args: what ``config`` and ``metadata`` are read from.
+        model: what ``model`` is read from.
+        header: fields of :class:`RunRecord` that are known better: ``objective``, ``bound``, ``config``, ``data``; the
+            entries of its ``model`` and ``metadata`` are added to what is found here.
+        run_name: name of the run.
+        run_id: id of the run that is resumed; None for a new one.
+    """
+    config = header.get("config")
+    metadata = {**_metadata(args, model), "command": sys.argv, **header.get("metadata", {})}
+    if not isinstance(metadata["command"], str):
+        metadata["command"] = redact_command(metadata["command"])
+    found = {
+        "objective": header.get("objective"),
+        "bound": header.get("bound"),
+        "config": args.to_dict() if config is None else config,
+        "data": header.get("data", {}),
+        "model": {**_model(model), **header.get("model", {})},
+        "metadata": metadata,
+    }
+    nonfinite: list[str] = []
+    clean = redact(plain(found, "", nonfinite))
+    return RunRecord(run_name=run_name, run_id=run_id or uuid.uuid4().hex, nonfinite=nonfinite, **clean)
+
+
+def _model(model: torch.nn.Module | None) -> dict[str, Any]:
+    if model is None:
+        return {"type": None, "parameters": None}
+    config = getattr(model, "config", None)
+    return {
+        "type": getattr(config, "model_type", None) or type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[str, Any]:
+    device = args.device
+    return {
+        "world_size": args.world_size,
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "dtype": _dtype(args, model),
+        "compile": bool(args.torch_compile),
+        "engine": _engine(args),
+        "versions": {
+            "hf_difflm": __version__,
+            "torch": torch.__version__,
+            "transformers": _version("transformers"),
+            "accelerate": _version("accelerate"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _dtype(args: TrainingArguments, model: torch.nn.Module | None) -> str | None:
+    """What the model computes in: the type of autocast, else that of its weights."""
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    first = None if model is None else next(model.parameters(), None)
+    return None if first is None else str(first.dtype).removeprefix("torch.")
+
+
+def _engine(args: TrainingArguments) -> str:
+    """What spreads the training over processes: the field's names ``single``, ``ddp``, ``fsdp``, ``deepspeed``."""
+    # FSDP and DeepSpeed chosen by `accelerate launch` are in the accelerate state, not in the arguments.
+    state = args.distributed_state
+    kind = str(getattr(getattr(state, "distributed_type", None), "value", "")).lower()
+    if args.deepspeed or kind == "deepspeed":
+        return "deepspeed"
+    if args.fsdp or kind == "fsdp":
+        return "fsdp"
+    return "ddp" if args.world_size > 1 else "single"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,34 @@
+"""The run log: writing it, reading it back, comparing, plotting and reporting runs. Nothing in here imports torch.
+
+The names below are imported on first use, so that importing one part does not wait for matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "Journal": "journal",
+    "Run": "run",
+    "compare_runs": "comparison",
+    "differences": "comparison",
+    "load_run": "reading",
+    "plot_comparison": "plots",
+    "write_report": "report",
+}
+__all__ = ["Journal", "Run", "compare_runs", "differences", "load_run", "plot_comparison", "write_report"]
+
+if TYPE_CHECKING:
+    from .comparison import compare_runs, differences
+    from .journal import Journal
+    from .plots import plot_comparison
+    from .reading import load_run
+    from .report import write_report
+    from .run import Run
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

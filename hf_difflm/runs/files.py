@@ -1,0 +1,71 @@
+"""File names of a run log, and files that are replaced in one step."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+JOURNAL_NAME = "journal.jsonl"
+
+# The document lies in the output folder by default, where these names belong to transformers.
+_RESERVED = {
+    "adapter_config",
+    "all_results",
+    "config",
+    "eval_results",
+    "generation_config",
+    "preprocessor_config",
+    "processor_config",
+    "special_tokens_map",
+    "tokenizer",
+    "tokenizer_config",
+    "train_results",
+    "trainer_state",
+}
+
+
+def document_name(run_name: str) -> str:
+    """Return the file name of a run's JSON document: ``{run_name}.json`` with the name made safe for file systems.
+
+    Everything but letters, digits, ``.``, ``_``, ``-``, ``+`` and ``=`` becomes ``-``; the stem is at most 120
+    characters; a name that transformers uses for a file of its own (``config``) gets ``_run`` appended.
+    """
+    stem = re.sub(r"[^\w.+=-]+", "-", run_name, flags=re.ASCII).strip("-.")[:120] or "run"
+    if stem.lower() in _RESERVED:
+        stem += "_run"
+    return f"{stem}.json"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of ``path``; at the end it becomes ``path`` in one step.
+
+    A reader sees the old file or the new one, never a part. On an exception the old file stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept because writers choose their format by it; the leading dot keeps folder readers away.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private to the user
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 ``text`` to ``path`` in one step; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)  # the only way to read it is to set it
+    os.umask(mask)
+    return mask

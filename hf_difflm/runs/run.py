@@ -1,0 +1,162 @@
+"""A run as it is read back: the records of its journal, those of abandoned attempts left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .schema import (
+    RUNNING,
+    STATUS_OF_EVENT,
+    CheckpointRecord,
+    EvaluationRecord,
+    EventRecord,
+    Record,
+    RunRecord,
+    SampleRecord,
+    StepRecord,
+)
+
+_Stepped = TypeVar("_Stepped", StepRecord, EvaluationRecord, CheckpointRecord, SampleRecord)
+
+
+@dataclass
+class Run:
+    """One run and everything its log says.
+
+    Attributes:
+        path: the journal or document it was read from.
+        headers: one header an attempt, the first attempt first; never empty.
+        steps, evaluations, checkpoints, samples: in the order of training.
+        events: all of them, those of earlier attempts too.
+        damaged_lines: lines of the journal that could not be read.
+    """
+
+    path: Path
+    headers: list[RunRecord]
+    steps: list[StepRecord] = field(default_factory=list)
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    samples: list[SampleRecord] = field(default_factory=list)
+    events: list[EventRecord] = field(default_factory=list)
+    damaged_lines: int = 0
+
+    @classmethod
+    def from_records(cls, path: Path, records: Iterable[Record], damaged_lines: int = 0) -> Run | None:
+        """Fold the records of a journal; None where no header is among them.
+
+        After an event ``resumed`` from step N, what earlier attempts did beyond N is superseded and left out.
+        """
+        run = cls(path, headers=[], damaged_lines=damaged_lines)
+        for record in records:
+            if isinstance(record, StepRecord):
+                run.steps.append(record)
+            elif isinstance(record, EvaluationRecord):
+                run.evaluations.append(record)
+            elif isinstance(record, CheckpointRecord):
+                run.checkpoints.append(record)
+            elif isinstance(record, SampleRecord):
+                run.samples.append(record)
+            elif isinstance(record, RunRecord):
+                run.headers.append(record)
+            elif isinstance(record, EventRecord):
+                run.events.append(record)
+                if record.event == "resumed":
+                    run._supersede_beyond(record.resumed_from_step or 0)
+        return run if run.headers else None
+
+    def _supersede_beyond(self, step: int) -> None:
+        self.steps = _up_to(step, self.steps)
+        self.evaluations = _up_to(step, self.evaluations)
+        self.checkpoints = _up_to(step, self.checkpoints)
+        self.samples = _up_to(step, self.samples)
+
+    @property
+    def header(self) -> RunRecord:
+        """The header of the latest attempt."""
+        return self.headers[-1]
+
+    @property
+    def name(self) -> str:
+        """Name of the run, the same for all attempts."""
+        return self.headers[0].run_name
+
+    @property
+    def objective(self) -> str | None:
+        """``mdlm``, ``ar``, ...; None where a stock Trainer did not say."""
+        return self.header.objective
+
+    @property
+    def bound(self) -> str | None:
+        """``"nelbo"`` or ``"exact"``: what the evaluation nll is, by the header or else by the evaluations."""
+        if self.header.bound is not None or not self.evaluations:
+            return self.header.bound
+        return self.evaluations[-1].metrics.get("eval_bound")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the latest attempt."""
+        return self.header.config
+
+    @property
+    def status(self) -> str:
+        """``running``, ``completed``, ``interrupted`` or ``failed``; a killed process could not say: ``running``."""
+        statuses = (STATUS_OF_EVENT.get(event.event) for event in reversed(self.events))
+        return next((status for status in statuses if status), RUNNING)
+
+    @property
+    def start_time(self) -> str | None:
+        """When the first attempt began, as ISO 8601."""
+        return self.headers[0].time or None
+
+    @property
+    def end_time(self) -> str | None:
+        """When the run completed, failed or was interrupted; None while it is running."""
+        last = next((event for event in reversed(self.events) if event.event in STATUS_OF_EVENT), None)
+        return last.time if last is not None and self.status != RUNNING else None
+
+    @property
+    def best_evaluation(self) -> EvaluationRecord | None:
+        """The evaluation with the lowest nll, the earliest of equals."""
+        known = [evaluation for evaluation in self.evaluations if evaluation.nll is not None]
+        return min(known, key=lambda evaluation: evaluation.nll or 0.0, default=None)
+
+    @property
+    def final_evaluation(self) -> EvaluationRecord | None:
+        """The last evaluation that has an nll."""
+        return next((evaluation for evaluation in reversed(self.evaluations) if evaluation.nll is not None), None)
+
+    @property
+    def source_nll(self) -> float | None:
+        """Nats per token of the source itself on the evaluation blocks, where it is known."""
+        value = self.header.data.get("source_nll")
+        return float(value) if isinstance(value, (int, float)) else None
+
+    @property
+    def tokens_seen(self) -> int | None:
+        """Scored tokens of all steps."""
+        return next((step.tokens_seen for step in reversed(self.steps) if step.tokens_seen is not None), None)
+
+    @property
+    def tokens_per_sec(self) -> float | None:
+        """Scored tokens per second of training: the mean of the rows weighted by their time."""
+        seconds, tokens = 0.0, 0.0
+        for step in self.steps:
+            if step.tokens_per_sec is not None and step.time_ms is not None:
+                seconds += step.time_ms * step.steps / 1000
+                tokens += step.tokens_per_sec * step.time_ms * step.steps / 1000
+        return tokens / seconds if seconds > 0 else None
+
+    def column(self, name: str) -> np.ndarray:
+        """Return one quantity of all step rows as float64 of shape (rows,), NaN where it is unknown."""
+        values = (getattr(step, name, None) if name != "extra" else None for step in self.steps)
+        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _up_to(step: int, records: list[_Stepped]) -> list[_Stepped]:
+    return [record for record in records if record.iter <= step]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _alternate import alternate, milliseconds, ratio, write
+from _alternate import milliseconds, ratio, write
 from transformers import TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments

@@ -22,7 +22,11 @@ def evaluation_batches(
     rounds = -(-size // world_size)
     for start in range(0, rounds, batch_size):
         index = [rank + world_size * i for i in range(start, min(start + batch_size, rounds))]
-        rows = dataset.select([i % size for i in index]) if hasattr(dataset, "select") else [dataset[i % size] for i in index]
+        rows = (
+            dataset.select([i % size for i in index])
+            if hasattr(dataset, "select")
+            else [dataset[i % size] for i in index]
+        )
         batch = collator(list(rows))
         batch["index"] = torch.tensor([i % size for i in index])
         extra_B = torch.tensor([i >= size for i in index])

@@ -35,7 +35,11 @@ def generate_texts(model: Any, tokenizer: Any, prompts: Sequence[str], options: 
     arguments: dict[str, Any] = {"max_new_tokens": new_tokens, "temperature": options.temperature}
     arguments |= {"top_k": options.top_k, "top_p": options.top_p}
     if is_denoiser:
-        arguments |= {"max_denoising_steps": options.max_denoising_steps, "sampler": options.sampler, "seed": options.seed}
+        arguments |= {
+            "max_denoising_steps": options.max_denoising_steps,
+            "sampler": options.sampler,
+            "seed": options.seed,
+        }
     else:
         for name in ("max_denoising_steps", "sampler"):
             if getattr(options, name) is not None:

@@ -123,7 +123,9 @@ def evaluate_likelihood(
     was_training = model.training
     model.eval()
     try:
-        parts = [_score(model, objective, batch, dataset_size, replicates, seed, data_unit, device) for batch in batches]
+        parts = [
+            _score(model, objective, batch, dataset_size, replicates, seed, data_unit, device) for batch in batches
+        ]
     finally:
         model.train(was_training)
     totals = _merge(list(gather([_merge(parts)])) if parts else [])

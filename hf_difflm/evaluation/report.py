@@ -78,7 +78,9 @@ def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
         ("bound", "nelbo: an upper bound on the nll" if result.bound == "nelbo" else "exact"),
     ]
     if result.nll_data_stderr is not None:
-        rows.append(("eval_nll_data_stderr", f"{result.nll_data_stderr:.4f} (over {len(result.unit_ids)} {result.data_unit})"))
+        rows.append(
+            ("eval_nll_data_stderr", f"{result.nll_data_stderr:.4f} (over {len(result.unit_ids)} {result.data_unit})")
+        )
     if "eval_bpb" in record:
         rows.append(("eval_bpb", f"{record['eval_bpb']:.4f} bits/byte"))
     rows.append(("eval_ppl", f"{record['eval_ppl']:.3f}"))

@@ -14,15 +14,16 @@ from .options import ModelOptions
 
 
 def build_denoiser(
-    options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int, schedule: NoiseSchedule
+    options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int, schedule: NoiseSchedule | None = None
 ) -> MaskedDiffusionForMaskedLM:
-    """A freshly initialised denoiser.
+    """A freshly initialised denoiser; the noise schedule is log-linear unless one is given.
 
     Raises:
         UserError: an unknown backbone, sizes that do not fit together, a tokenizer without a mask token.
     """
     if tokenizer.mask_token_id is None:
         raise UserError("the tokenizer has no mask token; load it with hf_difflm.data.load_tokenizer, which adds one")
+    schedule = schedule or NoiseSchedule()
     config = MaskedDiffusionConfig(
         backbone_config=_backbone_config(options, tokenizer, block_size),
         mask_token_id=tokenizer.mask_token_id,
@@ -39,9 +40,7 @@ def build_denoiser(
     return model
 
 
-def build_causal_lm(
-    options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int
-) -> PreTrainedModel:
+def build_causal_lm(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
     """A freshly initialised stock causal LM with the same backbone sizes.
 
     Raises:
@@ -64,13 +63,11 @@ def build_causal_lm(
     return model
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def _backbone_config(
-    options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int
-) -> PreTrainedConfig:
+def _backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedConfig:
     """The backbone's configuration: our sizes under the names of its family, no dropout, then ``backbone_config``."""
     if options.backbone not in CONFIG_MAPPING_NAMES:
         raise UserError(

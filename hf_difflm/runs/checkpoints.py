@@ -41,13 +41,17 @@ def damage(folder: Path) -> str | None:
 
 def checkpoints(run: Path) -> list[Path]:
     """All ``checkpoint-N`` folders of a run, newest first, good or not."""
-    found = [(int(m[1]), p) for p in run.glob("checkpoint-*") if p.is_dir() and (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
+    found = [
+        (int(m[1]), p)
+        for p in run.glob("checkpoint-*")
+        if p.is_dir() and (m := re.fullmatch(r"checkpoint-(\d+)", p.name))
+    ]
     return [path for _, path in sorted(found, reverse=True)]
 
 
 def newest_good(run: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that can be trusted, and a warning for each newer one that cannot."""
-    warnings = []
+    warnings: list[str] = []
     for path in checkpoints(run):
         why = damage(path)
         if why is None:

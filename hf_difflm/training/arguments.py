@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):
+class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: ignore[misc]
     """Everything the Trainer takes, plus the fields of :class:`DiffusionOptions`.
 
     ``global_batch_size`` sets the accumulation from the number of processes and ``per_device_train_batch_size``; an

@@ -14,7 +14,9 @@ from .run_folder import changed_settings, default_name, flat_config, holds_run
 from .settings import Settings
 
 
-def compare_objectives(load: Callable[[str], Settings], output_dir: Path | None = None, overwrite: bool = False) -> Path | None:
+def compare_objectives(
+    load: Callable[[str], Settings], output_dir: Path | None = None, overwrite: bool = False
+) -> Path | None:
     """Train each objective, or reuse its finished run; print the table and the samples; write picture and page.
 
     Args:
@@ -52,7 +54,7 @@ def compare_objectives(load: Callable[[str], Settings], output_dir: Path | None 
 
 
 def _plan(place: Path, settings: Settings, overwrite: bool) -> str:
-    """"train", "resume" or "reuse"."""
+    """ "train", "resume" or "reuse"."""
     if not settings.training["save_log_to_json"]:
         raise UserError("compare reads the run logs, so save_log_to_json cannot be off")
     if settings.training["log_dir"]:

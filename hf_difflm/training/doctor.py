@@ -25,7 +25,17 @@ from .experiment import build_model, training_arguments
 from .settings import Settings, load_settings
 from .trainer import objective_for
 
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "safetensors", "typer", "matplotlib", "wandb")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "safetensors",
+    "typer",
+    "matplotlib",
+    "wandb",
+)
 _LEAST_FREE_GB = 2.0
 
 
@@ -103,7 +113,9 @@ def _memory(subject: _Subject) -> str:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         if free < 0.5 * total:
-            raise CheckFailed(f"only {free / 1e9:.1f} of {total / 1e9:.1f} GB of GPU memory are free; see nvidia-smi for who uses it")
+            raise CheckFailed(
+                f"only {free / 1e9:.1f} of {total / 1e9:.1f} GB of GPU memory are free; see nvidia-smi for who uses it"
+            )
         parts.append(f"{free / 1e9:.1f} of {total / 1e9:.1f} GB of GPU memory free")
     return ", ".join(parts) or "unknown on this system"
 
@@ -111,7 +123,9 @@ def _memory(subject: _Subject) -> str:
 def _disk(subject: _Subject) -> str:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     if free < _LEAST_FREE_GB:
-        raise CheckFailed(f"{free:.1f} GB free here; checkpoints need room: free some, or give --output-dir on another disk")
+        raise CheckFailed(
+            f"{free:.1f} GB free here; checkpoints need room: free some, or give --output-dir on another disk"
+        )
     return f"{free:.1f} GB free in the current folder"
 
 
@@ -166,7 +180,9 @@ def _each_token_once(subject: _Subject) -> str:
         totals.append(float((corruption.masked_BL.sum(-1) * corruption.weights_B).sum() / (rows * length)))
     mean, error = float(np.mean(totals)), float(np.std(totals, ddof=1) / len(totals) ** 0.5)
     if abs(mean - 1) > 4 * error + 1e-9:
-        raise CheckFailed(f"a token counts {mean:.4f} ± {error:.4f} times; the loss would be no bound: report this as a bug")
+        raise CheckFailed(
+            f"a token counts {mean:.4f} ± {error:.4f} times; the loss would be no bound: report this as a bug"
+        )
     return f"a token counts {mean:.4f} ± {error:.4f} times"
 
 

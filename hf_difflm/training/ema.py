@@ -14,7 +14,6 @@ from torch import nn
 from ..runs.checkpoints import EMA_FILE
 
 
-
 class ExponentialMovingAverage:
     """shadow <- decay * shadow + (1 - decay) * weights, after each optimiser step.
 

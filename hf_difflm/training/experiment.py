@@ -19,8 +19,8 @@ from ..evaluation.generation import generate_texts
 from ..evaluation.options import GenerationOptions
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
-from .arguments import DiffusionTrainingArguments
 from ..runs.checkpoints import newest_good
+from .arguments import DiffusionTrainingArguments
 from .progress import ConsoleCallback
 from .run_folder import changed_settings, claim, default_name, flat_config, fresh_folder
 from .settings import Settings
@@ -94,7 +94,8 @@ def train_run(
         _write_samples(trainer, data, run_log, folder)
     if interrupted and trainer.is_world_process_zero():
         print(
-            f"interrupted at step {trainer.state.global_step}; go on with: hf-difflm train ... --output-dir {folder} --resume",
+            f"interrupted at step {trainer.state.global_step}; "
+            f"go on with: hf-difflm train --output-dir {folder} --resume",
             file=sys.stderr,
         )
     return FinishedRun(folder, interrupted)
@@ -108,7 +109,9 @@ def training_arguments(settings: Settings, folder: Path) -> DiffusionTrainingArg
         raise
     except (ValueError, TypeError, ImportError) as error:
         first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"these training arguments do not work here: {first}; change or leave out the one it names") from error
+        raise UserError(
+            f"these training arguments do not work here: {first}; change or leave out the one it names"
+        ) from error
 
 
 def build_model(settings: Settings, tokenizer: Any) -> Any:
@@ -170,7 +173,7 @@ def _train(trainer: DiffusionTrainer, resume: bool) -> bool:
     """Train, from the newest good checkpoint when resuming; returns whether Ctrl-C stopped it."""
     checkpoint: Path | None = None
     if resume:
-        checkpoint, warnings = newest_good(Path(trainer.args.output_dir))
+        checkpoint, warnings = newest_good(Path(trainer.args.output_dir or ""))
         for warning in warnings:
             logger.warning(warning)
         if checkpoint is None:
@@ -179,9 +182,7 @@ def _train(trainer: DiffusionTrainer, resume: bool) -> bool:
     return trainer.interrupt.interrupted
 
 
-def _write_samples(
-    trainer: DiffusionTrainer, data: PreparedData, run_log: RunLogCallback | None, folder: Path
-) -> None:
+def _write_samples(trainer: DiffusionTrainer, data: PreparedData, run_log: RunLogCallback | None, folder: Path) -> None:
     """Text from the weights that were evaluated last, into the run log and ``samples.txt``.
 
     The prompts are none, and how the evaluation text begins.

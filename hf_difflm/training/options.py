@@ -24,7 +24,10 @@ class DiffusionOptions:
     )
     loss_form: str = field(
         default="any_order",
-        metadata={"help": "form of the NELBO: exact counts (any_order) or Bernoulli masks at a time t (time)", "choices": LOSS_FORMS},
+        metadata={
+            "help": "form of the NELBO: exact counts (any_order) or Bernoulli masks at a time t (time)",
+            "choices": LOSS_FORMS,
+        },
     )
     noise_sampling: str = field(
         default="stratified",
@@ -34,23 +37,34 @@ class DiffusionOptions:
         default="loglinear",
         metadata={"help": "noise schedule of the time form and of the sampler", "choices": NOISE_SCHEDULES},
     )
-    schedule_exponent: float = field(default=2.0, metadata={"help": "w of the polynomial schedule 1 - t^w", "above": 0.0})
+    schedule_exponent: float = field(
+        default=2.0, metadata={"help": "w of the polynomial schedule 1 - t^w", "above": 0.0}
+    )
     sigma_min: float = field(default=1e-4, metadata={"help": "least noise of the geometric schedule", "above": 0.0})
     sigma_max: float = field(default=20.0, metadata={"help": "most noise of the geometric schedule", "above": 0.0})
     global_batch_size: int | None = field(
         default=None,
-        metadata={"help": "sequences in an optimiser batch; gradient accumulation follows from processes x per-device batch", "min": 1},
+        metadata={
+            "help": "sequences in an optimiser batch; gradient accumulation follows from processes x per-device batch",
+            "min": 1,
+        },
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "decay of the moving average of the weights that is evaluated and kept in best/; default: none", "min": 0.0, "below": 1.0},
+        metadata={
+            "help": "decay of the moving average of the weights that is evaluated and kept in best/; default: none",
+            "min": 0.0,
+            "below": 1.0,
+        },
     )
     eval_replicates: int = field(
         default=8, metadata={"help": "independent noise draws over the whole evaluation set", "min": 1}
     )
     eval_seed: int = field(default=0, metadata={"help": "seed of the evaluation noise", "min": 0})
     save_log_to_json: bool = field(default=True, metadata={"help": "write the run log (journal and JSON document)"})
-    log_save_interval: int = field(default=100, metadata={"help": "steps between rebuilds of the JSON document", "min": 1})
+    log_save_interval: int = field(
+        default=100, metadata={"help": "steps between rebuilds of the JSON document", "min": 1}
+    )
     experiment_name: str | None = field(default=None, metadata={"help": "name of the run in its log and in plots"})
     log_dir: str | None = field(default=None, metadata={"help": "folder of the run log; default: the output folder"})
 
@@ -59,18 +73,26 @@ class DiffusionOptions:
     num_train_epochs: float = field(default=3.0, metadata={"help": "passes over the training blocks", "above": 0.0})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "sequences in a micro-batch", "min": 1})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "sequences in an evaluation batch", "min": 1})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "micro-batches in an optimiser batch", "min": 1})
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "micro-batches in an optimiser batch", "min": 1}
+    )
     learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate", "above": 0.0})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
-    warmup_steps: float = field(default=0.05, metadata={"help": "warm-up steps; below 1: share of all steps", "min": 0.0})
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "warm-up steps; below 1: share of all steps", "min": 0.0}
+    )
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay of AdamW", "min": 0.0})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "clip the gradient norm here; 0: do not clip", "min": 0.0})
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "clip the gradient norm here; 0: do not clip", "min": 0.0}
+    )
     seed: int = field(default=42, metadata={"help": "seed of initial weights, data order and noise", "min": 0})
     logging_steps: float = field(default=10, metadata={"help": "steps between log records", "above": 0.0})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "hide non-finite losses (the Trainer's old habit); off: they stop the run"}
     )
-    eval_strategy: str = field(default="steps", metadata={"help": "when to evaluate", "choices": ("no", "steps", "epoch")})
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "when to evaluate", "choices": ("no", "steps", "epoch")}
+    )
     eval_steps: float | None = field(default=500, metadata={"help": "steps between evaluations", "above": 0.0})
     save_strategy: str = field(
         default="steps", metadata={"help": "when to save checkpoints", "choices": ("no", "steps", "epoch", "best")}

@@ -41,7 +41,9 @@ class ConsoleCallback(TrainerCallback):
         if self._tqdm is not None:
             self._tqdm.update(state.global_step - self._tqdm.n)
 
-    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         if self._tqdm is None or not logs:
             return
         if "loss" in logs:

@@ -25,9 +25,9 @@ from ..errors import UserError
 from ..evaluation.batches import data_unit, evaluation_batches
 from ..evaluation.likelihood import LikelihoodResult, evaluate_likelihood
 from ..objectives import Batch, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
-from .arguments import DiffusionTrainingArguments
 from ..runs.checkpoints import newest_good, write_manifest
 from ..runs.pairing import write_best_evaluation
+from .arguments import DiffusionTrainingArguments
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
 from .flow import InterruptCallback, LastStepCallback, TrainingDiverged
@@ -56,6 +56,13 @@ class DiffusionTrainer(Trainer):
 
     # Our loss is divided by the scored tokens of the whole optimiser batch: nothing is left to rescale.
     loss_is_scaled_for_ga = True
+
+    args: DiffusionTrainingArguments
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    objective: Objective
 
     def __init__(
         self,
@@ -98,16 +105,17 @@ class DiffusionTrainer(Trainer):
         dataset = self.train_dataset
         if dataset is None or isinstance(dataset, IterableDataset):
             return super().get_train_dataloader()
-        if len(dataset) < self.args.global_batch_size:
+        optimiser_batch = self.get_total_train_batch_size(self.args)
+        if len(dataset) < optimiser_batch:
             raise UserError(
                 f"the training set has {len(dataset)} sequences, fewer than one optimiser batch of "
-                f"{self.args.global_batch_size}; lower global_batch_size or use more text"
+                f"{optimiser_batch}; lower global_batch_size or use more text"
             )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         loader = DataLoader(
             dataset,
             batch_size=self._train_batch_size,
-            sampler=EpochSampler(len(dataset), self.args.global_batch_size, seed),
+            sampler=EpochSampler(len(dataset), optimiser_batch, seed),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -145,7 +153,7 @@ class DiffusionTrainer(Trainer):
         num_items_in_batch: int | torch.Tensor | None = None,
     ) -> Any:
         """The objective's loss for one micro-batch: its share of the mean over the optimiser batch's scored tokens."""
-        places = inputs.get("places")
+        places: Any = inputs.get("places")
         if places is None:  # called by hand with one batch: it is the whole optimiser batch
             places = np.arange(len(inputs["input_ids"]))
         if num_items_in_batch is None:
@@ -154,7 +162,7 @@ class DiffusionTrainer(Trainer):
             seed=self.args.seed,
             step=self.state.global_step,
             places_B=places,
-            size=max(self.args.global_batch_size, int(places.max()) + 1),
+            size=max(self.get_total_train_batch_size(self.args), int(places.max()) + 1),
         )
         output = self.objective(
             model, inputs, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
@@ -175,7 +183,9 @@ class DiffusionTrainer(Trainer):
 
     # ---- training: moving average, resume, logs ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> Any:
         """Train; ``resume_from_checkpoint=True`` takes the newest good checkpoint of the output folder.
 
         Raises:
@@ -183,7 +193,7 @@ class DiffusionTrainer(Trainer):
             TrainingDiverged: a loss, gradient norm or weight that is not finite.
         """
         if resume_from_checkpoint is True:
-            found, warnings = newest_good(Path(self.args.output_dir))
+            found, warnings = newest_good(self._folder)
             for warning in warnings:
                 logger.warning(warning)
             if found is None:
@@ -192,7 +202,9 @@ class DiffusionTrainer(Trainer):
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._window = MetricsWindow()
         self.ema = None
-        if self.args.save_log_to_json and not any(isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks):
+        if self.args.save_log_to_json and not any(
+            isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks
+        ):
             self.add_callback(self._run_log())
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
@@ -288,8 +300,12 @@ class DiffusionTrainer(Trainer):
             step, name, value = bad[0]
             self._diverged(f"{name} became {value} at step {step}")
 
+    @property
+    def _folder(self) -> Path:
+        return Path(self.args.output_dir or "")
+
     def _diverged(self, what: str) -> None:
-        good, _ = newest_good(Path(self.args.output_dir))
+        good, _ = newest_good(self._folder)
         where = f"the last good checkpoint is {good}" if good else "no checkpoint was saved before"
         raise TrainingDiverged(f"{what}, so the run was stopped; {where}; try a lower learning rate or more warm-up")
 
@@ -357,7 +373,7 @@ class DiffusionTrainer(Trainer):
         return tqdm(batches, total=total, desc="evaluate", leave=False, dynamic_ncols=True)
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
-        """Inside the block the model has the weights that evaluation and ``best/`` use: the average where there is one."""
+        """Inside the block the model has the weights that evaluation and ``best/`` use: the average, if there is one."""
         return nullcontext() if self.ema is None else self.ema.swapped_in()
 
     # ---- saving ----
@@ -413,18 +429,24 @@ def objective_for(args: DiffusionTrainingArguments, model: Any) -> Objective:
     Raises:
         UserError: the model is not of the kind the objective trains.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     is_denoiser = getattr(config, "model_type", None) == "masked_diffusion"
     if args.objective == "ar":
         if is_denoiser:
-            raise UserError("objective ar needs a causal LM, but the model is a masked diffusion model; use objective mdlm")
+            raise UserError(
+                "objective ar needs a causal LM, but the model is a masked diffusion model; use objective mdlm"
+            )
         return CausalObjective()
     if args.objective != "mdlm":
         raise UserError(f"objective must be mdlm or ar, got {args.objective!r}")
     if not is_denoiser:
         raise UserError(
-            f"objective mdlm needs a MaskedDiffusionForMaskedLM, but the model is a {type(model).__name__}; use objective ar"
+            f"objective mdlm needs a MaskedDiffusionForMaskedLM, but the model is a {type(model).__name__}; "
+            "use objective ar"
         )
     return MaskedDiffusionObjective(
-        config.mask_token_id, args.loss_form, args.noise_sampling, config.schedule()  # type: ignore[union-attr]
+        config.mask_token_id,
+        args.loss_form,
+        args.noise_sampling,
+        config.schedule(),
     )

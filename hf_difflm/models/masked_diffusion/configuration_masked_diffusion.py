@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -28,10 +28,10 @@ class MaskedDiffusionConfig(PreTrainedConfig):
     """
 
     model_type = "masked_diffusion"
-    sub_configs = {"backbone_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
     has_no_defaults_at_init = True
 
-    backbone_config: dict | PreTrainedConfig | None = None
+    backbone_config: Any = None
     mask_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

@@ -67,7 +67,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
             raise ValueError(f"generate does not know {', '.join(sorted(kwargs))}")
         self.validate()
 
-    def validate(self, **unused: Any) -> None:
+    def validate(self, *unused: Any, **unused_too: Any) -> None:
         """Check the ranges; raises ValueError naming the parameter and its value."""
         for name in ("max_new_tokens", "max_denoising_steps", "top_k"):
             value = getattr(self, name)
@@ -109,23 +109,27 @@ class MaskedDiffusionGenerationOutput(ModelOutput):
         tokens_per_forward: (B,) generated tokens (padding apart) over the forwards their row took part in.
     """
 
-    sequences: torch.LongTensor | None = None
+    sequences: torch.Tensor | None = None
     tokens_per_forward: torch.Tensor | None = None
 
 
 class MaskedDiffusionGenerationMixin:
     """Gives a denoiser ``generate``. Expects ``config.mask_token_id``, ``config.schedule()`` and SUBS logits."""
 
+    config: Any
+    generation_config: Any
+    generation_config_class: Any
+
     @torch.no_grad()
     def generate(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         generation_config: MaskedDiffusionGenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         streamer: BaseStreamer | None = None,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> torch.LongTensor | MaskedDiffusionGenerationOutput:
+    ) -> torch.Tensor | MaskedDiffusionGenerationOutput:
         """Fill ``max_new_tokens`` masks after each prompt by ancestral sampling.
 
         Each position draws *when* it is revealed (the time at which the noise schedule unmasks it) and its token with
@@ -146,11 +150,14 @@ class MaskedDiffusionGenerationMixin:
         Raises:
             ValueError: no BOS token for an empty prompt, a text longer than the model takes, an unknown argument.
         """
-        config = self._prepare_generation_config(generation_config, **kwargs)
-        device = self.device
+        config: Any = self._prepare_generation_config(generation_config, **kwargs)
+        denoiser: Any = self
+        device = denoiser.device
         if input_ids is None:
             if config.bos_token_id is None:
-                raise ValueError("an empty prompt needs a bos_token_id in the generation config; pass input_ids instead")
+                raise ValueError(
+                    "an empty prompt needs a bos_token_id in the generation config; pass input_ids instead"
+                )
             input_ids = torch.tensor([[config.bos_token_id]])
         batch_size, prompt_length = input_ids.shape
         length = prompt_length + config.max_new_tokens
@@ -177,7 +184,7 @@ class MaskedDiffusionGenerationMixin:
         )
 
         # 2. Reveal step by step; the head runs only where a token is drawn.
-        processors = _processors(config, logits_processor)
+        processors: Any = _processors(config, logits_processor)
         greedy = not config.do_sample or config.temperature == 0
         forwards_B = torch.zeros(batch_size)
         for step in range(1, config.max_denoising_steps + 1):
@@ -190,7 +197,7 @@ class MaskedDiffusionGenerationMixin:
             flat_N = torch.from_numpy(row_N * length + prompt_length + column_N).to(device)
             rows_R = torch.from_numpy(rows).to(device)
             rows_canvas_RL = canvas_BL[rows_R]
-            logits_NV = self(
+            logits_NV = denoiser(
                 rows_canvas_RL,
                 attention_mask=None if attention_mask is None else attention_mask[rows_R],
                 positions=flat_N,
@@ -224,7 +231,7 @@ class MaskedDiffusionGenerationMixin:
     def _prepare_generation_config(
         self, generation_config: MaskedDiffusionGenerationConfig | None, **kwargs: Any
     ) -> MaskedDiffusionGenerationConfig:
-        """Keyword arguments over the given configuration over the model's over the special tokens of its config over the defaults."""
+        """Keyword arguments over the given configuration, the model's, the special tokens of its config, the defaults."""
         config = copy.deepcopy(generation_config or self.generation_config)
         special = {name: getattr(self.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         for base in (self.generation_config.to_dict(), special, config._get_default_generation_params()):
@@ -285,9 +292,7 @@ def _draw_tokens(logits_NV: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tens
     return torch.searchsorted(cumulative_NV, target_N1, right=True).squeeze(-1)
 
 
-def _processors(
-    config: MaskedDiffusionGenerationConfig, first: LogitsProcessorList | None
-) -> LogitsProcessorList:
+def _processors(config: MaskedDiffusionGenerationConfig, first: LogitsProcessorList | None) -> LogitsProcessorList:
     """The caller's processors, then temperature, top-k and top-p of the configuration."""
     processors = LogitsProcessorList(first or [])
     if config.temperature not in (None, 0, 1.0):

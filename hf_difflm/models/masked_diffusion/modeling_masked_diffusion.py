@@ -93,11 +93,11 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         loss_weights: torch.Tensor | None = None,
-        positions: torch.LongTensor | None = None,
+        positions: torch.Tensor | None = None,
         output_correct: bool = False,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:

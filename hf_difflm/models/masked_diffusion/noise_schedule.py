@@ -63,8 +63,8 @@ class NoiseSchedule:
             return torch.sin(0.5 * math.pi * t)
         if self.name == "polynomial":
             return t**self.exponent
-        sigma, span = self._sigma(t)
-        return -torch.expm1(self.sigma_min - sigma) / span
+        span = -math.expm1(self.sigma_min - self.sigma_max)  # 1 - exp(-(sigma_max - sigma_min)) scales it to [0, 1]
+        return -torch.expm1(-self._excess(t)) / span
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """Probability that a token is still readable at time ``t`` (any shape, in [0, 1])."""
@@ -78,10 +78,9 @@ class NoiseSchedule:
             return 0.5 * math.pi / torch.tan(0.5 * math.pi * t)
         if self.name == "polynomial":
             return self.exponent / t
-        sigma, _ = self._sigma(t)
-        return sigma * math.log(self.sigma_max / self.sigma_min) / torch.expm1(sigma - self.sigma_min)
+        excess = self._excess(t)
+        return (self.sigma_min + excess) * math.log(self.sigma_max / self.sigma_min) / torch.expm1(excess)
 
-    def _sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """sigma(t) of the geometric schedule, and 1 - exp(-(sigma_max - sigma_min)), which scales it to [0, 1]."""
-        sigma = self.sigma_min * (self.sigma_max / self.sigma_min) ** t
-        return sigma, -math.expm1(self.sigma_min - self.sigma_max)
+    def _excess(self, t: torch.Tensor) -> torch.Tensor:
+        """sigma(t) - sigma_min of the geometric schedule; sigma(t) itself would lose the digits of a small t."""
+        return self.sigma_min * torch.expm1(t * math.log(self.sigma_max / self.sigma_min))

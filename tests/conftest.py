@@ -1,0 +1,189 @@
+"""Tiny things that several packages' tests share: exact denoisers for small joint distributions, tiny networks, rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback
+
+from hf_difflm.data import load_tokenizer
+from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from hf_difflm.models.masked_diffusion.modeling_masked_diffusion import MaskedDiffusionOutput
+from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
+
+torch.set_num_threads(1)  # sums in one order, and tests that run side by side do not fight for cores
+
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+class TabularDenoiser(torch.nn.Module):
+    """A denoiser that looks its predictions up; called as ``MaskedDiffusionForMaskedLM.forward`` is.
+
+    Args:
+        probabilities: (V + 1, ..., V + 1, L, V): for each partly masked sequence (V is the mask), p(x_i | sequence).
+    """
+
+    def __init__(self, probabilities: np.ndarray) -> None:
+        super().__init__()
+        self.length, self.mask_token_id = probabilities.shape[-2:]
+        # float64 all the way: the tests compare to 1e-6 and better.
+        self.scores = torch.nn.Parameter(torch.from_numpy(probabilities).log())
+        self.calls = 0
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        output_correct: bool = False,
+    ) -> MaskedDiffusionOutput:
+        self.calls += 1
+        log_p_NV = self.scores[tuple(input_ids.T)].flatten(0, 1)[positions]
+        labels_N = labels.flatten()[positions]
+        nll_N = -log_p_NV.gather(-1, labels_N[:, None]).squeeze(-1)
+        loss = (nll_N * loss_weights.expand(input_ids.shape).flatten()[positions]).sum()
+        correct = log_p_NV.argmax(-1) == labels_N if output_correct else None
+        return MaskedDiffusionOutput(loss=loss, token_nll=nll_N.detach(), token_correct=correct)
+
+
+def exact_conditionals(joint: np.ndarray) -> np.ndarray:
+    """(V,) * L joint distribution to the table of p(x_i | revealed) that :class:`TabularDenoiser` takes."""
+    length, vocabulary = joint.ndim, joint.shape[0]
+    table = np.zeros((vocabulary + 1,) * length + (length, vocabulary))
+    for sequence in itertools.product(range(vocabulary + 1), repeat=length):
+        seen = tuple(slice(None) if x == vocabulary else slice(x, x + 1) for x in sequence)
+        given = joint[seen] / joint[seen].sum()
+        for i in range(length):
+            others = tuple(j for j in range(length) if j != i)
+            start = 0 if sequence[i] == vocabulary else sequence[i]
+            marginal = given.sum(axis=others)
+            table[sequence][i, start : start + len(marginal)] = marginal
+    return table
+
+
+@pytest.fixture
+def small_joint() -> Callable[[int, int, int], np.ndarray]:
+    """``small_joint(length, vocabulary, seed)``: a joint distribution (V,) * L with strong dependence."""
+
+    def make(length: int, vocabulary: int, seed: int) -> np.ndarray:
+        joint = np.random.default_rng(seed).standard_gamma(0.5, (vocabulary,) * length) + 1e-3
+        return joint / joint.sum()
+
+    return make
+
+
+@pytest.fixture
+def exact_denoiser() -> Callable[[np.ndarray], TabularDenoiser]:
+    """``exact_denoiser(joint)``: the denoiser that cannot be beaten on that distribution."""
+    return lambda joint: TabularDenoiser(exact_conditionals(joint))
+
+
+@pytest.fixture
+def random_denoiser() -> Callable[[int, int, int], TabularDenoiser]:
+    """``random_denoiser(length, vocabulary, seed)``: a denoiser that fits no distribution, as an untrained network."""
+
+    def make(length: int, vocabulary: int, seed: int) -> TabularDenoiser:
+        shape = (vocabulary + 1,) * length + (length,)
+        return TabularDenoiser(np.random.default_rng(seed).dirichlet(np.ones(vocabulary), shape))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return load_tokenizer("bytes")
+
+
+@pytest.fixture
+def tiny_denoiser() -> Callable[..., MaskedDiffusionForMaskedLM]:
+    """``tiny_denoiser(vocab_size=260, seed=0, **config)``: a Llama denoiser; the mask is the last token."""
+
+    def make(vocab_size: int = 260, seed: int = 0, **config: Any) -> MaskedDiffusionForMaskedLM:
+        torch.manual_seed(seed)
+        backbone = LlamaConfig(vocab_size=vocab_size, max_position_embeddings=64, initializer_range=0.2, **TINY)
+        return MaskedDiffusionForMaskedLM(MaskedDiffusionConfig(backbone_config=backbone, **config))
+
+    return make
+
+
+@pytest.fixture
+def tiny_causal() -> Callable[..., LlamaForCausalLM]:
+    """``tiny_causal(vocab_size=260, seed=0)``: the stock causal LM of the same size."""
+
+    def make(vocab_size: int = 260, seed: int = 0) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        sizes = {"vocab_size": vocab_size, "max_position_embeddings": 64, "tie_word_embeddings": True, **TINY}
+        return LlamaForCausalLM(LlamaConfig(initializer_range=0.2, **sizes))
+
+    return make
+
+
+@pytest.fixture
+def train_rows() -> Callable[..., list[dict[str, Any]]]:
+    """``train_rows(count, length=12, ragged=False, prompts=False, seed=0)``: rows of bytes after a BOS (256)."""
+
+    def make(
+        count: int, length: int = 12, ragged: bool = False, prompts: bool = False, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        generator = np.random.default_rng(seed)
+        rows: list[dict[str, Any]] = []
+        for _ in range(count):
+            size = int(generator.integers(3, length + 1)) if ragged else length
+            ids = [256, *(97 + generator.integers(0, 6, size - 1)).tolist()]
+            row: dict[str, Any] = {"input_ids": ids}
+            if prompts:
+                context = int(generator.integers(1, size))
+                row["labels"] = [-100] * context + ids[context:]
+            rows.append(row)
+        return rows
+
+    return make
+
+
+@pytest.fixture
+def make_diffusion_trainer(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, tiny_denoiser: Any, tiny_causal: Any, train_rows: Any
+) -> Callable[..., DiffusionTrainer]:
+    """``make_diffusion_trainer(*callbacks, model=, train=, evaluation=, **arguments)``: a Trainer that takes 6 steps."""
+
+    def make(
+        *callbacks: TrainerCallback,
+        model: Any = None,
+        train: Any = None,
+        evaluation: Any = None,
+        **arguments: Any,
+    ) -> DiffusionTrainer:
+        defaults: dict[str, Any] = {
+            "output_dir": str(tmp_path / "run"),
+            "per_device_train_batch_size": 4,
+            "max_steps": 6,
+            "learning_rate": 1e-2,
+            "warmup_steps": 0,
+            "logging_steps": 2,
+            "eval_strategy": "no",
+            "eval_replicates": 2,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        settings = defaults | arguments
+        if model is None:
+            model = tiny_causal() if settings.get("objective") == "ar" else tiny_denoiser()
+        return DiffusionTrainer(
+            model,
+            DiffusionTrainingArguments(**settings),
+            train_rows(24) if train is None else train,
+            evaluation,
+            tokenizer,
+            callbacks=list(callbacks),
+        )
+
+    return make

@@ -64,7 +64,7 @@ class LikelihoodResult:
             "nll_stderr": self.nll_stderr,
             "nll_data_stderr": self.nll_data_stderr,
             "bpb": None if not self.num_bytes else self.nll * self.scored_tokens / math.log(2) / self.num_bytes,
-            "ppl": math.exp(self.nll) if self.nll < 700 else math.inf,
+            "ppl": math.inf if self.nll > 700 else math.exp(self.nll),
             "accuracy": self.accuracy,
             "replicates": self.replicates,
             "scored_tokens": self.scored_tokens,

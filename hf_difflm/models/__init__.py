@@ -5,14 +5,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .options import ModelOptions
+
 _HOMES = {
+    "build_causal_lm": ".build",
+    "build_denoiser": ".build",
     "MaskedDiffusionConfig": ".masked_diffusion.configuration_masked_diffusion",
     "MaskedDiffusionForMaskedLM": ".masked_diffusion.modeling_masked_diffusion",
     "MaskedDiffusionGenerationConfig": ".masked_diffusion.generation_masked_diffusion",
 }
-__all__ = ["MaskedDiffusionConfig", "MaskedDiffusionForMaskedLM", "MaskedDiffusionGenerationConfig"]
+__all__ = [
+    "MaskedDiffusionConfig",
+    "MaskedDiffusionForMaskedLM",
+    "MaskedDiffusionGenerationConfig",
+    "ModelOptions",
+    "build_causal_lm",
+    "build_denoiser",
+]
 
 if TYPE_CHECKING:
+    from .build import build_causal_lm, build_denoiser
     from .masked_diffusion.configuration_masked_diffusion import MaskedDiffusionConfig
     from .masked_diffusion.generation_masked_diffusion import MaskedDiffusionGenerationConfig
     from .masked_diffusion.modeling_masked_diffusion import MaskedDiffusionForMaskedLM

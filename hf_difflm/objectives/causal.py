@@ -8,13 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..errors import UserError
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
 
 
 class CausalObjective(Objective):
     """-log p(x_i | x_<i), summed over the scored tokens. The model is any transformers causal LM, as it is.
 
-    A scored token at position 0 has no context to be predicted from and raises ValueError: blocks start with BOS.
+    The first token of a sequence has no context to be predicted from; if it is scored, UserError is raised.
     """
 
     name = "ar"
@@ -31,13 +32,18 @@ class CausalObjective(Objective):
         accuracy: bool = False,
     ) -> ObjectiveOutput:
         scored_BL = scored_mask(batch)
-        if scored_BL[:, 0].any():
-            raise ValueError("a causal model cannot score the first position; start each sequence with BOS or a prompt")
+        mask = attention_mask_or_none(batch)
+        context_BL = np.zeros_like(scored_BL)  # whether there is a token before
+        context_BL[:, 1:] = True if mask is None else mask[:, :-1].numpy() != 0
+        if (alone_B := (scored_BL & ~context_BL).any(-1)).any():
+            raise UserError(
+                f"sequence {int(alone_B.argmax())} of the batch has its first position scored, which a causal model cannot "
+                "predict; start each sequence with BOS or a prompt"
+            )
         rows_N, columns_N = np.nonzero(scored_BL)
         positions_N = to_device(torch.from_numpy(rows_N * scored_BL.shape[1] + columns_N - 1), device)
         # Shift the labels, not the logits: a (B, L, V) tensor is never copied.
         targets_M = to_device(F.pad(batch["labels"], (0, 1), value=-100)[:, 1:].flatten(), device)
-        mask = attention_mask_or_none(batch)
         padding = {}
         if mask is not None:
             padding["attention_mask"] = to_device(mask, device)

@@ -79,10 +79,8 @@ class MaskedDiffusionObjective(Objective):
         """Choose the masked tokens of each sequence; ``scored_BL`` is (B, L) bool. Pure in (key, scored_BL)."""
         counts_B = scored_BL.sum(-1)
         uniforms = row_uniforms(key, counts_B)
-        if self.noise_sampling == "stratified":
-            u_B = stratified_uniforms(key)
-        else:
-            u_B = np.array([row[0] for row in uniforms])
+        stratified = self.noise_sampling == "stratified"
+        u_B = stratified_uniforms(key) if stratified else np.array([row[0] for row in uniforms])
         # Numbers go to scored tokens in their order, so padding on either side changes nothing; inf is never masked.
         scores_BL = np.full(scored_BL.shape, np.inf)
         scores_BL[scored_BL] = np.concatenate([row[1:] for row in uniforms])

@@ -37,6 +37,8 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the
         # result depend on the number of processes.
         self.dataloader_drop_last = True
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every parameter takes part in every step
         if self.metric_for_best_model in (None, "loss"):
             self.metric_for_best_model = "eval_nll"
             self.greater_is_better = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -50,6 +51,9 @@ class MaskedDiffusionConfig(PreTrainedConfig):
         if isinstance(backbone, dict):
             backbone = dict(backbone)
             backbone = AutoConfig.for_model(backbone.pop("model_type", "llama"), **backbone)
+        else:
+            # The caller's object stays causal: a causal LM built from it must not see the future.
+            backbone = copy.deepcopy(backbone)
         backbone.is_causal = False
         backbone.tie_word_embeddings = self.tie_word_embeddings
         self.backbone_config = backbone

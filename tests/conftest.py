@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from hf_difflm.data import load_tokenizer
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.models.masked_diffusion.modeling_masked_diffusion import MaskedDiffusionOutput
-from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
+
+if TYPE_CHECKING:
+    from hf_difflm.training import DiffusionTrainer
 
 torch.set_num_threads(1)  # sums in one order, and tests that run side by side do not fight for cores
 
@@ -153,6 +155,8 @@ def make_diffusion_trainer(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, tiny_denoiser: Any, tiny_causal: Any, train_rows: Any
 ) -> Callable[..., DiffusionTrainer]:
     """``make_diffusion_trainer(*callbacks, model=, train=, evaluation=, **arguments)``: a Trainer that takes 6 steps."""
+    # The Trainer takes seconds to import, which most tests have no use for.
+    from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
     def make(
         *callbacks: TrainerCallback,

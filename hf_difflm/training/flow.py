@@ -25,7 +25,8 @@ class LastStepCallback(TrainerCallback):
     ) -> TrainerControl:
         if state.global_step >= state.max_steps:
             control.should_log = True
-            control.should_evaluate = args.eval_strategy != IntervalStrategy.NO
+            # With the strategy "epoch" the end of the epoch follows and evaluates.
+            control.should_evaluate = args.eval_strategy == IntervalStrategy.STEPS
         return control
 
 

@@ -97,6 +97,7 @@ class DiffusionTrainer(Trainer):
         self.last_evaluation: LikelihoodResult | None = None
         self._window = MetricsWindow()
         self._resumed_from: Path | None = None
+        self._train_order: EpochSampler | None = None
         self._flops_parameters = get_model_param_count(self.model) if self.model is not None else 0
 
     # ---- data: on the host until the noise is drawn, in an order of its own ----
@@ -112,10 +113,11 @@ class DiffusionTrainer(Trainer):
                 f"{optimiser_batch}; lower global_batch_size or use more text"
             )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._train_order = EpochSampler(len(dataset), optimiser_batch, seed)
         loader = DataLoader(
             dataset,
             batch_size=self._train_batch_size,
-            sampler=EpochSampler(len(dataset), optimiser_batch, seed),
+            sampler=self._train_order,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -237,6 +239,10 @@ class DiffusionTrainer(Trainer):
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay)
             if self._resumed_from is not None:
                 self.ema.load(self._resumed_from, self.state.global_step)
+        if self._train_order is not None:
+            # A loader that skips batches after a resume does not pass the epoch on to the sampler of several ranks.
+            steps_per_epoch = len(self._train_order) // self.get_total_train_batch_size(self.args)
+            self._train_order.set_epoch(self.state.global_step // steps_per_epoch)
         self._window.restart_clock()
         return prepared
 
@@ -401,6 +407,9 @@ class DiffusionTrainer(Trainer):
         return is_best
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._window:
+            # A run resumed from here must find the steps since the last logging step in its log and its token count.
+            self._log_window(self._tr_loss)
         self._check_weights()
         # Older checkpoints go only when this one is good, that is after its manifest.
         limit, self.args.save_total_limit = self.args.save_total_limit, None

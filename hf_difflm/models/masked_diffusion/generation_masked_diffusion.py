@@ -75,7 +75,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.sampler is not None and self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.temperature is not None and self.temperature < 0:
+        if self.temperature is not None and not self.temperature >= 0:  # NaN too
             raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
         if self.seed is not None and self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
@@ -210,7 +210,8 @@ class MaskedDiffusionGenerationMixin:
             rows_canvas_RL.view(-1)[flat_N] = tokens_N
             canvas_BL[rows_R] = rows_canvas_RL
             if streamer is not None and hasattr(streamer, "put_draft"):
-                streamer.put_draft(value=canvas_BL[:, prompt_length:].cpu())
+                # A copy: the canvas goes on changing.
+                streamer.put_draft(value=canvas_BL[:, prompt_length:].to("cpu", copy=True))
 
         # 3. Padding after the first EOS.
         new_BN = canvas_BL[:, prompt_length:]
@@ -239,7 +240,7 @@ class MaskedDiffusionGenerationMixin:
                 if getattr(config, name, None) is None:
                     setattr(config, name, value)
         for name, value in kwargs.items():
-            if name.startswith("_") or not hasattr(config, name):
+            if name.startswith("_") or name not in vars(config):
                 raise ValueError(f"generate does not know {name}")
             setattr(config, name, value)
         config.validate()

@@ -1,0 +1,169 @@
+"""The folder of a run: what is refused, what is deleted, and which settings make another run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hf_difflm.errors import UserError
+from hf_difflm.runs import Journal
+from hf_difflm.runs.schema import RunRecord
+from hf_difflm.training.fields import own_fields
+from hf_difflm.training.run_folder import (
+    NOT_IDENTITY,
+    changed_settings,
+    check_folder,
+    default_name,
+    delete_run,
+    flat_config,
+    fresh_folder,
+    holds_run,
+    log_folder,
+    make_folder,
+    recorded_settings,
+)
+from hf_difflm.training.settings import load_settings
+
+
+@pytest.fixture
+def config():
+    return flat_config(load_settings(None, {}), global_batch_size=8)
+
+
+@pytest.fixture
+def write_log(config):
+    """``write_log(folder, learning_rate=1)``: the journal of a run with these settings changed."""
+
+    def call(folder: Path, **changes):
+        journal = Journal(folder / "journal.jsonl")
+        journal.append(RunRecord(run_name="demo", run_id="id", config=config | changes))
+        journal.close()
+        return folder
+
+    return call
+
+
+def _check(folder, config, log_dir=None, resume=False, overwrite=False):
+    check_folder(folder, log_dir or folder, config, resume=resume, overwrite=overwrite)
+
+
+def test_a_free_folder_is_let_through_and_not_made(tmp_path, config):
+    _check(tmp_path / "a" / "b", config)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("trace", ["journal.jsonl", "checkpoint-5"])
+def test_a_folder_that_holds_a_run_needs_resume_or_overwrite(tmp_path, config, write_log, trace):
+    if trace == "journal.jsonl":
+        write_log(tmp_path)
+    else:
+        (tmp_path / trace).mkdir()
+    assert holds_run(tmp_path)
+    with pytest.raises(UserError, match="already holds a run"):
+        _check(tmp_path, config)
+    _check(tmp_path, config, overwrite=True)
+    _check(tmp_path, config, resume=True)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_IDENTITY & own_fields().keys()))
+def test_what_only_watches_cuts_or_places_a_run_may_change(tmp_path, config, write_log, name):
+    assert changed_settings(write_log(tmp_path, **{name: "something else"}), config) == {}
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "seed", "objective", "hidden_size", "dataset", "global_batch_size"])
+def test_what_makes_another_run_is_named_with_both_values(tmp_path, config, write_log, name):
+    write_log(tmp_path, **{name: "was"})
+    assert changed_settings(tmp_path, config) == {name: ("was", config[name])}
+    with pytest.raises(UserError, match=f"cannot resume .* with {name} = "):
+        _check(tmp_path, config, resume=True)
+
+
+def test_a_flag_of_the_trainer_that_was_given_only_once_counts_against_its_default(tmp_path, config, write_log):
+    write_log(tmp_path, adam_beta2=0.9)
+    assert changed_settings(tmp_path, config) == {"adam_beta2": (0.9, 0.999)}
+    assert changed_settings(tmp_path, config | {"adam_beta2": 0.9}) == {}
+    assert changed_settings(write_log(tmp_path / "other"), config | {"adam_beta2": 0.9}) == {"adam_beta2": (0.999, 0.9)}
+    assert changed_settings(tmp_path / "other", config | {"adam_beta2": 0.999}) == {}
+
+
+def test_delete_removes_the_run_and_its_log_alone(tmp_path, write_log):
+    folder = write_log(tmp_path / "run")
+    for name in ("demo.json", "samples.txt", "best_evaluation.json", "mine.json", "notes.txt"):
+        (folder / name).write_text("{}")
+    for name in ("checkpoint-3", "best", "data"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("x")
+    delete_run(folder)
+    assert set(os.listdir(folder)) == {"mine.json", "notes.txt", "data"}
+
+
+def test_delete_removes_a_folder_that_it_empties(tmp_path, write_log):
+    delete_run(write_log(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_log_kept_elsewhere_is_linked_found_and_deleted(tmp_path, write_log, config):
+    folder, logs = tmp_path / "run", tmp_path / "logs"
+    make_folder(folder, logs, overwrite=False)
+    write_log(logs)
+    assert holds_run(folder)
+    assert log_folder(folder) == logs
+    _check(folder, config, log_dir=logs, resume=True)
+    with pytest.raises(UserError, match="leave out --log-dir"):
+        _check(folder, config, log_dir=tmp_path / "other", resume=True)
+    with pytest.raises(UserError, match="the log of another run"):
+        _check(tmp_path / "second", config, log_dir=logs)
+    make_folder(folder, folder, overwrite=True)
+    assert os.listdir(logs) == []
+    assert os.listdir(folder) == []
+
+
+def test_the_link_survives_moving_both_folders(tmp_path, write_log):
+    make_folder(tmp_path / "here" / "run", tmp_path / "here" / "logs", overwrite=False)
+    write_log(tmp_path / "here" / "logs")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert holds_run(tmp_path / "there" / "run")
+
+
+def test_recorded_settings_make_the_same_settings_again(tmp_path, config, write_log):
+    recorded = recorded_settings(write_log(tmp_path, recipe="demo"))
+    recorded.pop("recipe")
+    settings = load_settings(None, recorded)
+    assert flat_config(settings, 8) == config
+
+
+def test_recorded_settings_say_why_there_are_none(tmp_path, write_log):
+    with pytest.raises(UserError, match="holds no run"):
+        recorded_settings(tmp_path)
+    (tmp_path / "checkpoint-3").mkdir()
+    with pytest.raises(UserError, match="keeps no log"):
+        recorded_settings(tmp_path)
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(RunRecord(run_name="stock", run_id="id", config={"learning_rate": 1.0}))
+    journal.close()
+    with pytest.raises(UserError, match="was not started by hf-difflm"):
+        recorded_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({}, "python-docs-mdlm"),
+        ({"dataset": "a/b c.txt", "objective": "ar"}, "b-c-ar"),
+        ({"dataset": "owner/name"}, "owner-name-mdlm"),
+    ],
+)
+def test_the_default_name_is_fit_for_a_file(flags, name):
+    assert default_name(load_settings(None, flags)) == name
+
+
+def test_fresh_folders_of_one_second_differ_and_stay_below_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(None, {"experiment_name": "../My Run/1"})
+    first = fresh_folder(settings)
+    first.mkdir(parents=True)
+    second = fresh_folder(settings)
+    assert first != second
+    assert {first.parent, second.parent} == {Path("runs")}

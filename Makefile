@@ -34,6 +34,9 @@ test: $(BIN)/.installed-test  ## the fast tests (under 8 minutes on two cores)
 test-all: $(BIN)/.installed-test  ## every test CI runs
 	@$(BIN)/python -m pytest
 
+torture: $(BIN)/.installed-test  ## kill a real training 20 times and resume it; the run log must not notice (minutes)
+	@$(BIN)/python tests/torture_run_log.py --kills 20
+
 lint: $(BIN)/.installed-test  ## ruff: style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -44,6 +47,7 @@ types: $(BIN)/.installed-test  ## mypy
 bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (about 10 minutes, nothing else running)
 	@$(BIN)/python benchmarks/lm_head.py
 	@$(BIN)/python benchmarks/trainer_overhead.py
+	@$(BIN)/python benchmarks/run_log.py
 
 results: $(BIN)/.installed  ## train on tinyshakespeare (TEXT=file) and write docs/results.md from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare

@@ -16,6 +16,7 @@ from .. import __version__
 from ..runs.redaction import redact, redact_command
 from ..runs.schema import RunRecord
 from ..runs.strict_json import plain
+from .wandb_resume import HEADER_KEY, active_wandb_run
 
 
 def run_record(
@@ -26,13 +27,16 @@ def run_record(
     Args:
         args: what ``config`` and ``metadata`` are read from.
         model: what ``model`` is read from.
-        header: fields of :class:`RunRecord` that are known better: ``objective``, ``bound``, ``config``, ``data``; the
-            entries of its ``model`` and ``metadata`` are added to what is found here.
+        header: fields of :class:`RunRecord` that are known better: ``objective``, ``bound``, ``config``, ``data``,
+            ``experiment_name``, ``parent_run``; the entries of its ``model`` and ``metadata`` are added to what is found.
         run_name: name of the run.
         run_id: id of the run that is resumed; None for a new one.
     """
     config = header.get("config")
     metadata = {**_metadata(args, model), "command": sys.argv, **header.get("metadata", {})}
+    wandb_run = active_wandb_run()
+    if wandb_run is not None:
+        metadata[HEADER_KEY] = wandb_run
     if not isinstance(metadata["command"], str):
         metadata["command"] = redact_command(metadata["command"])
     found = {
@@ -42,6 +46,7 @@ def run_record(
         "data": header.get("data", {}),
         "model": {**_model(model), **header.get("model", {})},
         "metadata": metadata,
+        **{name: header[name] for name in ("experiment_name", "parent_run") if header.get(name) is not None},
     }
     nonfinite: list[str] = []
     clean = redact(plain(found, "", nonfinite))
@@ -64,7 +69,7 @@ def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[st
         "world_size": args.world_size,
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "dtype": _dtype(args, model),
+        "dtype": compute_dtype(args, model),
         "compile": bool(args.torch_compile),
         "engine": _engine(args),
         "versions": {
@@ -77,8 +82,8 @@ def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[st
     }
 
 
-def _dtype(args: TrainingArguments, model: torch.nn.Module | None) -> str | None:
-    """What the model computes in: the type of autocast, else that of its weights."""
+def compute_dtype(args: TrainingArguments, model: torch.nn.Module | None) -> str | None:
+    """Return what the model computes in: the type of autocast, else that of its weights; ``bfloat16`` and so on."""
     if args.bf16 or args.fp16:
         return "bfloat16" if args.bf16 else "float16"
     first = None if model is None else next(model.parameters(), None)

@@ -1,8 +1,10 @@
 """The command line: one file a subcommand - arguments in, one call out. Heavy imports wait until a command runs."""
 
-from . import compare, doctor, eval, generate, recipes, report, train
+from . import compare, doctor, eval, generate, plot, recipes, report, train
 from .application import app
 from .parsing import Command, TrainingCommand
+from .runs import runs_app
+from .several_values import SeveralValuesCommand
 
 __all__ = ["app"]
 
@@ -11,6 +13,8 @@ app.command("train", cls=TrainingCommand)(train.train)
 app.command("compare", cls=TrainingCommand)(compare.compare)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command("generate", cls=Command)(generate.generate)
-app.command("report", cls=Command)(report.report)
+app.add_typer(runs_app, name="runs")
+app.command("plot", cls=SeveralValuesCommand)(plot.plot)
+app.command("report", cls=SeveralValuesCommand)(report.report)
 app.command("recipes", cls=Command)(recipes.recipes)
 app.command("doctor", cls=Command)(doctor.doctor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,9 @@ def compare(
         Path | None, typer.Option(metavar="FOLDER", help="folder of both runs and of the comparison")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="train again what is already finished there")] = False,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="1,2,3", help="train each objective once with each of these seeds")
+    ] = None,
     help_all: HelpAll = False,
     **flags: Any,
 ) -> None:
@@ -36,15 +40,36 @@ def compare(
     them.
     """
     given = given_flags(ctx, flags)
+    if "resume" in given:
+        raise UserError("flag --resume has no use here, since compare always goes on with what it finds; leave it out")
     if "objective" in given:
         raise UserError("flag --objective has no use here, since compare trains both; use `hf-difflm train` for one")
 
-    def load(objective: str) -> Settings:
-        return load_settings(recipe, given | {"objective": objective}, declared_flags(ctx))
+    if seeds is not None and "seed" in given:
+        raise UserError("--seed and --seeds exclude each other; give one of them")
+
+    def load(objective: str, seed: int | None) -> Settings:
+        own = {"objective": objective} if seed is None else {"objective": objective, "seed": seed}
+        settings = load_settings(recipe, given | own, declared_flags(ctx))
+        if seed is not None:
+            name = settings.training["experiment_name"] or f"{Path(recipe or settings.data.dataset).stem}-{objective}"
+            settings.training["experiment_name"] = f"{name}-seed{seed}"
+        return settings
 
     from ..training.compare import compare_objectives
     from .quiet import quiet_libraries
 
     quiet_libraries()
-    if compare_objectives(load, output_dir=output_dir, overwrite=overwrite) is None:
+    if compare_objectives(load, output_dir, overwrite, _numbers(seeds)) is None:
+        print("go on with the same command", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _numbers(seeds: str | None) -> list[int]:
+    """``"1,2,3"`` as numbers, each once."""
+    if seeds is None:
+        return []
+    parts = [part.strip() for part in seeds.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
+        raise UserError(f"--seeds must be different whole numbers with commas between them, got {seeds!r}")
+    return [int(part) for part in parts]

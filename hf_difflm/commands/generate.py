@@ -51,8 +51,10 @@ def generate(
 def _lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompt file {path} cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UserError(f"prompt file {path} cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompt file {path} is not UTF-8 text ({error.reason}); convert it") from error
     if not lines:
         raise UserError(f"prompt file {path} is empty: write one prompt on each line")
     return lines

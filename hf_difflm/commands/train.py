@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..training.fields import own_fields
-from ..training.settings import load_settings
+from ..training.settings import load_settings, resumed_settings
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags
@@ -24,7 +25,7 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", help="folder of the run; default: a new one under runs/")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on from the last good checkpoint in the output folder")
+        bool, typer.Option("--resume", help="go on with the run in the output folder, by its recorded settings")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="delete the run that the output folder holds and train again")
@@ -39,11 +40,19 @@ def train(
 
     Takes every flag of transformers' TrainingArguments besides those below; --help-all lists them.
     """
-    settings = load_settings(recipe, given_flags(ctx, flags), declared_flags(ctx))
+    given, declared = given_flags(ctx, flags), declared_flags(ctx)
+    if resume and recipe is None and output_dir is not None:
+        from ..training.run_folder import keeps_log, recorded_settings
+
+        recorded = recorded_settings(output_dir) if keeps_log(output_dir) or not given else {}
+        settings = resumed_settings(recorded, given, declared)
+    else:
+        settings = load_settings(recipe, given, declared)
     from ..training.experiment import INTERRUPTED, train_run
     from .quiet import quiet_libraries
 
     quiet_libraries()
     run = train_run(settings, output_dir=output_dir, resume=resume, overwrite=overwrite, sanity_check=sanity_check)
     if run.interrupted:
+        print(f"go on with: hf-difflm train --output-dir {run.folder} --resume", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)

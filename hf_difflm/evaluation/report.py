@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from tqdm.auto import tqdm
 
 from ..data import Collator, prepare_data
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
@@ -56,7 +57,15 @@ def _score(target: Target, dataset: Any, settings: dict[str, Any]) -> Likelihood
     if target.is_denoiser:
         objective = MaskedDiffusionObjective(target.model.config.mask_token_id)
     device = target.model.device
-    batches = evaluation_batches(dataset, Collator(target.tokenizer), settings.get("per_device_eval_batch_size", 32))
+    rows = settings.get("per_device_eval_batch_size", 32)
+    batches = tqdm(
+        evaluation_batches(dataset, Collator(target.tokenizer), rows),
+        total=-(-len(dataset) // rows),
+        desc="evaluate",
+        leave=False,
+        dynamic_ncols=True,
+        disable=None,  # where stderr is no terminal
+    )
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.get("bf16", False)):
         return evaluate_likelihood(
             target.model,

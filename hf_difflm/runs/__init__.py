@@ -14,16 +14,34 @@ _HOMES = {
     "compare_runs": "comparison",
     "differences": "comparison",
     "load_run": "reading",
+    "load_runs": "reading",
     "plot_comparison": "plots",
+    "plot_runs": "plots",
+    "recover": "derived",
+    "write_html_report": "html",
     "write_report": "report",
 }
-__all__ = ["Journal", "Run", "compare_runs", "differences", "load_run", "plot_comparison", "write_report"]
+__all__ = [
+    "Journal",
+    "Run",
+    "compare_runs",
+    "differences",
+    "load_run",
+    "load_runs",
+    "plot_comparison",
+    "plot_runs",
+    "recover",
+    "write_html_report",
+    "write_report",
+]
 
 if TYPE_CHECKING:
     from .comparison import compare_runs, differences
+    from .derived import recover
+    from .html import write_html_report
     from .journal import Journal
-    from .plots import plot_comparison
-    from .reading import load_run
+    from .plots import plot_comparison, plot_runs
+    from .reading import load_run, load_runs
     from .report import write_report
     from .run import Run
 

@@ -25,16 +25,17 @@ def write_manifest(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """Say why a checkpoint cannot be trusted, or None."""
     try:
-        entries = json.loads((folder / MANIFEST).read_text())["files"]
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
     except FileNotFoundError:
         return "it was never finished"
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or JSON of another shape
         return "its manifest is damaged"
-    for name, entry in entries.items():
+    for name, (size, sha256) in expected.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != size or _sha256(path) != sha256:
             return f"{name} is damaged"
     return None
 

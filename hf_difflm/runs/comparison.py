@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -11,22 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from .fairness import SEED_KEYS, differences, fairness_notes
+from .pairing import PairedDifference, paired_difference, paired_over_seeds
 from .run import Run
-
-UNKNOWN = "-"
-# What is meant to differ: the objective, names and places. All other settings should be equal in a fair comparison.
-_EXPECTED_TO_DIFFER = {
-    "experiment_name",
-    "hub_model_id",
-    "log_dir",
-    "logging_dir",
-    "objective",
-    "output_dir",
-    "overwrite",
-    "resume",
-    "resume_from_checkpoint",
-    "run_name",
-}
+from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
+from .tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 
 
 @dataclass(frozen=True)
@@ -48,27 +35,76 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
+class SeedRow:
+    """The mean over the seeds of one configuration; the error is that of the mean over seeds, None for one seed."""
+
+    configuration: str
+    objective: str | None
+    seeds: list[Any]
+    tokens_per_sec: float | None
+    eval_nll: float | None
+    eval_nll_stderr: float | None
+    eval_bpb: float | None
+    eval_bpb_stderr: float | None
+    eval_accuracy: float | None
+    bound: str | None
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """The table of several runs, what differs between them, and the nll of the source itself where it is known."""
+    """The table of several runs and what there is to say about it.
+
+    Attributes:
+        rows: one a run.
+        seed_rows: one a configuration, where several seeds of one are among the runs; else empty.
+        differences: every setting that differs, with its value in each run.
+        silent: names of runs whose logs hold no settings.
+        source_nll: nats per token of the source itself, where it is known.
+        paired: the difference of exactly two runs over the documents both were scored on, or of two configurations
+            over the seeds both have; None where neither is known.
+    """
 
     rows: list[ComparisonRow]
+    seed_rows: list[SeedRow]
     differences: dict[str, list[Any]]
+    silent: list[str]
     source_nll: float | None
+    paired: PairedDifference | None
 
     def to_text(self, width: int | None = None) -> str:
-        """Return table and notes as plain text; ``width`` limits the table, by default to the terminal (none: 140)."""
+        """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
         width = width or shutil.get_terminal_size((140, 24)).columns
-        return f"{text_table(_HEADINGS, self._cells(), width)}\n{chr(10).join(self._notes())}\n"
+        parts = [text_table(_HEADINGS, self._cells(), width)]
+        if self.seed_rows:
+            parts.append(f"Mean over seeds:\n{text_table(_SEED_HEADINGS, self._seed_cells(), width)}")
+        return "\n\n".join([*parts, "\n".join(self.notes())]).rstrip() + "\n"
 
     def to_markdown(self) -> str:
-        """Return the table and the notes as markdown."""
-        return f"{markdown_table(_HEADINGS, self._cells())}\n\n{(chr(10) * 2).join(self._notes())}\n"
+        """Return the tables and the notes as markdown."""
+        parts = [markdown_table(_HEADINGS, self._cells())]
+        if self.seed_rows:
+            parts += ["Mean over seeds:", markdown_table(_SEED_HEADINGS, self._seed_cells())]
+        for note in self.notes():
+            if note.startswith("- ") and parts[-1].startswith("- "):
+                parts[-1] += f"\n{note}"
+            else:
+                parts.append(note)
+        return "\n\n".join(parts) + "\n"
+
+    def notes(self) -> list[str]:
+        """Return what there is to say besides the numbers, one line each: the pair, the source, fairness."""
+        notes = [] if self.paired is None else [str(self.paired)]
+        if self.source_nll is not None:
+            notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
+        if len(self.rows) > 1:
+            notes += fairness_notes([row.run for row in self.rows], self.differences, self.silent)
+        return notes
 
     def _cells(self) -> list[list[str]]:
         return [
             [
                 row.run,
-                row.objective or UNKNOWN,
+                shortened(row.objective) if row.objective else UNKNOWN,
                 count(row.parameters),
                 count(row.tokens_seen),
                 count(row.tokens_per_sec),
@@ -76,19 +112,25 @@ class Comparison:
                 number(row.eval_bpb, 4),
                 number(row.eval_ppl, 3),
                 number(row.eval_accuracy, 4),
-                row.bound or UNKNOWN,
+                shortened(row.bound) if row.bound else UNKNOWN,
                 count(row.best_step),
             ]
             for row in self.rows
         ]
 
-    def _notes(self) -> list[str]:
-        notes = []
-        if self.source_nll is not None:
-            notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
-        if len(self.rows) > 1:
-            notes.append(_fairness_note(self.differences))
-        return notes
+    def _seed_cells(self) -> list[list[str]]:
+        return [
+            [
+                row.configuration,
+                ", ".join(map(str, row.seeds)),
+                count(row.tokens_per_sec),
+                with_error(row.eval_nll, row.eval_nll_stderr),
+                with_error(row.eval_bpb, row.eval_bpb_stderr),
+                number(row.eval_accuracy, 4),
+                row.bound or UNKNOWN,
+            ]
+            for row in self.seed_rows
+        ]
 
 
 _HEADINGS = (
@@ -104,90 +146,95 @@ _HEADINGS = (
     "bound",
     "best step",
 )
+_SEED_HEADINGS = (
+    "configuration",
+    "seeds",
+    "tokens/s",
+    "nats/token ± se",
+    "bits/byte ± se",
+    "accuracy",
+    "bound",
+)
 
 
-def compare_runs(runs: Sequence[Run]) -> Comparison:
+def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparison:
     """Return the comparison of one or more runs, in the order given.
 
+    Args:
+        runs: at least one.
+        names: what to call them; by default their :func:`labels`.
+
     Raises:
-        UserError: no run was given.
+        UserError: no run was given, or not one name for each.
     """
     if not runs:
         raise UserError("there is no run to compare; give at least one run folder")
+    called = bool(names)
+    names = labels(runs, names)
+    groups = seed_groups(runs, names)
+    several = any(len(group.runs) > 1 for group in groups)
+    found = differences(runs)
+    if several and len({frozenset(map(str, group.seeds)) for group in groups}) == 1:
+        # Each configuration has the same seeds, so they are part of the design and no difference between the sides.
+        found = {key: values for key, values in found.items() if key not in SEED_KEYS}
     sources = {run.source_nll for run in runs}
-    rows = [_row(run, label) for run, label in zip(runs, labels(runs), strict=True)]
-    return Comparison(rows, differences(runs), sources.pop() if len(sources) == 1 else None)
+    return Comparison(
+        rows=[_row(run, name) for run, name in zip(runs, names, strict=True)],
+        seed_rows=[_seed_row(group) for group in groups] if several else [],
+        differences=found,
+        silent=[name for run, name in zip(runs, names, strict=True) if not run.config],
+        source_nll=sources.pop() if len(sources) == 1 else None,
+        paired=_paired(runs, names if called else None, groups),
+    )
 
 
-def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Return every setting, data property and size that differs: ``{key: [value in each run]}``, None where not set.
+def labels(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[str]:
+    """Return a distinct name for each run.
 
-    Left out is what is meant to differ: the objective, names and paths.
+    That is ``names`` where they are given; else the run's own name, with its seed, folder or place where two runs have
+    the same one.
+
+    Raises:
+        UserError: there is not one name for each run, or a name is there twice.
     """
-    settings = [_settings(run) for run in runs]
-    keys = list(dict.fromkeys(key for setting in settings for key in setting))
-    columns = {key: [setting.get(key) for setting in settings] for key in keys}
-    return {key: values for key, values in columns.items() if any(value != values[0] for value in values[1:])}
-
-
-def labels(runs: Sequence[Run]) -> list[str]:
-    """Return a distinct name for each run: its name, with its folder or place where two have the same."""
-    names = [run.name for run in runs]
-    counts = Counter(names)
-    found = [f"{run.name} ({run.path.parent.name})" if counts[run.name] > 1 else run.name for run in runs]
+    if names:
+        if len(names) != len(runs):
+            given = "is 1 name" if len(names) == 1 else f"are {len(names)} names"
+            counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+            raise UserError(f"there {given} ({', '.join(names)}) for {counted}; give one name for each run")
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            raise UserError(f"the name {twice[0]!r} is given twice; give each run a name of its own")
+        return list(names)
+    found = [run.name for run in runs]
+    counts = Counter(found)
+    for name in [name for name, times in counts.items() if times > 1]:
+        places = [place for place, run in enumerate(runs) if run.name == name]
+        seeds = [seed_of(runs[place]) for place in places]
+        by_seed = None not in seeds and len(set(map(str, seeds))) == len(seeds)
+        for place, seed in zip(places, seeds, strict=True):
+            found[place] = f"{name} (seed {seed})" if by_seed else f"{name} ({runs[place].path.parent.name})"
     counts = Counter(found)
     return [f"{name} #{place}" if counts[name] > 1 else name for place, name in enumerate(found, start=1)]
 
 
-def number(value: float | None, digits: int) -> str:
-    """Return a number with this many decimals, ``-`` where it is unknown or not finite."""
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
+def same_name_warnings(runs: Sequence[Run]) -> list[str]:
+    """Return one sentence for each name that several runs share: which runs, and what they are called instead."""
+    shown = labels(runs)
+    warnings = []
+    for name, times in Counter(run.name for run in runs).items():
+        if times > 1:
+            called = ", ".join(label for run, label in zip(runs, shown, strict=True) if run.name == name)
+            warnings.append(f"{times} runs are named {shortened(name)!r}; they are shown as {called}")
+    return warnings
 
 
-def count(value: float | None) -> str:
-    """Return a whole number with thousands separators, ``-`` where it is unknown or not finite."""
-    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.0f}"
-
-
-def with_error(value: float | None, stderr: float | None) -> str:
-    """Return ``value ± stderr`` with four decimals; the error is left out where it is unknown."""
-    error = "0" if stderr == 0 else number(stderr, 4)
-    return number(value, 4) if error == UNKNOWN or value is None else f"{number(value, 4)} ± {error}"
-
-
-def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Return a table as plain text, one line a row; where that is wider than ``width``, one column a row."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    gap = 3
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    lines = [list(headings), *rows]
-    if sum(widths) + gap * len(widths) > width:
-        lines = [list(column) for column in zip(*lines, strict=True)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(lines[0]):
-        table.add_column(Text(heading), justify="left" if place == 0 else "right", overflow="fold")
-    for line in lines[1:]:
-        table.add_row(*(Text(cell) for cell in line))  # Text: brackets in a run's name are no markup
-    output = io.StringIO()
-    Console(file=output, width=width, color_system=None, legacy_windows=False).print(table)
-    return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a markdown table; the first two columns to the left, the rest to the right."""
-    lines = [_markdown_line(headings), _markdown_line([":--"] * 2 + ["--:"] * (len(headings) - 2))]
-    return "\n".join(lines + [_markdown_line(row) for row in rows])
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    escaped = (" ".join(cell.replace("|", "\\|").replace("<", "&lt;").split()) for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[SeedGroup]) -> PairedDifference | None:
+    if len(runs) == 2:
+        # By their objectives, where those tell them apart and nobody gave the runs other names.
+        alike = runs[0].objective == runs[1].objective
+        return paired_difference(*runs, names=labels(runs) if alike and names is None else names)
+    return paired_over_seeds(*groups) if len(groups) == 2 else None
 
 
 def _row(run: Run, label: str) -> ComparisonRow:
@@ -209,20 +256,19 @@ def _row(run: Run, label: str) -> ComparisonRow:
     )
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    settings = {key: value for key, value in run.config.items() if key not in _EXPECTED_TO_DIFFER}
-    settings.update({f"data.{key}": value for key, value in run.header.data.items()})
-    settings["model.parameters"] = run.header.model.get("parameters")
-    return settings
-
-
-def _fairness_note(found: dict[str, list[Any]]) -> str:
-    if not found:
-        return (
-            "Fairness: the runs differ in their objective only; every other setting, the data and the size are equal."
-        )
-    listed = "; ".join(
-        f"{key}: {' / '.join('not set' if value is None else str(value) for value in values)}"
-        for key, values in found.items()
+def _seed_row(group: SeedGroup) -> SeedRow:
+    best = [run.best_evaluation for run in group.runs]
+    nll, nll_error = mean_and_error(record.nll if record else None for record in best)
+    bpb, bpb_error = mean_and_error(record.number("eval_bpb") if record else None for record in best)
+    return SeedRow(
+        configuration=group.label,
+        objective=group.runs[0].objective,
+        seeds=list(group.seeds),
+        tokens_per_sec=mean_and_error(run.tokens_per_sec for run in group.runs)[0],
+        eval_nll=nll,
+        eval_nll_stderr=nll_error,
+        eval_bpb=bpb,
+        eval_bpb_stderr=bpb_error,
+        eval_accuracy=mean_and_error(record.number("eval_accuracy") if record else None for record in best)[0],
+        bound=group.runs[0].bound,
     )
-    return f"Fairness: besides the objective these differ: {listed}."

@@ -1,16 +1,12 @@
-"""The JSON document of a run, derived from its journal: one file a run, valid at every instant."""
+"""The JSON document of a run, derived from its journal: everything that is known, valid at every instant."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .files import document_name, write_text
-from .reading import read_journal
+import numpy as np
+
 from .run import Run
-from .schema import StepRecord
 from .strict_json import dumps
 
 STEP_KEYS = (
@@ -25,8 +21,6 @@ STEP_KEYS = (
     "noise_level",
     "masking_rate",
 )
-# A rebuild reads the whole journal, so its cost grows; a wait of this many times its duration keeps it below 1 %.
-_REST = 100
 
 
 def build_document(run: Run) -> dict[str, Any]:
@@ -43,6 +37,7 @@ def build_document(run: Run) -> dict[str, Any]:
         "status": run.status,
         "start_time": run.start_time,
         "end_time": run.end_time,
+        **{name: value for name in ("experiment_name", "parent_run") if (value := getattr(header, name)) is not None},
         "objective": run.objective,
         "bound": run.bound,
         "config": run.config,
@@ -75,27 +70,39 @@ def build_document(run: Run) -> dict[str, Any]:
             }
             for record in run.events
         ],
-        "training_iterations": [_training_iteration(record) for record in run.steps],
+        "training_iterations": [_training_iteration(row) for row in run.steps.rows()],
     }
 
 
 def summarize(run: Run) -> dict[str, Any]:
-    """Return the summary of a run: counts, losses in nats per token, milliseconds and seconds of training."""
-    losses = [(step.iter, step.loss) for step in run.steps if step.loss is not None]
-    timed = [(step.time_ms, step.steps) for step in run.steps if step.time_ms is not None]
-    milliseconds = sum(time_ms * steps for time_ms, steps in timed)
-    timed_steps = sum(steps for _, steps in timed)
-    mfus = [(step.mfu, step.steps) for step in run.steps if step.mfu is not None]
+    """Return the summary of a run: counts, losses in nats per token, milliseconds and seconds of training.
+
+    Where steps are not logged, what the evaluations say of the training between them takes their place.
+    """
+    steps, losses = run.column("steps"), run.column("loss")
+    known_losses = losses[~np.isnan(losses)]
+    total: int | None
+    final_iter: int | None
+    if len(run.steps):
+        total, final_iter = int(steps.sum()), int(run.column("iter")[-1])
+        times, weights = run.column("time_ms"), steps
+    else:
+        iters = np.array([0, *(evaluation.iter for evaluation in run.evaluations)], dtype=np.float64)
+        total = final_iter = int(iters.max()) if run.evaluations else None
+        times, weights = _floats([evaluation.time_ms for evaluation in run.evaluations]), np.diff(iters)
+        known_losses = _floats([e.train_loss for e in run.evaluations if e.train_loss is not None])
+    milliseconds, timed_steps = _weighted(times, weights)
+    mfu, mfu_steps = _weighted(run.column("mfu"), steps)
     best, final = run.best_evaluation, run.final_evaluation
     return {
-        "total_iterations": sum(step.steps for step in run.steps),
-        "final_iter": run.steps[-1].iter if run.steps else None,
-        "final_train_loss": losses[-1][1] if losses else None,
+        "total_iterations": total or 0,
+        "final_iter": final_iter,
+        "final_train_loss": float(known_losses[-1]) if len(known_losses) else None,
         "best_val_loss": best.nll if best else None,
         "best_val_iter": best.iter if best else None,
         "final_val_loss": final.nll if final else None,
         "avg_time_ms": milliseconds / timed_steps if timed_steps else None,
-        "avg_mfu": sum(mfu * steps for mfu, steps in mfus) / sum(steps for _, steps in mfus) if mfus else None,
+        "avg_mfu": mfu / mfu_steps if mfu_steps else None,
         "total_eval_steps": len(run.evaluations),
         "total_checkpoints": len(run.checkpoints),
         "tokens_seen": run.tokens_seen,
@@ -103,52 +110,18 @@ def summarize(run: Run) -> dict[str, Any]:
     }
 
 
-def write_document(journal: Path) -> Path:
-    """Rebuild the document of a journal next to it, in one step, and return its path.
-
-    Raises:
-        UserError: the journal does not exist or has no header.
-    """
-    run = read_journal(journal)
-    path = journal.with_name(document_name(run.name))
-    write_text(path, _render(build_document(run)))
-    return path
+def _floats(values: list[Any]) -> np.ndarray:
+    return np.array(values, dtype=np.float64)  # None becomes NaN
 
 
-class DocumentWriter:
-    """Keep the document of a journal fresh at a cost below one per cent of the time.
-
-    Args:
-        journal: the journal it is derived from.
-        interval: optimiser steps between rebuilds; one also waits 100 times as long as the last rebuild took.
-    """
-
-    def __init__(self, journal: Path, interval: int) -> None:
-        if interval < 1:
-            raise UserError(f"log_save_interval is {interval}; give a number of steps of at least 1")
-        self._journal = journal
-        self._interval = interval
-        self._last_step: int | None = None
-        self._not_before = 0.0
-
-    def step(self, step: int) -> None:
-        """Rebuild the document if it is due after this many optimiser steps."""
-        if self._last_step is None:
-            self._last_step = step - 1
-        if step - self._last_step >= self._interval and time.monotonic() >= self._not_before:
-            self._last_step = step
-            self.write()
-
-    def write(self) -> None:
-        """Rebuild the document now."""
-        start = time.monotonic()
-        write_document(self._journal)
-        end = time.monotonic()
-        self._not_before = end + _REST * (end - start)
+def _weighted(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Sum of the known values times their weights, and the sum of these weights."""
+    known = ~np.isnan(values)
+    return float((values * weights)[known].sum()), float(weights[known].sum())
 
 
-def _render(document: dict[str, Any]) -> str:
-    """One line a row, so that a person, grep and diff can read it too."""
+def render_document(document: dict[str, Any]) -> str:
+    """Return its text, one line a row, so that a person, grep and diff can read it too."""
     parts = []
     for key, value in document.items():
         if isinstance(value, list):
@@ -159,50 +132,50 @@ def _render(document: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def _training_iteration(record: StepRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {key: getattr(record, key) for key in STEP_KEYS}
-    if record.steps != 1:
-        row["steps"] = record.steps
-    if record.tokens_seen is not None:
-        row["tokens_seen"] = record.tokens_seen
-    if record.nonfinite:
-        row["nonfinite"] = record.nonfinite
-    return {**_named(record.extra), **row}
+def _training_iteration(row: dict[str, Any]) -> dict[str, Any]:
+    """The seed's keys, always; then whatever else the row knows."""
+    if row["steps"] == 1:
+        del row["steps"]
+    return {**_UNKNOWN_STEP, **row}
+
+
+_UNKNOWN_STEP = dict.fromkeys(STEP_KEYS)
 
 
 def _eval_steps(run: Run) -> list[dict[str, Any]]:
+    iters, losses, lrs = run.column("iter"), run.column("loss"), run.column("lr")
+    weights = np.where(np.isnan(losses), 0.0, run.column("steps"))
+    losses = np.where(np.isnan(losses), 0.0, losses)
     rows = []
-    place, lr = 0, None
+    place, last_iter = 0, None
+    lr: float | None = None
     train_loss: float | None = None
-    last_iter: int | None = None
     for evaluation in run.evaluations:
-        weighted, weight = 0.0, 0
-        while place < len(run.steps) and run.steps[place].iter <= evaluation.iter:
-            step = run.steps[place]
-            place += 1
-            lr = step.lr if step.lr is not None else lr
-            if step.loss is not None:
-                weighted += step.loss * step.steps
-                weight += step.steps
+        end = max(int(np.searchsorted(iters, evaluation.iter, side="right")), place)
+        weight = float(weights[place:end].sum())
         # A second evaluation at the same step (another data set, a final one) has the same training before it.
         if evaluation.iter != last_iter or weight:
-            train_loss = weighted / weight if weight else None
-        last_iter = evaluation.iter
+            train_loss = float((losses * weights)[place:end].sum()) / weight if weight else None
+        known = lrs[place:end][~np.isnan(lrs[place:end])]
+        lr = float(known[-1]) if len(known) else lr
+        place, last_iter = end, evaluation.iter
+        own = {name: getattr(evaluation, name) for name in ("time_ms", "tokens_seen")}
         rows.append(
             {
                 "iter": evaluation.iter,
-                "train_loss": train_loss,
+                "train_loss": train_loss if evaluation.train_loss is None else evaluation.train_loss,
                 "val_loss": evaluation.nll,
                 "val_loss_stderr": evaluation.nll_stderr,
-                "lr": lr,
+                "lr": lr if evaluation.lr is None else evaluation.lr,
                 "timestamp": evaluation.time,
+                **{name: value for name, value in own.items() if value is not None},
                 **{name: value for name, value in evaluation.metrics.items() if name not in _EVAL_KEYS},
             }
         )
     return rows
 
 
-_EVAL_KEYS = ("iter", "train_loss", "val_loss", "val_loss_stderr", "lr", "timestamp")
+_EVAL_KEYS = ("iter", "train_loss", "val_loss", "val_loss_stderr", "lr", "timestamp", "time_ms", "tokens_seen")
 
 
 def _named(extra: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 JOURNAL_NAME = "journal.jsonl"
+METRICS_SUFFIX = "_metrics.json"
 
 # The document lies in the output folder by default, where these names belong to transformers.
 _RESERVED = {
@@ -34,10 +36,19 @@ def document_name(run_name: str) -> str:
     Everything but letters, digits, ``.``, ``_``, ``-``, ``+`` and ``=`` becomes ``-``; the stem is at most 120
     characters; a name that transformers uses for a file of its own (``config``) gets ``_run`` appended.
     """
-    stem = re.sub(r"[^\w.+=-]+", "-", run_name, flags=re.ASCII).strip("-.")[:120] or "run"
+    stem = _stem(run_name)
     if stem.lower() in _RESERVED:
         stem += "_run"
     return f"{stem}.json"
+
+
+def metrics_name(experiment_name: str) -> str:
+    """Return the file name of a run's losses: ``{experiment_name}_metrics.json``, the name made safe likewise."""
+    return f"{_stem(experiment_name)}{METRICS_SUFFIX}"
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^\w.+=-]+", "-", name, flags=re.ASCII).strip("-.")[:120] or "run"
 
 
 @contextmanager
@@ -57,6 +68,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what a killed process has left of a replacement of ``path``; only while nobody else can be writing it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

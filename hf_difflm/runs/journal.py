@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 from .schema import Record, decode, encode
+from .strict_json import loads
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 _BLOCK = 1 << 16
 
@@ -16,12 +23,15 @@ class Journal:
     """Append records to a JSONL file: one ``write`` on an O_APPEND descriptor a record, synchronous, no buffer.
 
     What has been appended survives the death of the process. A line that a crash has torn is removed before the first
-    append. The file is opened at the first append and again after :meth:`close`.
+    append. The file is opened at the first append and again after :meth:`close`. While it is open, no other process can
+    open it as a journal: the kernel keeps the lock and drops it when the process ends, however it ends. Where the system
+    has no ``flock`` nothing is locked.
 
     Args:
         path: the file; its folder is made where it is missing.
 
     Raises:
+        BlockingIOError: (from :meth:`open` and :meth:`append`) another process is writing this journal.
         OSError: the file cannot be opened or written; a record that did not fit is taken back whole.
     """
 
@@ -29,15 +39,34 @@ class Journal:
         self.path = Path(path)
         self._descriptor: int | None = None
 
+    def open(self) -> None:
+        """Open, lock and repair the file; harmless where it is open."""
+        if self._descriptor is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                _lock(descriptor)
+                _repair(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
+            self._descriptor = descriptor
+            _OPEN.add(self)
+
     def append(self, record: Record) -> None:
         """Write one record."""
         payload = encode(record).encode("ascii") + b"\n"
-        if self._descriptor is None:
-            self._descriptor = self._open()
-        written = os.write(self._descriptor, payload)
+        self.open()
+        descriptor = self._opened()
+        written = os.write(descriptor, payload)
         if written < len(payload):
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def clear(self) -> None:
+        """Open the file and delete all that is in it."""
+        self.open()
+        os.ftruncate(self._opened(), 0)
 
     def close(self) -> None:
         """Close the file; harmless where it is closed."""
@@ -45,11 +74,41 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _open(self) -> int:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        _repair(descriptor)
-        return descriptor
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the journal is not open")
+        return self._descriptor
+
+
+_OPEN: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    # A forked data loader worker may outlive a killed training for seconds: it must not keep the lock.
+    for journal in list(_OPEN):
+        journal.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock the file until the descriptor is closed, for no longer than the process lives.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            raise
+        # A file system without locks: write without one.
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:
@@ -57,17 +116,22 @@ def read_records(path: Path) -> tuple[list[Record], int]:
 
     A last line without a line break that is no complete record was torn by a crash: it is ignored and not counted.
     """
+    with path.open("rb") as lines:
+        return parse_lines(lines)
+
+
+def parse_lines(lines: Iterable[bytes]) -> tuple[list[Record], int]:
+    """Return the records of some lines of a journal and the number of damaged ones; see :func:`read_records`."""
     records: list[Record] = []
     damaged = 0
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                record = decode(json.loads(line))
-            except (ValueError, TypeError, AttributeError):  # no JSON, a field missing, no JSON object
-                damaged += line.endswith(b"\n")
-                continue
-            if record is not None:
-                records.append(record)
+    for line in lines:
+        try:
+            record = decode(loads(line))
+        except (ValueError, TypeError, AttributeError):  # no JSON, a field missing, no JSON object
+            damaged += line.endswith(b"\n")
+            continue
+        if record is not None:
+            records.append(record)
     return records, damaged
 
 
@@ -83,7 +147,7 @@ def _repair(descriptor: int) -> None:
     if not torn:
         return
     try:
-        json.loads(torn)
+        loads(torn)
     except ValueError:
         os.ftruncate(descriptor, size - len(torn))
     else:

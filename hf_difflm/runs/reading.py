@@ -1,39 +1,34 @@
-"""Read runs back: from a folder, a journal or a document; whole, partial or torn."""
+"""Read runs back: from folders, journals and JSON logs, ours and those of others; whole, partial or torn."""
 
 from __future__ import annotations
 
-import json
+import glob
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .files import JOURNAL_NAME
-from .journal import read_records
+from .files import JOURNAL_NAME, METRICS_SUFFIX
+from .foreign import reader_of
+from .journal_reading import read_journal
+from .partial_json import salvage
 from .run import Run
-from .schema import (
-    CheckpointRecord,
-    EvaluationRecord,
-    EventRecord,
-    Record,
-    RunRecord,
-    SampleRecord,
-    StepRecord,
-    decode,
-)
+from .strict_json import loads
 
 logger = logging.getLogger(__name__)
 
-_DOCUMENT_KEYS = {"run_name", "training_iterations"}
-_LISTS = {"events": EventRecord.type, "checkpoints": CheckpointRecord.type, "samples": SampleRecord.type}
-_EVAL_STEP_KEYS = {"iter", "train_loss", "val_loss", "val_loss_stderr", "lr", "timestamp"}
+# Folders in a run folder that hold weights, and JSON files of transformers: no logs.
+_NO_LOGS = ("checkpoint-", "best", ".", "__pycache__")
 
 
 def load_run(path: str | Path) -> Run:
-    """Return the run in a folder, a journal (``journal.jsonl``) or a document (``{run_name}.json``).
+    """Return the run in a folder, a journal (``journal.jsonl``) or a JSON log.
 
-    In a folder the journal is preferred to documents, which are derived from it. Partial logs are read as far as they
-    go.
+    JSON logs are our document (``{run_name}.json``) and metrics (``{experiment}_metrics.json``), files of the same layout
+    by other programs, and lists of one object a step with ``step`` and ``loss``. In a folder the journal is preferred to
+    what is derived from it. Partial logs are read as far as they go, files that were cut off up to there.
 
     Raises:
         UserError: there is no run; the sentence says what was found instead.
@@ -43,101 +38,139 @@ def load_run(path: str | Path) -> Run:
         return _load_folder(path)
     if not path.exists():
         raise UserError(f"there is no run at {str(path)!r}; give a run folder, its {JOURNAL_NAME} or its JSON document")
-    return read_journal(path) if path.suffix == ".jsonl" else read_document(path)
+    return read_journal(path) if path.suffix == ".jsonl" else _read_log(path)
 
 
-def read_journal(path: Path) -> Run:
-    """Return the run of a journal file.
+def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+    """Return all runs that the paths name, and a sentence for each that could not be read; the others still load.
+
+    Args:
+        paths: logs, run folders, folders of runs (searched to any depth) and globs, mixed. A run that is named twice is
+            loaded once.
+    """
+    runs: list[Run] = []
+    problems: list[str] = []
+    seen: set[Path] = set()
+    for path in paths:
+        for place in _expand(str(path)):
+            try:
+                for run in _runs_at(place, problems):
+                    if (resolved := run.path.resolve()) not in seen:
+                        seen.add(resolved)
+                        runs.append(run)
+            except UserError as error:
+                problems.append(str(error))
+    return runs, problems
+
+
+def _expand(path: str) -> list[Path]:
+    found = sorted(glob.glob(path, recursive=True)) if not os.path.exists(path) and glob.has_magic(path) else []
+    return [Path(place) for place in found] or [Path(path)]
+
+
+def _runs_at(place: Path, problems: list[str]) -> list[Run]:
+    """The runs of one path; what is broken inside a folder becomes a problem.
 
     Raises:
-        UserError: the file cannot be read or holds no header.
+        UserError: there is none.
     """
-    try:
-        records, damaged = read_records(path)
-    except OSError as error:
-        raise UserError(f"the journal {str(path)!r} cannot be read ({error.strerror}); give a run folder") from error
-    run = Run.from_records(path, records, damaged)
-    if run is None:
-        found = (
-            f"{len(records)} records without a header" if records else f"{path.stat().st_size} bytes, not one record"
-        )
-        raise UserError(f"{str(path)!r} is not the journal of a run (found {found}); give a run folder or its journal")
-    if damaged:
-        logger.warning("%s: %d damaged lines were skipped", path, damaged)
-    return run
-
-
-def read_document(path: Path) -> Run:
-    """Return the run of a JSON document; documents of the same layout by other programs are read too.
-
-    Raises:
-        UserError: the file is not JSON or not the document of a run.
-    """
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}); give a run folder") from error
-    except ValueError as error:
-        raise UserError(f"{str(path)!r} is not valid JSON ({error}); give a run folder or its journal") from error
-    if not isinstance(document, dict) or not document.keys() >= _DOCUMENT_KEYS:
-        found = f"the keys {', '.join(list(document)[:5])}" if isinstance(document, dict) else type(document).__name__
-        raise UserError(f"{str(path)!r} is not the log of a run (found {found}); give a run folder or its journal")
-    try:
-        run = Run.from_records(path, _records(document))
-    except (TypeError, AttributeError, ValueError) as error:  # rows that are no objects or lack their step
-        raise UserError(f"{str(path)!r} is not the log of a run ({error}); give a run folder or its journal") from error
-    if run is None:
-        raise UserError(f"{str(path)!r} is not the log of a run (no header); give a run folder or its journal")
-    return run
+    if not place.is_dir() or (place / JOURNAL_NAME).exists():
+        return [load_run(place)]
+    runs: list[Run] = []
+    before = len(problems)
+    for folder, inside, names in os.walk(place):
+        inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS))
+        if JOURNAL_NAME in names:
+            try:
+                runs.append(read_journal(Path(folder, JOURNAL_NAME)))
+            except UserError as error:
+                problems.append(str(error))
+        else:
+            runs += _logs_in(Path(folder), names, problems)
+    if not runs and len(problems) == before:
+        raise UserError(f"{str(place)!r} holds no run (found {_contents(place)}); give a folder of runs or a log")
+    return runs
 
 
 def _load_folder(folder: Path) -> Run:
     journal = folder / JOURNAL_NAME
     if journal.exists():
         return read_journal(journal)
-    documents = [path for path in sorted(folder.glob("*.json")) if _is_document(path)]
-    if len(documents) == 1:
-        return read_document(documents[0])
-    if documents:
-        names = ", ".join(path.name for path in documents)
-        raise UserError(f"{str(folder)!r} holds {len(documents)} runs ({names}); name one of the files")
+    logs = _logs_in(folder, os.listdir(folder), [])
+    if len(logs) == 1:
+        return logs[0]
+    if logs:
+        names = ", ".join(run.path.name for run in logs)
+        raise UserError(f"{str(folder)!r} holds {len(logs)} runs ({names}); name one of the files")
     inside = sorted(path.parent.name for path in folder.glob(f"*/{JOURNAL_NAME}"))
     if inside:
         raise UserError(f"{str(folder)!r} is not a run, but holds the runs {', '.join(inside)}; name one of them")
-    count = sum(1 for _ in folder.iterdir())
-    found = f"{count} other files and folders" if count else "an empty folder"
+    found = _contents(folder)
     raise UserError(f"{str(folder)!r} is not a run (found {found}); give a folder with a {JOURNAL_NAME} in it")
 
 
-def _is_document(path: Path) -> bool:
+def _contents(folder: Path) -> str:
+    count = sum(1 for _ in folder.iterdir())
+    return f"{count} other files and folders" if count else "an empty folder"
+
+
+def _logs_in(folder: Path, names: Sequence[str], problems: list[str]) -> list[Run]:
+    """The runs of the JSON logs in a folder without a journal; JSON files of other kinds are passed over."""
+    runs: list[Run] = []
+    for name in sorted(names):
+        path = folder / name
+        if not name.endswith(".json") or name.startswith(".") or not path.is_file():
+            continue
+        try:
+            value, cut = _parse(path)
+            if reader_of(value) is not None:
+                runs.append(_run_of(path, value, cut))
+        except UserError as error:
+            problems.append(str(error))
+    # Our two derived files tell of one run; the document knows more.
+    started = {run.start_time for run in runs if not run.path.name.endswith(METRICS_SUFFIX) and run.start_time}
+    return [run for run in runs if not (run.path.name.endswith(METRICS_SUFFIX) and run.start_time in started)]
+
+
+def _read_log(path: Path) -> Run:
+    """The run of a JSON log.
+
+    Raises:
+        UserError: the file is not JSON or not the log of a run.
+    """
+    return _run_of(path, *_parse(path))
+
+
+def _parse(path: Path) -> tuple[Any, bool]:
+    """The value of a JSON file and whether it was cut off.
+
+    Raises:
+        UserError: the file cannot be read, or is no JSON from its beginning on.
+    """
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and document.keys() >= _DOCUMENT_KEYS
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}); give a run folder") from error
+    try:
+        return loads(content), False
+    except ValueError as error:
+        value = salvage(content.decode("utf-8", errors="replace"))
+        if reader_of(value) is None:
+            raise UserError(f"{str(path)!r} is not valid JSON ({error}); give a run folder or its journal") from error
+        return value, True
 
 
-def _records(document: dict[str, Any]) -> list[Record]:
-    """The journal that would give this document."""
-    header = {name: value for name, value in document.items() if name not in ("type", "time", "nonfinite")}
-    for name in ("training_iterations", "eval_steps", "checkpoints", "samples", "events", "summary"):
-        header.pop(name, None)
-    records: list[Record | None] = [
-        decode({**header, "type": RunRecord.type, "time": document.get("start_time") or ""})
-    ]
-    # Events first: what a resume superseded is gone from a document already.
-    for name, kind in _LISTS.items():
-        rows = document.get(name) or ()
-        records += [decode({**row, "type": kind, "time": row.get("timestamp") or ""}) for row in rows]
-    for row in document.get("eval_steps") or ():
-        metrics = {name: value for name, value in row.items() if name not in _EVAL_STEP_KEYS}
-        if "eval_nll" not in metrics:
-            metrics.setdefault("eval_loss", row.get("val_loss"))
-        line = {"iter": row.get("iter"), "metrics": metrics, "time": row.get("timestamp") or ""}
-        records.append(decode({**line, "type": EvaluationRecord.type}))
-    for row in document["training_iterations"]:
-        row = dict(row, mfu=None) if row.get("mfu") == -100.0 else row  # what other programs write for "unknown"
-        records.append(decode({**row, "type": StepRecord.type}))
-    if not document.get("events") and document.get("end_time"):
-        records.append(EventRecord(event="completed", time=document["end_time"]))
-    return [record for record in records if record is not None]
+def _run_of(path: Path, value: Any, cut: bool) -> Run:
+    reader = reader_of(value)
+    if reader is None:
+        found = f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{str(path)!r} is not the log of a run (found {found}); give a run folder or its journal")
+    try:
+        run = Run.from_records(path, reader(value, path.stem))
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:  # rows of another kind
+        raise UserError(f"{str(path)!r} is not the log of a run ({error}); give a run folder or its journal") from error
+    if run is None:
+        raise UserError(f"{str(path)!r} is not the log of a run (no header); give a run folder or its journal")
+    if cut:
+        logger.warning("%s is cut off: the %d steps before the cut were read", path, len(run.steps))
+    return run

@@ -7,19 +7,27 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .comparison import compare_runs, count, labels, markdown_table, number, with_error
-from .document import build_document
-from .files import JOURNAL_NAME, write_text
-from .plots import plot_comparison, smoothing_window
+from ..errors import UserError
+from .comparison import compare_runs, labels
+from .decimation import smoothing_window
+from .evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from .files import write_text
+from .places import relative, shown, shown_run
+from .plots import plot_comparison
 from .run import Run
+from .tables import markdown_table, printable
 
 _MAX_SAMPLES = 4  # of the last sampled step
 _MAX_CHARACTERS = 1200
-_ABSOLUTE = re.compile(r"(?:^|(?<=[\s='\"]))/(?:[^\s'\"/]+/)*([^\s'\"/]+)/?")
 
 
 def write_report(
-    runs: Sequence[Run], path: str | Path, *, title: str = "Results", command: str | None = None
+    runs: Sequence[Run],
+    path: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "Results",
+    command: str | None = None,
 ) -> tuple[Path, Path]:
     """Write the page and, next to it, the picture it shows; return the paths of both.
 
@@ -29,29 +37,35 @@ def write_report(
     Args:
         runs: one or more runs.
         path: the markdown file; the picture is ``{stem}-curves.png`` in the same folder.
+        names: what to call the runs; by default their own names.
         title: first heading.
         command: the command that writes this page; by default ``hf-difflm report`` with these runs.
 
     Raises:
-        UserError: no run was given.
+        UserError: no run was given, the names do not fit, or a file cannot be written.
     """
     path = Path(path)
     picture = path.with_name(f"{path.stem}-curves.png")
-    comparison = compare_runs(runs)
-    plot_comparison(runs, picture)
+    comparison = compare_runs(runs, names)
+    plot_comparison(runs, picture, names=names)
     if command is None:
-        command = shlex.join(["hf-difflm", "report", *(_place(run.path) for run in runs), "--output", _shown(path)])
-    names = labels(runs)
+        command = shlex.join(["hf-difflm", "report", *(shown_run(run) for run in runs), "--output", shown(path)])
+    names = labels(runs, names)
     parts = [
         f"# {title}",
-        f"Generated from run logs; do not edit. This page was written by\n\n{_fenced(_relative(command), 'sh')}",
+        f"Generated from run logs; do not edit. This page was written by\n\n{_fenced(relative(command), 'sh')}",
         f"## Comparison\n\n{comparison.to_markdown()}\n{_explanation(runs)}",
         f"## Curves\n\n![training loss and evaluation nll over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
         "## Evaluations\n\n" + "\n\n".join(_evaluations(run, name) for run, name in zip(runs, names, strict=True)),
         *_samples(runs, names),
         f"## How these runs were made\n\n{_commands(runs, names)}",
     ]
-    write_text(path, "\n\n".join(parts) + "\n")
+    try:
+        write_text(path, "\n\n".join(parts) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"the page {str(path)!r} cannot be written ({error.strerror}); name another --output"
+        ) from error
     return path, picture
 
 
@@ -73,23 +87,10 @@ def _curve_note(runs: Sequence[Run]) -> str:
 
 
 def _evaluations(run: Run, name: str) -> str:
-    records = [record for record in run.evaluations if record.nll is not None]
-    if not records:
+    rows = evaluation_cells(run)
+    if not rows:
         return f"### {name}\n\nNo evaluation was logged."
-    train_losses = [row["train_loss"] for row in build_document(run)["eval_steps"] if row["val_loss"] is not None]
-    rows = [
-        [
-            count(record.iter),
-            number(train_loss, 4),
-            with_error(record.nll, record.nll_stderr),
-            number(record.number("eval_bpb"), 4),
-            number(record.number("eval_ppl"), 3),
-            number(record.number("eval_accuracy"), 4),
-        ]
-        for record, train_loss in zip(records, train_losses, strict=True)
-    ]
-    headings = ["step", "training loss", "nats/token ± se", "bits/byte", "perplexity", "accuracy"]
-    return f"### {name} ({run.status})\n\n{markdown_table(headings, rows)}"
+    return f"### {name} ({run.status})\n\n{markdown_table(EVALUATION_HEADINGS, rows)}"
 
 
 def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
@@ -114,28 +115,13 @@ def _commands(runs: Sequence[Run], names: Sequence[str]) -> str:
                 made[command].append(name)
     if not made:
         return "The logs do not say."
-    return "\n\n".join(f"{', '.join(found)}:\n\n{_fenced(_relative(command), 'sh')}" for command, found in made.items())
+    return "\n\n".join(f"{', '.join(found)}:\n\n{_fenced(relative(command), 'sh')}" for command, found in made.items())
 
 
 def _fenced(text: str, language: str = "text") -> str:
     """A code block that no text can break out of; control characters are shown, not obeyed."""
     text = text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + " ..."
-    text = "".join(char if char == "\n" or char == "\t" or char.isprintable() else repr(char)[1:-1] for char in text)
+    text = printable(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _relative(command: str) -> str:
-    """The command without absolute paths: inside the working folder relative to it, elsewhere the last part alone."""
-    here = str(Path.cwd())
-    return _ABSOLUTE.sub(lambda match: match.group(1), command.replace(here + "/", ""))
-
-
-def _place(path: Path) -> str:
-    return _shown(path.parent if path.name == JOURNAL_NAME else path)
-
-
-def _shown(path: Path) -> str:
-    absolute, here = path.absolute(), Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else absolute.name

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..errors import UserError
 from .schema import (
     RUNNING,
     STATUS_OF_EVENT,
@@ -21,8 +21,12 @@ from .schema import (
     SampleRecord,
     StepRecord,
 )
+from .steps import Steps
 
-_Stepped = TypeVar("_Stepped", StepRecord, EvaluationRecord, CheckpointRecord, SampleRecord)
+if TYPE_CHECKING:
+    import pandas
+
+_Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord)
 
 
 @dataclass
@@ -32,14 +36,15 @@ class Run:
     Attributes:
         path: the journal or document it was read from.
         headers: one header an attempt, the first attempt first; never empty.
-        steps, evaluations, checkpoints, samples: in the order of training.
+        steps: the step rows in the order of training, kept as columns.
+        evaluations, checkpoints, samples: in the order of training.
         events: all of them, those of earlier attempts too.
         damaged_lines: lines of the journal that could not be read.
     """
 
     path: Path
     headers: list[RunRecord]
-    steps: list[StepRecord] = field(default_factory=list)
+    steps: Steps = field(default_factory=lambda: Steps.from_records([]))
     evaluations: list[EvaluationRecord] = field(default_factory=list)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     samples: list[SampleRecord] = field(default_factory=list)
@@ -47,15 +52,23 @@ class Run:
     damaged_lines: int = 0
 
     @classmethod
-    def from_records(cls, path: Path, records: Iterable[Record], damaged_lines: int = 0) -> Run | None:
+    def from_records(cls, path: Path, records: Iterable[Record | Steps], damaged_lines: int = 0) -> Run | None:
         """Fold the records of a journal; None where no header is among them.
 
         After an event ``resumed`` from step N, what earlier attempts did beyond N is superseded and left out.
         """
         run = cls(path, headers=[], damaged_lines=damaged_lines)
+        parts: list[Steps] = []
+        single: list[StepRecord] = []
         for record in records:
             if isinstance(record, StepRecord):
-                run.steps.append(record)
+                single.append(record)
+                continue
+            if single and (isinstance(record, Steps) or _is_resume(record)):
+                parts.append(Steps.from_records(single))
+                single = []
+            if isinstance(record, Steps):
+                parts.append(record)
             elif isinstance(record, EvaluationRecord):
                 run.evaluations.append(record)
             elif isinstance(record, CheckpointRecord):
@@ -66,12 +79,14 @@ class Run:
                 run.headers.append(record)
             elif isinstance(record, EventRecord):
                 run.events.append(record)
-                if record.event == "resumed":
-                    run._supersede_beyond(record.resumed_from_step or 0)
+                if _is_resume(record):
+                    step = record.resumed_from_step or 0
+                    parts = [part.up_to(step) for part in parts]
+                    run._supersede_beyond(step)
+        run.steps = Steps.concatenate([*parts, Steps.from_records(single)] if single or not parts else parts)
         return run if run.headers else None
 
     def _supersede_beyond(self, step: int) -> None:
-        self.steps = _up_to(step, self.steps)
         self.evaluations = _up_to(step, self.evaluations)
         self.checkpoints = _up_to(step, self.checkpoints)
         self.samples = _up_to(step, self.samples)
@@ -85,6 +100,16 @@ class Run:
     def name(self) -> str:
         """Name of the run, the same for all attempts."""
         return self.headers[0].run_name
+
+    @property
+    def experiment_name(self) -> str:
+        """What the metrics file is called after: the experiment, or else the run."""
+        return self.headers[0].experiment_name or self.name
+
+    @property
+    def parent_run(self) -> str | None:
+        """Id or path of the run whose weights this one began with; None where it began with its own."""
+        return self.headers[0].parent_run
 
     @property
     def objective(self) -> str | None:
@@ -140,22 +165,47 @@ class Run:
     @property
     def tokens_seen(self) -> int | None:
         """Scored tokens of all steps."""
-        return next((step.tokens_seen for step in reversed(self.steps) if step.tokens_seen is not None), None)
+        known = self.column("tokens_seen")
+        known = known[~np.isnan(known)]
+        if len(known):
+            return int(known[-1])
+        return next((record.tokens_seen for record in reversed(self.evaluations) if record.tokens_seen), None)
 
     @property
     def tokens_per_sec(self) -> float | None:
         """Scored tokens per second of training: the mean of the rows weighted by their time."""
-        seconds, tokens = 0.0, 0.0
-        for step in self.steps:
-            if step.tokens_per_sec is not None and step.time_ms is not None:
-                seconds += step.time_ms * step.steps / 1000
-                tokens += step.tokens_per_sec * step.time_ms * step.steps / 1000
-        return tokens / seconds if seconds > 0 else None
+        rate, milliseconds = self.column("tokens_per_sec"), self.column("time_ms") * self.column("steps")
+        known = ~np.isnan(rate) & ~np.isnan(milliseconds)
+        total = float(milliseconds[known].sum())
+        return float((rate * milliseconds)[known].sum()) / total if total > 0 else None
 
     def column(self, name: str) -> np.ndarray:
-        """Return one quantity of all step rows as float64 of shape (rows,), NaN where it is unknown."""
-        values = (getattr(step, name, None) if name != "extra" else None for step in self.steps)
-        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+        """Return one quantity of all step rows as float64 of shape (rows,), NaN where it is unknown.
+
+        The names are the fields of a step record and whatever else a run logged (``steps.quantities`` lists them).
+        The array belongs to the run: copy it before you write to it.
+        """
+        return self.steps.column(name)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return the step rows as a pandas DataFrame: one row a step record, one column a quantity that is known.
+
+        Whole numbers are int64 where no value is missing. Units are those of the journal.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise UserError("a DataFrame needs pandas, which is not installed; pip install pandas") from error
+        columns = {name: self.column(name) for name in self.steps.quantities}
+        whole = {name: column for name, column in columns.items() if self.steps.is_whole(name)}
+        return pd.DataFrame({**columns, **{name: column.astype(np.int64) for name, column in whole.items()}})
+
+
+def _is_resume(record: Record | Steps) -> bool:
+    return isinstance(record, EventRecord) and record.event == "resumed"
 
 
 def _up_to(step: int, records: list[_Stepped]) -> list[_Stepped]:

@@ -3,7 +3,8 @@
 Every record is one JSON object on one line: ``type``, ``time`` (ISO 8601 with time zone) and the fields of its class.
 ``iter`` is the number of optimiser steps done, so the first step is 1 and an evaluation before training is at 0.
 Losses are nats per scored token, times are milliseconds of training (evaluation and saving apart), ``mfu`` is per cent.
-Unknown values are null; a value that was NaN or infinite is null too and its place is listed in ``nonfinite``.
+Unknown values are null, in steps they are left out; a value that was NaN or infinite is null and its place is listed in
+``nonfinite``.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class RunRecord(Record):
     schema_version: int = SCHEMA_VERSION
     run_name: str = "run"
     run_id: str = ""
+    experiment_name: str | None = None
+    """Names the metrics file, where it is not the run's name."""
+    parent_run: str | None = None
+    """Id or path of the run whose weights this one began with."""
     objective: str | None = None
     bound: str | None = None
     """``"nelbo"`` (an upper bound on the negative log-likelihood) or ``"exact"``."""
@@ -59,7 +64,7 @@ class RunRecord(Record):
     model: dict[str, Any] = field(default_factory=dict)
     """``type`` and ``parameters``."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """World size, device, dtype, compile, engine, versions, command line."""
+    """World size, device, dtype, compile, engine, versions, command line, ``wandb_run_id``."""
 
 
 @dataclass(kw_only=True)
@@ -80,6 +85,10 @@ class StepRecord(Record):
     masking_rate: float | None = None
     tokens_seen: int | None = None
     """Scored tokens since the first step of the run."""
+    total_flops: float | None = None
+    """Model FLOPs since the first step of the run, over all processes."""
+    epoch: float | None = None
+    """Passes over the training set that were done when the step ended."""
 
 
 @dataclass(kw_only=True)
@@ -89,6 +98,12 @@ class EvaluationRecord(Record):
     type: ClassVar[str] = "evaluation"
     iter: int
     metrics: dict[str, Any] = field(default_factory=dict)
+    train_loss: float | None = None
+    """Mean loss of the steps since the evaluation before; like the fields below, only where steps are not logged."""
+    lr: float | None = None
+    time_ms: float | None = None
+    """Mean milliseconds of training of those steps."""
+    tokens_seen: int | None = None
 
     @property
     def nll(self) -> float | None:
@@ -143,37 +158,71 @@ _CLASSES: dict[str, type[Record]] = {
 }
 _FIELDS = {cls: tuple(item.name for item in fields(cls)) for cls in _CLASSES.values()}
 _ENVELOPE = ("time", "nonfinite", "extra")
-# Fields that are left out of the file where they say nothing.
-_OPTIONAL = {"tokens_seen", "message", "resumed_from_step"}
+STEP_NUMBERS = tuple(name for name in _FIELDS[StepRecord] if name not in _ENVELOPE)
+"""The quantities of a step, in the order of its fields."""
+STEP_INTEGERS = frozenset({"iter", "steps", "tokens_seen"})
+# Fields that are left out of the file where they say nothing. Steps are many: they hold what is known alone.
+_OPTIONAL = {
+    RunRecord: {"experiment_name", "parent_run"},
+    StepRecord: {*STEP_NUMBERS} - {"iter"},
+    EvaluationRecord: {"train_loss", "lr", "time_ms", "tokens_seen"},
+    EventRecord: {"message", "resumed_from_step"},
+}
 
 
 def encode(record: Record) -> str:
     """Return the record as one line of strict JSON, without its line break."""
     nonfinite: list[str] = []
+    cls = type(record)
+    optional = _OPTIONAL.get(cls, ())
     line: dict[str, Any] = {"type": record.type, "time": record.time or now()}
-    for name in _FIELDS[type(record)]:
+    for name in _FIELDS[cls]:
         value = getattr(record, name)
-        if name not in _ENVELOPE and not (value is None and name in _OPTIONAL):
+        if name not in _ENVELOPE and not (value is None and name in optional):
             line[name] = plain(value, name, nonfinite)
+    if cls is StepRecord and line["steps"] == 1:
+        del line["steps"]
     for name, value in record.extra.items():
         if name not in line and name != "nonfinite":
             line[name] = plain(value, name, nonfinite)
+    nonfinite += [name for name in record.nonfinite if name not in nonfinite]
     if nonfinite:
         line["nonfinite"] = nonfinite
-    return dumps(line)
+        for name in nonfinite:
+            if "." not in name:
+                line.setdefault(name, None)
+    return dumps(line, separators=(",", ":"))
 
 
 def decode(line: Mapping[str, Any]) -> Record | None:
     """Return the record of a parsed line; None for a type that this version does not know.
 
     Raises:
-        TypeError: a field without a default is missing, or ``iter`` is no integer.
+        TypeError: a field without a default is missing, ``iter`` is no integer, a quantity of a step is no number.
     """
     cls = _CLASSES.get(str(line.get("type")))
     if cls is None:
         return None
     known = {name: line[name] for name in _FIELDS[cls] if name in line and name != "extra"}
-    if not isinstance(known.get("iter", 0), int) and not (cls is EventRecord and known["iter"] is None):
+    if type(known.get("iter", 0)) is not int and not (cls is EventRecord and known["iter"] is None):
         raise TypeError(f"iter must be an integer, not {known['iter']!r}")
+    known["time"] = known.get("time") or ""
+    if not isinstance(known["time"], str):
+        raise TypeError(f"time must be text, not {known['time']!r}")
+    if cls is StepRecord:
+        _check_step(known)
     known["extra"] = {name: value for name, value in line.items() if name not in known and name != "type"}
     return cls(**known)
+
+
+def _check_step(known: dict[str, Any]) -> None:
+    for name in STEP_NUMBERS:
+        value = known.get(name)
+        # bool is an int to Python, but no number in JSON.
+        if value is not None and type(value) is not float and type(value) is not int:
+            raise TypeError(f"{name} must be a number, not {value!r}")
+    if known.get("steps", 1) is None:
+        known["steps"] = 1
+    flags = known.get("nonfinite", [])
+    if not isinstance(flags, list) or not all(isinstance(name, str) for name in flags):
+        raise TypeError(f"nonfinite must be a list of names, not {flags!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -40,4 +41,26 @@ def plain(value: Any, path: str = "", nonfinite: list[str] | None = None) -> Any
 
 def dumps(value: Any, **options: Any) -> str:
     """Return strict JSON text of a :func:`plain` value, in ASCII so that a lone surrogate cannot break a file."""
-    return json.dumps(value, allow_nan=False, **options)
+    return _encoder(**options).encode(value)
+
+
+@functools.cache  # to make one costs as much as to encode a record
+def _encoder(**options: Any) -> json.JSONEncoder:
+    return json.JSONEncoder(allow_nan=False, **options)
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+
+
+def loads(text: str | bytes) -> Any:
+    """Return the value of JSON text; ``NaN`` and infinities, which other programs write, become None.
+
+    Raises:
+        ValueError: it is no JSON; nesting deeper than Python can follow counts as none.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))
+    try:
+        return _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error

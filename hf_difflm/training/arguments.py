@@ -66,7 +66,8 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         self.per_device_train_batch_size = min(self.per_device_train_batch_size, share)
         self.gradient_accumulation_steps, rest = divmod(share, self.per_device_train_batch_size)
         if rest:
+            processes = "" if self.world_size == 1 else f"{self.world_size} processes x "
             raise UserError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of {self.world_size} processes x "
+                f"global_batch_size {self.global_batch_size} is not a multiple of {processes}"
                 f"per_device_train_batch_size {self.per_device_train_batch_size}; change one of them"
             )

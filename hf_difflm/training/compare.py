@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..runs import Run, compare_runs, load_run, plot_comparison, write_report
-from ..runs.pairing import paired_difference
+from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
 from .options import OBJECTIVES
 from .run_folder import changed_settings, default_name, flat_config, holds_run
 from .settings import Settings
 
 
 def compare_objectives(
-    load: Callable[[str], Settings], output_dir: Path | None = None, overwrite: bool = False
+    load: Callable[[str, int | None], Settings],
+    output_dir: Path | None = None,
+    overwrite: bool = False,
+    seeds: Sequence[int] = (),
 ) -> Path | None:
-    """Train each objective, or reuse its finished run; print the table and the samples; write picture and page.
+    """Train each objective, or reuse its finished run; print the table and the samples; write picture and pages.
 
     Args:
-        load: gives the settings of one objective.
-        output_dir: folder of both runs; ``runs/{recipe}`` by default, so that a second call finds the first one's.
+        load: gives the settings of one objective, with a seed of its own where one is given.
+        output_dir: folder of the runs; ``runs/{recipe}`` by default, so that a second call finds the first one's.
         overwrite: train again.
+        seeds: train each objective once with each of these; by default once, with the seed of its settings.
 
     Returns:
         The folder; None where Ctrl-C stopped it.
@@ -30,27 +35,45 @@ def compare_objectives(
     Raises:
         UserError: bad input, or a run there that was made with other settings.
     """
-    settings = {objective: load(objective) for objective in OBJECTIVES}
-    first = next(iter(settings.values()))
-    folder = output_dir or Path("runs") / default_name(first).removesuffix(f"-{first.training['objective']}")
+    runs = {
+        objective if seed is None else f"{objective}-seed{seed}": load(objective, seed)
+        for objective in OBJECTIVES
+        for seed in (seeds or (None,))
+    }
+    folder = output_dir or Path("runs") / default_name(first := next(iter(runs.values()))).removesuffix(
+        f"-{first.training['objective']}"
+    )
     # What cannot work is found before anything is trained.
-    plans = {objective: _plan(folder / objective, part, overwrite) for objective, part in settings.items()}
-    runs = []
-    for objective, part in settings.items():
-        place = folder / objective
-        if plans[objective] == "reuse":
-            print(f"{objective}: reusing the finished run in {place} (--overwrite trains again)")
+    plans = {name: _plan(folder / name, part, overwrite) for name, part in runs.items()}
+    _check_networks([part for name, part in runs.items() if plans[name] != "reuse"])
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    for name, part in runs.items():
+        place = folder / name
+        if plans[name] == "reuse":
+            if is_main:
+                print(f"{name}: reusing the finished run in {place} (--overwrite trains again)")
         else:
             from .experiment import train_run
 
-            if plans[objective] == "resume":
-                print(f"{objective}: going on with the unfinished run in {place}")
-            finished = train_run(part, place, resume=plans[objective] == "resume", overwrite=overwrite)
+            if plans[name] == "resume" and is_main:
+                print(f"{name}: going on with the unfinished run in {place}")
+            finished = train_run(part, place, resume=plans[name] == "resume", overwrite=overwrite)
             if finished.interrupted:
                 return None
-        runs.append(load_run(place))
-    _show(folder, runs)
+    if is_main:
+        _show(folder, {name: load_run(folder / name) for name in runs})
     return folder
+
+
+def _check_networks(settings: list[Settings]) -> None:
+    """Build every network that is going to be trained: a twin that cannot be built must not wait for the other one."""
+    if not settings:
+        return
+    from ..data import load_tokenizer
+    from .experiment import build_model
+
+    for part in settings:
+        build_model(part, load_tokenizer(part.data.tokenizer))
 
 
 def _plan(place: Path, settings: Settings, overwrite: bool) -> str:
@@ -61,7 +84,10 @@ def _plan(place: Path, settings: Settings, overwrite: bool) -> str:
         raise UserError("compare keeps each run log with its run, so --log-dir has no use here; use --output-dir")
     if overwrite or not holds_run(place):
         return "train"
-    changed = changed_settings(place, flat_config(settings))
+    from .experiment import training_arguments
+
+    arguments = training_arguments(settings, place)
+    changed = changed_settings(place, flat_config(settings, arguments.global_batch_size or 1))
     if changed:
         name, (recorded, wanted) = next(iter(changed.items()))
         raise UserError(
@@ -71,27 +97,33 @@ def _plan(place: Path, settings: Settings, overwrite: bool) -> str:
     return "reuse" if load_run(place).status == "completed" else "resume"
 
 
-def _show(folder: Path, runs: list[Run]) -> None:
+def _shown(text: str) -> str:
+    """The text without the control characters that an untrained model writes and a terminal would obey."""
+    return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in text)
+
+
+def _show(folder: Path, named: dict[str, Run]) -> None:
     """The table, the texts, and where everything is."""
+    runs = list(named.values())
     sys.stdout.write(f"\n{compare_runs(runs).to_text()}\n")
-    difference = paired_difference(*runs)
-    if difference is not None:
-        print(difference)
-    for run in runs:
+    for run in [next(run for run in runs if run.objective == objective) for objective in OBJECTIVES]:
         for sample in run.samples[-2:]:
             prompt = f"prompt {sample.prompt!r}" if sample.prompt else "no prompt"
-            print(f"\n--- {run.objective}, step {sample.iter}, {prompt}\n{sample.prompt}{sample.text}")
+            print(f"\n--- {run.objective}, step {sample.iter}, {prompt}\n{_shown(sample.prompt + sample.text)}")
+    command = shlex.join(["hf-difflm", *sys.argv[1:]])
+    title = "Masked diffusion and its autoregressive twin"
     picture = plot_comparison(runs, folder / "comparison.png")
-    page, _ = write_report(runs, folder / "comparison.md", title="Masked diffusion and its autoregressive twin")
-    mdlm = next(run for run in runs if run.objective == "mdlm")
-    place = folder / "mdlm"
+    page, _ = write_report(runs, folder / "comparison.md", title=title, command=command)
+    interactive = write_html_report(runs, folder / "comparison.html", title=title, command=command)
+    first, run = next((name, run) for name, run in named.items() if run.objective == "mdlm")
+    prompt = (run.samples[-1].prompt if run.samples else "The")[:16]
     print(
         f"\nrun logs     {folder}/*/journal.jsonl and {folder}/*/*.json\n"
         f"checkpoints  {folder}/*/checkpoint-*, the best weights in {folder}/*/best\n"
         f"samples      {folder}/*/samples.txt\n"
         f"picture      {picture}\n"
-        f"page         {page}\n"
-        f"\nnext: hf-difflm generate {place} --prompt {(mdlm.samples[-1].prompt if mdlm.samples else 'The')[:16]!r}\n"
-        f"      hf-difflm eval {place} --split test\n"
+        f"pages        {page} and {interactive}\n"
+        f"\nnext: hf-difflm generate {folder / first} --prompt {prompt!r}\n"
+        f"      hf-difflm eval {folder / first}\n"
         f"      hf-difflm train --objective mdlm --dataset YOUR.txt"
     )

@@ -10,19 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from accelerate.utils import broadcast_object_list
+from transformers import PrinterCallback, ProgressCallback, TrainerState, set_seed
 
 from ..callbacks import RunLogCallback
 from ..data import PreparedData, load_tokenizer, prepare_data
 from ..errors import UserError
-from ..evaluation.generation import generate_texts
+from ..evaluation.generation import encode, generate_texts
 from ..evaluation.options import GenerationOptions
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
+from ..runs import load_run
 from ..runs.checkpoints import newest_good
+from ..runs.schema import COMPLETED
 from .arguments import DiffusionTrainingArguments
+from .complaints import complaints_about
 from .progress import ConsoleCallback
-from .run_folder import changed_settings, claim, default_name, flat_config, fresh_folder
+from .run_folder import (
+    check_folder,
+    default_name,
+    delete_run,
+    flat_config,
+    fresh_folder,
+    keeps_log,
+    log_folder,
+    make_folder,
+)
 from .settings import Settings
 from .trainer import DiffusionTrainer
 
@@ -32,7 +45,7 @@ INTERRUPTED = 130  # the exit code of a run that Ctrl-C stopped
 
 @dataclass
 class FinishedRun:
-    """What :func:`train_run` leaves behind."""
+    """What :func:`train_run` leaves behind; ``interrupted`` by Ctrl-C."""
 
     folder: Path
     interrupted: bool
@@ -68,54 +81,98 @@ def train_run(
             raise UserError("the sanity check failed; see the lines marked ✗ above")
         return FinishedRun(Path(), False)
     folder = output_dir or fresh_folder(settings)
-    config = flat_config(settings)
-    if resume:
-        claim(folder, resume=True, overwrite=False)
-        changed = changed_settings(folder, config)
-        if changed:
-            name, (recorded, wanted) = next(iter(changed.items()))
-            raise UserError(
-                f"cannot resume {folder} with {name} = {wanted!r}, since it was started with {recorded!r}; give the same "
-                "recipe and flags, or start another run"
-            )
-    arguments = training_arguments(settings, folder)  # before --overwrite deletes anything
+    arguments = training_arguments(settings, folder)
+    folder = _agree_on(folder, arguments)
+    log_dir = Path(arguments.log_dir or (log_folder(folder) if resume else folder))
+    arguments.log_dir = str(log_dir)
+    config = flat_config(settings, arguments.global_batch_size or 1)
+    check_folder(folder, log_dir, config, resume=resume, overwrite=overwrite)
+    is_main = arguments.process_index == 0
+    if resume and keeps_log(folder) and load_run(folder).status == COMPLETED:
+        if is_main:
+            print(f"the run in {folder} is complete: nothing is left to train")
+        return FinishedRun(folder, False)
+    if is_main:
+        print(f"preparing {settings.data.dataset} (cached for the next run)", flush=True)
+    if settings.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
+        raise UserError("attn_implementation flex_attention does not train on a CPU; use sdpa")
     tokenizer = load_tokenizer(settings.data.tokenizer)
     data = prepare_data(settings.data, tokenizer)
-    set_seed(arguments.seed)
+    _set_seed(arguments.seed)
     model = build_model(settings, tokenizer)
-    if not resume:
-        claim(folder, resume=False, overwrite=overwrite)
-    trainer, run_log = build_trainer(settings, arguments, model, tokenizer, data, resume=resume)
-    if trainer.is_world_process_zero():
-        print(data.summary())
-        print(f"{arguments.objective}: {trainer.model.num_parameters():,} parameters; run folder {folder}")
-    interrupted = _train(trainer, resume)
+    # Whatever is wrong with the input has shown by now: only here something is written or deleted.
+    if is_main and not resume:
+        make_folder(folder, log_dir, overwrite=overwrite)
+    trainer: DiffusionTrainer | None = None
+    try:
+        trainer, run_log = build_trainer(settings, arguments, model, tokenizer, data, resume=resume)
+        if is_main:
+            print(data.summary())
+            print(f"{arguments.objective}: {model.num_parameters():,} parameters; run folder {folder}", flush=True)
+        checkpoint = _newest_checkpoint(folder) if resume else None
+        if checkpoint is not None and _is_last(checkpoint):
+            _close_log(trainer, run_log, checkpoint)
+            return FinishedRun(folder, False)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        interrupted = trainer.interrupt.interrupted
+    except BaseException:
+        if is_main and not resume and (trainer is None or trainer.state.global_step == 0):
+            delete_run(folder)  # nothing was trained
+        raise
     if not interrupted:
         _write_samples(trainer, data, run_log, folder)
-    if interrupted and trainer.is_world_process_zero():
-        print(
-            f"interrupted at step {trainer.state.global_step}; "
-            f"go on with: hf-difflm train --output-dir {folder} --resume",
-            file=sys.stderr,
-        )
+    if is_main:
+        if interrupted:
+            print(f"interrupted at step {trainer.state.global_step}, which is saved", file=sys.stderr)
+        else:
+            print(_ending(trainer, folder))
     return FinishedRun(folder, interrupted)
 
 
+def _agree_on(folder: Path, arguments: DiffusionTrainingArguments) -> Path:
+    """The folder of the first process: a name with the time in it may differ from process to process."""
+    if arguments.world_size > 1:
+        folder = broadcast_object_list([folder])[0]
+        arguments.output_dir = str(folder)
+    return folder
+
+
 def training_arguments(settings: Settings, folder: Path) -> DiffusionTrainingArguments:
-    """The Trainer's arguments, with its complaints as one sentence."""
-    try:
-        return DiffusionTrainingArguments(output_dir=str(folder), **settings.training)
-    except UserError:
-        raise
-    except (ValueError, TypeError, ImportError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"these training arguments do not work here: {first}; change or leave out the one it names"
-        ) from error
+    """The Trainer's arguments, with its complaints as one sentence; progress bars are for terminals."""
+    quiet = {"disable_tqdm": not sys.stderr.isatty(), "log_level_replica": "error"}
+    with complaints_about("these training arguments do not work here", "change or leave out the one it names"):
+        return DiffusionTrainingArguments(output_dir=str(folder), **{**quiet, **settings.training})
+
+
+def _set_seed(seed: int) -> None:
+    if seed >= 2**32:
+        raise UserError(f"seed must be below 2^32, got {seed}; NumPy takes no larger one")
+    set_seed(seed)
 
 
 def build_model(settings: Settings, tokenizer: Any) -> Any:
-    """The network that the objective trains, freshly initialised from the global generator."""
+    """The network that the objective trains, freshly initialised from the global generator.
+
+    Raises:
+        UserError: the options do not make a network that runs.
+    """
+    with complaints_about("the network cannot be built", "check backbone, its sizes and attn_implementation"):
+        model = _build_model(settings, tokenizer)
+    if settings.model.attn_implementation in ("sdpa", "eager"):  # the others may need the GPU, where it is not yet
+        ids_BL = torch.full((1, settings.data.block_size), tokenizer.bos_token_id)
+        with (
+            complaints_about(
+                f"a {settings.model.backbone} network of these sizes does not run",
+                "check backbone, hidden_size, num_attention_heads and backbone_config",
+            ),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
+            model(input_ids=ids_BL)
+    return model
+
+
+def _build_model(settings: Settings, tokenizer: Any) -> Any:
     block_size, training = settings.data.block_size, settings.training
     if training["objective"] == "ar":
         return build_causal_lm(settings.model, tokenizer, block_size)
@@ -136,15 +193,18 @@ def build_trainer(
 ) -> tuple[DiffusionTrainer, RunLogCallback | None]:
     """The Trainer of a run, with its run log and its console."""
     run_log: RunLogCallback | None = None
-    trainer = DiffusionTrainer(model, arguments, data.train, data.eval, tokenizer)
+    with complaints_about("these training arguments do not work here", "change or leave out the one it names"):
+        trainer = DiffusionTrainer(model, arguments, data.train, data.eval, tokenizer)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ConsoleCallback(arguments.objective, bar=not arguments.disable_tqdm))
     if arguments.save_log_to_json:
         run_log = RunLogCallback(
             log_dir=arguments.log_dir,
-            run_name=arguments.experiment_name or default_name(settings),
+            run_name=arguments.run_name or arguments.experiment_name or default_name(settings),
+            experiment_name=arguments.experiment_name,
             log_save_interval=arguments.log_save_interval,
+            log_eval_only=arguments.log_eval_only,
             header=_header(settings, trainer, data),
             resume=resume,
         )
@@ -153,8 +213,7 @@ def build_trainer(
 
 
 def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -> dict[str, Any]:
-    config = flat_config(settings)
-    config["global_batch_size"] = trainer.args.global_batch_size
+    config = flat_config(settings, trainer.args.global_batch_size or 1)
     config["recipe"] = settings.recipe
     return {
         "objective": trainer.objective.name,
@@ -169,17 +228,31 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
     }
 
 
-def _train(trainer: DiffusionTrainer, resume: bool) -> bool:
-    """Train, from the newest good checkpoint when resuming; returns whether Ctrl-C stopped it."""
-    checkpoint: Path | None = None
-    if resume:
-        checkpoint, warnings = newest_good(Path(trainer.args.output_dir or ""))
-        for warning in warnings:
-            logger.warning(warning)
-        if checkpoint is None:
-            logger.warning("no finished checkpoint to resume from: starting at step 0")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer.interrupt.interrupted
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from; says which were passed over."""
+    checkpoint, warnings = newest_good(folder)
+    for warning in warnings:
+        logger.warning(warning)
+    if checkpoint is None:
+        logger.warning("no finished checkpoint to resume from: starting at step 0")
+    return checkpoint
+
+
+def _is_last(checkpoint: Path) -> bool:
+    """Whether nothing was left to train after it; the Trainer would go one step too far."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state.global_step >= state.max_steps
+
+
+def _close_log(trainer: DiffusionTrainer, run_log: RunLogCallback | None, checkpoint: Path) -> None:
+    """Write down that a run is complete that was stopped between its last checkpoint and its end."""
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer.state.is_world_process_zero = trainer.is_world_process_zero()
+    if run_log is not None:
+        run_log.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+        run_log.close()
+    if trainer.is_world_process_zero():
+        print(f"the run had done its last step already: nothing is left to train after {checkpoint}")
 
 
 def _write_samples(trainer: DiffusionTrainer, data: PreparedData, run_log: RunLogCallback | None, folder: Path) -> None:
@@ -188,9 +261,11 @@ def _write_samples(trainer: DiffusionTrainer, data: PreparedData, run_log: RunLo
     The prompts are none, and how the evaluation text begins.
     """
     tokenizer = trainer.processing_class
-    prompt_tokens = min(32, data.block_size // 4)
-    prompts = ["", tokenizer.decode(data.eval[0]["input_ids"][1 : 1 + prompt_tokens], skip_special_tokens=True)]
-    options = GenerationOptions(max_new_tokens=data.block_size - 1 - prompt_tokens, seed=0)
+    beginning = data.eval[0]["input_ids"][1 : 1 + min(32, data.block_size // 4)]
+    # Cut in the middle of a character, it ends in what stands for no character and takes more tokens than before.
+    prompts = ["", tokenizer.decode(beginning, skip_special_tokens=True).rstrip("\ufffd")]
+    longest = max(len(encode(tokenizer, prompt)) for prompt in prompts)
+    options = GenerationOptions(max_new_tokens=max(data.block_size - 1 - longest, 1), seed=0)
     with trainer.evaluated_weights(), torch.random.fork_rng():
         texts = generate_texts(trainer.accelerator.unwrap_model(trainer.model), tokenizer, prompts, options)
     if not trainer.is_world_process_zero():
@@ -202,3 +277,16 @@ def _write_samples(trainer: DiffusionTrainer, data: PreparedData, run_log: RunLo
             run_log.record_sample(step, prompt, text)
         lines.append(f"=== step {step}, prompt {prompt!r}\n{prompt}{text}\n")
     (folder / "samples.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _ending(trainer: DiffusionTrainer, folder: Path) -> str:
+    """What a run found, where it is, and what to type next."""
+    evaluations = [logs for logs in trainer.state.log_history if "eval_nll" in logs]
+    if evaluations:
+        best = min(evaluations, key=lambda logs: logs["eval_nll"])
+        kept = f"lowest eval_nll {best['eval_nll']:.4f} nats/token at step {best['step']}, kept in {folder / 'best'}"
+    elif (newest := newest_good(folder)[0]) is not None:
+        kept = f"never evaluated; the weights are in {newest}"
+    else:
+        return f"done: no weights were kept, since both save_strategy and eval_strategy are no; samples in {folder}"
+    return f"done: {kept}\nnext: hf-difflm generate {folder}\n      hf-difflm eval {folder}"

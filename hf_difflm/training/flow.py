@@ -12,6 +12,9 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..errors import UserError
 
+# Ctrl-C, and what job schedulers send before they kill.
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 class TrainingDiverged(UserError):
     """The loss, the gradient norm or a weight is not finite any more."""
@@ -31,35 +34,44 @@ class LastStepCallback(TrainerCallback):
 
 
 class InterruptCallback(TrainerCallback):
-    """The first Ctrl-C stops at the next optimiser step with a checkpoint; a second one aborts at once.
+    """The first Ctrl-C or SIGTERM stops at the next optimiser step with a checkpoint; a second one aborts at once.
+
+    Several processes stop together: they agree at logging steps, where they wait for each other anyway.
 
     Args:
         on_stop: called once the step is done, before the checkpoint.
+        any_rank: whether the flag is set on any process; None where there is one process.
     """
 
-    def __init__(self, on_stop: Callable[[], None]) -> None:
+    def __init__(self, on_stop: Callable[[], None], any_rank: Callable[[bool], bool] | None = None) -> None:
         self.interrupted = False
         self._on_stop = on_stop
-        self._previous: Any = None
+        self._any_rank = any_rank
+        self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.interrupted = False
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            self.restore()
+            self._previous = {number: signal.signal(number, self._handle) for number in _STOPPING}
 
     def _handle(self, signum: int, frame: Any) -> None:
         self.interrupted = True
         self.restore()
 
     def restore(self) -> None:
-        """Give the signal back to its former handler; safe to call twice."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        """Give the signals back to their former handlers; safe to call twice."""
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python
+        self._previous = {}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        if self._any_rank is not None:
+            if not control.should_log:
+                return control
+            self.interrupted = self._any_rank(self.interrupted)
         if self.interrupted:
             self._on_stop()
             control.should_log = control.should_save = control.should_training_stop = True

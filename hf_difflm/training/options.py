@@ -61,11 +61,17 @@ class DiffusionOptions:
         default=8, metadata={"help": "independent noise draws over the whole evaluation set", "min": 1}
     )
     eval_seed: int = field(default=0, metadata={"help": "seed of the evaluation noise", "min": 0})
-    save_log_to_json: bool = field(default=True, metadata={"help": "write the run log (journal and JSON document)"})
-    log_save_interval: int = field(
-        default=100, metadata={"help": "steps between rebuilds of the JSON document", "min": 1}
+    save_log_to_json: bool = field(default=True, metadata={"help": "write the run log (journal and JSON files)"})
+    log_save_interval: int = field(default=100, metadata={"help": "steps between rebuilds of the JSON files", "min": 1})
+    log_eval_only: bool = field(default=False, metadata={"help": "keep evaluations alone in the run log, no steps"})
+    experiment_name: str | None = field(
+        default=None, metadata={"help": "names the metrics file, and the run where no run_name is given"}
     )
-    experiment_name: str | None = field(default=None, metadata={"help": "name of the run in its log and in plots"})
+    run_name: str | None = field(default=None, metadata={"help": "name of the run in its log, in plots and in W&B"})
+    peak_flops: float | None = field(
+        default=None,
+        metadata={"help": "dense peak FLOP/s of one device, for the MFU; default: from a table", "above": 0.0},
+    )
     log_dir: str | None = field(default=None, metadata={"help": "folder of the run log; default: the output folder"})
 
     # Fields of TrainingArguments with our help or our default.

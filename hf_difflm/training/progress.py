@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Any
 
 from transformers import TrainerCallback, TrainerState
+
+_UNLIMITED = 10_000  # columns
 
 
 class ConsoleCallback(TrainerCallback):
@@ -62,22 +65,34 @@ class ConsoleCallback(TrainerCallback):
 
 
 def _step_line(state: TrainerState, logs: dict[str, Any]) -> str:
-    parts = [
-        f"Step {state.global_step}/{state.max_steps}",
-        f"Loss: {logs['loss']:.4f}",
-        f"LR: {logs['learning_rate']:.2e}",
-        f"grad_norm={logs['grad_norm']:.3f}",
-    ]
-    named = [f"{name}={logs[name]:.3f}" for name in ("noise_level", "masking_rate", "accuracy") if name in logs]
-    if named:
-        parts.append(", ".join(named))
-    parts.append(f"{logs['tokens_per_sec']:,.0f} tokens/s")
-    return " | ".join(parts)
+    fields = {
+        "step": f"Step {state.global_step}/{state.max_steps}",
+        "loss": f"Loss: {logs['loss']:.4f}",
+        "lr": f"LR: {logs['learning_rate']:.2e}",
+        "norm": f"grad_norm={logs['grad_norm']:.3f}",
+        "noise": ", ".join(f"{name}={logs[name]:.3f}" for name in ("noise_level", "masking_rate") if name in logs),
+        "accuracy": f"accuracy={logs['accuracy']:.3f}" if "accuracy" in logs else "",
+        "speed": f"{logs['tokens_per_sec']:,.0f} tokens/s",
+    }
+    return _fitted(fields, ("lr", "norm", "speed", "accuracy"))
 
 
 def _evaluation_line(state: TrainerState, logs: dict[str, Any]) -> str:
-    error = f" ± {logs['eval_nll_stderr']:.4f}" if "eval_nll_stderr" in logs else ""
-    return (
-        f"Step {state.global_step}/{state.max_steps} | eval_nll: {logs['eval_nll']:.4f}{error} nats/token | "
-        f"eval_ppl: {logs['eval_ppl']:.2f} | eval_accuracy: {logs['eval_accuracy']:.3f}"
-    )
+    error = f" ± {logs['eval_nll_stderr']:.4f}" if logs.get("eval_nll_stderr") else ""
+    fields = {
+        "step": f"Step {state.global_step}/{state.max_steps}",
+        "nll": f"eval_nll: {logs['eval_nll']:.4f}{error} nats/token",
+        "ppl": f"eval_ppl: {logs['eval_ppl']:.2f}",
+        "accuracy": f"eval_accuracy: {logs['eval_accuracy']:.3f}",
+    }
+    return _fitted(fields, ("accuracy", "ppl"))
+
+
+def _fitted(fields: dict[str, str], dispensable: tuple[str, ...]) -> str:
+    """As many fields as a terminal has room for in one line; all of them where the line goes to a file."""
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else _UNLIMITED
+    line = " | ".join(field for field in fields.values() if field)
+    if len(line) < width or not dispensable:
+        return line
+    first, *others = dispensable
+    return _fitted({name: field for name, field in fields.items() if name != first}, tuple(others))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 import re
 import shutil
 import time
@@ -11,29 +13,34 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs import load_run
+from ..runs.derived import derived_files
 from ..runs.files import JOURNAL_NAME
+from .fields import find_field, own_fields
 from .settings import Settings
 
-# What a run writes; all that --overwrite deletes.
-_WRITTEN = ("checkpoint-*", "best", "best.*", JOURNAL_NAME, "*.json", "samples.txt")
+logger = logging.getLogger(__name__)
 
-# Settings that change how a run is watched, cut up or placed, but not which run it is.
+# What a run writes besides its log; all that --overwrite deletes.
+_WRITTEN = ("checkpoint-*", "best", "best.*", "best_evaluation.json", "samples.txt")
+
+# Settings of ours that change how a run is watched, cut up or placed, but not which run it is ...
 NOT_IDENTITY = frozenset(
     {
         "bf16",
-        "dataloader_num_workers",
-        "disable_tqdm",
         "eval_steps",
         "eval_strategy",
         "experiment_name",
         "gradient_accumulation_steps",
         "log_dir",
+        "log_eval_only",
         "log_save_interval",
         "logging_steps",
         "num_preprocessing_workers",
+        "peak_flops",
         "per_device_eval_batch_size",
         "per_device_train_batch_size",
         "report_to",
+        "run_name",
         "save_log_to_json",
         "save_steps",
         "save_strategy",
@@ -41,23 +48,44 @@ NOT_IDENTITY = frozenset(
         "use_cpu",
     }
 )
+# ... and those of TrainingArguments that do: a run with another value is another run.
+TRAINER_IDENTITY = frozenset(
+    {
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "data_seed",
+        "lr_scheduler_kwargs",
+        "neftune_noise_alpha",
+        "optim",
+        "optim_args",
+        "optim_target_modules",
+    }
+)
 
 
-def flat_config(settings: Settings) -> dict[str, Any]:
-    """All settings of a run in one flat mapping, as the run log records them."""
-    return {**dataclasses.asdict(settings.data), **dataclasses.asdict(settings.model), **settings.training}
+def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:
+    """All settings of a run in one flat mapping, as the run log records them.
+
+    Args:
+        settings: the settings.
+        global_batch_size: sequences in an optimiser batch, as it follows from them and the number of processes.
+    """
+    config = {**dataclasses.asdict(settings.data), **dataclasses.asdict(settings.model), **settings.training}
+    return config | {"global_batch_size": global_batch_size}
 
 
 def default_name(settings: Settings) -> str:
     """``{recipe or data set}-{objective}``, fit for a file name."""
     source = settings.recipe or settings.data.dataset
     stem = Path(source).stem if Path(source).suffix in (".yaml", ".yml", ".txt", ".jsonl", ".parquet") else source
-    return re.sub(r"[^\w.-]+", "-", f"{stem}-{settings.training['objective']}").strip("-")
+    return _file_name(f"{stem}-{settings.training['objective']}")
 
 
 def fresh_folder(settings: Settings) -> Path:
     """A folder under ``runs/`` that does not exist yet."""
-    name = settings.training["experiment_name"] or default_name(settings)
+    name = settings.training["experiment_name"]
+    name = default_name(settings) if name is None else _file_name(name)
     stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, n = stem, 1
     while folder.exists():
@@ -68,47 +96,157 @@ def fresh_folder(settings: Settings) -> Path:
 
 def holds_run(folder: Path) -> bool:
     """Whether a run has written here."""
-    return (folder / JOURNAL_NAME).exists() or any(folder.glob("checkpoint-*"))
+    return keeps_log(folder) or any(folder.glob("checkpoint-*"))
 
 
-def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder ready for a run.
+def keeps_log(folder: Path) -> bool:
+    """Whether the run in the folder has a log."""
+    return (folder / JOURNAL_NAME).exists()
+
+
+def check_folder(folder: Path, log_dir: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Find what stands in the way of a run; changes nothing.
+
+    Args:
+        folder: the output folder.
+        log_dir: folder of the run log.
+        config: see :func:`flat_config`.
+        resume: the run that the folder holds shall go on.
+        overwrite: the run that the folder holds shall be replaced.
 
     Raises:
-        UserError: it holds a run and neither resuming nor overwriting was asked for, it is a file, it cannot be written.
+        UserError: the folder holds a run and neither resuming nor overwriting was asked for; there is no run to resume,
+            or one with other settings or another log; a folder is a file or cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output-dir {folder} is a file; give a folder")
-    if holds_run(folder):
-        if overwrite:
-            for pattern in _WRITTEN:
-                for path in folder.glob(pattern):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-        elif not resume:
-            raise UserError(
-                f"{folder} already holds a run; go on with it by --resume, replace it by --overwrite, or give another "
-                "--output-dir"
-            )
-    elif resume:
+    for place, flag in ((folder, "--output-dir"), (log_dir, "--log-dir")):
+        _check_writable(place, flag)
+    if resume and not holds_run(folder):
         raise UserError(f"{folder} holds no run to resume; leave out --resume, or check --output-dir")
+    if holds_run(folder) and not (resume or overwrite):
+        raise UserError(
+            f"{folder} already holds a run; go on with it by --resume, replace it by --overwrite, or give another "
+            "--output-dir"
+        )
+    recorded = log_folder(folder)
+    if log_dir.resolve() != recorded.resolve():
+        if resume and holds_run(folder):
+            raise UserError(
+                f"the log of the run in {folder} is in {recorded}, not in {log_dir}; leave out --log-dir to resume it"
+            )
+        if (log_dir / JOURNAL_NAME).exists() and log_folder(log_dir).resolve() != recorded.resolve():
+            raise UserError(f"{log_dir} already holds the log of another run; give another --log-dir")
+    if resume and (changed := changed_settings(folder, config)):
+        name, (was, wanted) = next(iter(changed.items()))
+        raise UserError(
+            f"cannot resume {folder} with {name} = {wanted!r}, since it was started with {was!r}; give the same "
+            "recipe and flags, or start another run"
+        )
+
+
+def make_folder(folder: Path, log_dir: Path, *, overwrite: bool) -> None:
+    """Make the folder ready for a run that :func:`check_folder` has let through; one process does it.
+
+    A log that is kept elsewhere is linked to, so that the folder alone is enough to resume or evaluate the run.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if overwrite:
+        delete_run(folder)
+    link = folder / JOURNAL_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        link.unlink(missing_ok=True)  # all that can be there by now is a link to a log that is gone
+        if log_dir.resolve() != folder.resolve():
+            link.symlink_to(os.path.relpath((log_dir / JOURNAL_NAME).resolve(), folder.resolve()))
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --output-dir") from error
+        raise UserError(f"--output-dir {folder} cannot be written ({error.strerror}); give another folder") from error
+
+
+def delete_run(folder: Path) -> None:
+    """Delete all that a run has written, its log too, and the folder where nothing else is in it."""
+    journal = folder / JOURNAL_NAME
+    if journal.exists():
+        logs = log_folder(folder)
+        try:
+            run = load_run(journal)
+            for path in derived_files(logs, run.name, run.headers[0].experiment_name):
+                path.unlink(missing_ok=True)
+        except UserError as error:  # damaged beyond reading, so that nothing says which files are its own
+            logger.warning("%s", error)
+        (logs / JOURNAL_NAME).unlink()
+    journal.unlink(missing_ok=True)  # where it was a link
+    for pattern in _WRITTEN:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def log_folder(folder: Path) -> Path:
+    """The folder of the log of the run in ``folder``: itself, or where ``--log-dir`` put it."""
+    journal = folder / JOURNAL_NAME
+    return journal.resolve().parent if journal.is_symlink() else folder
 
 
 def changed_settings(folder: Path, config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that make ``config`` another experiment than the run in ``folder``: name to (recorded, wanted)."""
+    """Settings that make ``config`` another experiment than the run in ``folder``: name to (recorded, wanted).
+
+    Empty where the run keeps no log, since nothing says what its settings were.
+    """
+    if not keeps_log(folder):
+        return {}
     recorded = load_run(folder).config
-    return {
-        name: (recorded.get(name), wanted)
-        for name, wanted in config.items()
-        if name not in NOT_IDENTITY and name in recorded and _plain(recorded[name]) != _plain(wanted)
-    }
+    found = {}
+    for name in sorted((own_fields().keys() - NOT_IDENTITY) | (TRAINER_IDENTITY & (recorded.keys() | config.keys()))):
+        was, wanted = (_value(values, name) for values in (recorded, config))
+        if was != wanted:
+            found[name] = (was, wanted)
+    return found
 
 
-def _plain(value: Any) -> Any:
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in ``folder``, for one who resumes it and gives none.
+
+    Raises:
+        UserError: there is no run, it keeps no log, or it was not started from the command line.
+    """
+    if not holds_run(folder):
+        raise UserError(f"{folder} holds no run to resume; check --output-dir")
+    if not keeps_log(folder):
+        raise UserError(
+            f"the run in {folder} keeps no log of its settings; give its recipe and flags again to resume it"
+        )
+    config = dict(load_run(folder).config)
+    if "dataset" not in config:
+        raise UserError(
+            f"the run in {folder} was not started by hf-difflm, so resume it where it was started, in Python"
+        )
+    # Accumulation follows from the batch size and the number of processes, which may be another one by now.
+    config.pop("gradient_accumulation_steps", None)
+    return config
+
+
+def _check_writable(folder: Path, flag: str) -> None:
+    """Raise UserError where ``folder`` cannot be made or written; leaves no trace."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{flag} {folder} is a file; give a folder")
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    nearest = missing[-1].parent if missing else folder
+    reason = "" if nearest.is_dir() else f"{nearest} is a file"
+    if not reason and not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"no permission to write in {nearest}"
+    if reason:
+        raise UserError(f"{flag} {folder} cannot be written ({reason}); give another folder")
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.+=-]+", "-", name).strip("-.") or "run"
+
+
+def _value(config: dict[str, Any], name: str) -> Any:
+    """A setting as JSON would give it back, its default where it is not in ``config``."""
+    field = find_field(name)
+    value = config[name] if name in config or field is None else field.default
+    value = getattr(value, "value", value)  # an enumeration of transformers'
     return list(value) if isinstance(value, tuple) else value

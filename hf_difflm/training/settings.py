@@ -69,6 +69,24 @@ def load_settings(recipe: str | None, flags: Mapping[str, Any], other_flags: Ite
     return settings
 
 
+def resumed_settings(
+    recorded: Mapping[str, Any], flags: Mapping[str, Any], other_flags: Iterable[str] = ()
+) -> Settings:
+    """Return the settings that a run log records, overridden by flags.
+
+    Args:
+        recorded: ``config`` of the run log; keys that this version does not know are left out.
+        flags, other_flags: see :func:`load_settings`.
+
+    Raises:
+        UserError: see :func:`load_settings`.
+    """
+    known = {name: value for name, value in recorded.items() if find_field(name) is not None}
+    settings = load_settings(None, known | dict(flags), other_flags)
+    settings.recipe = recorded.get("recipe")
+    return settings
+
+
 def _positive_names(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Turn ``no_gradient_checkpointing: True`` into ``gradient_checkpointing: False``; all else stays."""
     named: dict[str, Any] = {}

@@ -16,20 +16,22 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_pt_utils import get_model_param_count
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..callbacks import RunLogCallback
+from ..callbacks.device_peak import device_peak
 from ..data import Collator
 from ..errors import UserError
 from ..evaluation.batches import data_unit, evaluation_batches
 from ..evaluation.likelihood import LikelihoodResult, evaluate_likelihood
 from ..objectives import Batch, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
 from ..runs.checkpoints import newest_good, write_manifest
+from ..runs.flops import mfu
 from ..runs.pairing import write_best_evaluation
 from .arguments import DiffusionTrainingArguments
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
+from .flops import BatchFlops
 from .flow import InterruptCallback, LastStepCallback, TrainingDiverged
 from .window import MetricsWindow
 
@@ -90,15 +92,21 @@ class DiffusionTrainer(Trainer):
             **kwargs,
         )
         self.objective = objective or objective_for(args, self.model)
-        self.interrupt = InterruptCallback(on_stop=lambda: self._tell_logs("mark", "interrupted"))
+        self.interrupt = InterruptCallback(
+            on_stop=lambda: self._tell_logs("mark", "interrupted"),
+            any_rank=self._on_any_rank if self.accelerator.num_processes > 1 else None,
+        )
         self.add_callback(self.interrupt)
         self.add_callback(LastStepCallback())
         self.ema: ExponentialMovingAverage | None = None
         self.last_evaluation: LikelihoodResult | None = None
         self._window = MetricsWindow()
+        self._clock_started = False
         self._resumed_from: Path | None = None
         self._train_order: EpochSampler | None = None
-        self._flops_parameters = get_model_param_count(self.model) if self.model is not None else 0
+        self._batch_flops = BatchFlops(self.model)
+        self._micro_flops: float | None = None
+        self._peak: float | None = None
 
     # ---- data: on the host until the noise is drawn, in an order of its own ----
 
@@ -129,6 +137,9 @@ class DiffusionTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Batch], Any]:
         """Fetch an accumulation window and number its sequences by their place in the optimiser batch."""
+        if not self._clock_started:  # trackers take seconds to start, which are no training time
+            self._window.restart_clock()
+            self._clock_started = True
         batches, num_scored = super().get_batch_samples(epoch_iterator, num_batches, device)
         rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, self._train_batch_size
         for micro, batch in enumerate(batches):
@@ -170,7 +181,8 @@ class DiffusionTrainer(Trainer):
             model, inputs, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
         )
         if model.training:
-            self._window.add_micro_batch(output, int((inputs["labels"] != -100).sum()))
+            self._micro_flops = self._batch_flops(inputs, output)
+            self._window.add_micro_batch(output, int((inputs["labels"] != -100).sum()), self._micro_flops)
         # Data-parallel engines average gradients over ranks; ours are shares of one mean and must be summed.
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
@@ -181,7 +193,8 @@ class DiffusionTrainer(Trainer):
         return loss
 
     def floating_point_ops(self, inputs: Any) -> int:
-        return 6 * inputs["input_ids"].numel() * self._flops_parameters
+        """Model FLOPs of the micro-batch that ``compute_loss`` saw last, which the Trainer asks for right after it."""
+        return super().floating_point_ops(inputs) if self._micro_flops is None else round(self._micro_flops)
 
     # ---- training: moving average, resume, logs ----
 
@@ -203,11 +216,15 @@ class DiffusionTrainer(Trainer):
             resume_from_checkpoint = str(found)
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._window = MetricsWindow()
+        self._clock_started = False
         self.ema = None
         if self.args.save_log_to_json and not any(
             isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks
         ):
             self.add_callback(self._run_log())
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, RunLogCallback) and (callback.resume or resume_from_checkpoint):
+                callback.resume_trackers(self.args)
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         except KeyboardInterrupt:
@@ -222,10 +239,14 @@ class DiffusionTrainer(Trainer):
     def _run_log(self) -> RunLogCallback:
         return RunLogCallback(
             log_dir=self.args.log_dir,
-            run_name=self.args.experiment_name,
+            experiment_name=self.args.experiment_name,
             log_save_interval=self.args.log_save_interval,
+            log_eval_only=self.args.log_eval_only,
             header={"objective": self.objective.name, "bound": self.objective.bound},
         )
+
+    def _on_any_rank(self, flag: bool) -> bool:
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), "sum") > 0)
 
     def _tell_logs(self, what: str, *words: str) -> None:
         """Tell every callback that keeps a log how the run ends: ``mark`` or ``close`` it."""
@@ -243,6 +264,7 @@ class DiffusionTrainer(Trainer):
             # A loader that skips batches after a resume does not pass the epoch on to the sampler of several ranks.
             steps_per_epoch = len(self._train_order) // self.get_total_train_batch_size(self.args)
             self._train_order.set_epoch(self.state.global_step // steps_per_epoch)
+        self._peak = device_peak(self.args, self.model)
         self._window.restart_clock()
         return prepared
 
@@ -261,7 +283,7 @@ class DiffusionTrainer(Trainer):
         if self._window.has_open_step():
             if self.ema is not None:
                 self.ema.update()
-            self._window.close_step(self.state.global_step, grad_norm, learning_rate or 0.0)
+            self._window.close_step(self.state.global_step, grad_norm, learning_rate or 0.0, self.state.epoch)
         if self.control.should_log and self._window:
             self._log_window(tr_loss)
         busy = self.control.should_evaluate or self.control.should_save
@@ -278,11 +300,15 @@ class DiffusionTrainer(Trainer):
         tr_loss -= tr_loss
         self._globalstep_last_logged = self.state.global_step
         tokens = sum(row["tokens"] for row in rows)
+        for row in rows:
+            row["mfu"] = mfu(row.get("flops"), row["time_ms"] / 1e3, self.accelerator.num_processes, self._peak)
         self.state.num_input_tokens_seen += tokens
         self.store_flos()
+        start = time.perf_counter()
         for callback in self.callback_handler.callbacks:
             if hasattr(callback, "on_training_iterations"):
                 callback.on_training_iterations(self.args, self.state, rows)
+        self._window.leave_out(time.perf_counter() - start)
         last = rows[-1]
         seconds = sum(row["time_ms"] for row in rows) / 1e3
         logs = {
@@ -292,7 +318,7 @@ class DiffusionTrainer(Trainer):
             "tokens_per_sec": tokens / seconds,
             "time_ms": 1e3 * seconds / len(rows),
         }
-        skip = ("iter", "tokens", "loss", "grad_norm", "lr", "tokens_per_sec", "time_ms")
+        skip = ("iter", "tokens", "flops", "epoch", "loss", "grad_norm", "lr", "tokens_per_sec", "time_ms")
         logs.update({name: value for name, value in last.items() if name not in skip and value is not None})
         self.log(logs)
         bad = [

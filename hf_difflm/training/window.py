@@ -26,6 +26,8 @@ class _Step:
     row_metrics: dict[str, np.ndarray]
     correct: torch.Tensor | None
     predicted: int
+    flops: float | None
+    epoch: float | None
 
 
 @dataclass
@@ -39,24 +41,33 @@ class MetricsWindow:
     _losses: list[torch.Tensor] = field(default_factory=list)
     _outputs: list[tuple[dict[str, np.ndarray], torch.Tensor | None, int]] = field(default_factory=list)
     _tokens: int = 0
+    _flops: float | None = None
     _mark: float = field(default_factory=time.perf_counter)
 
     def restart_clock(self) -> None:
         """Leave out of the step times what has passed since the last step (evaluation, saving)."""
         self._mark = time.perf_counter()
 
-    def add_micro_batch(self, output: ObjectiveOutput, tokens: int) -> None:
-        """Note the metrics of one forward pass."""
+    def leave_out(self, seconds: float) -> None:
+        """Leave out of the time of the next step what was not training."""
+        self._mark += seconds
+
+    def add_micro_batch(self, output: ObjectiveOutput, tokens: int, flops: float | None = None) -> None:
+        """Note the metrics of one forward pass; ``flops`` are the model FLOPs of it and its backward pass."""
         correct = None if output.token_correct_N is None else output.token_correct_N.sum()
         self._outputs.append((output.row_metrics, correct, len(output.rows_N)))
         self._tokens += tokens
+        if flops is not None:
+            self._flops = (self._flops or 0.0) + flops
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Note this micro-batch's share of the loss of its step; detached, on the device."""
         self._losses.append(loss)
 
-    def close_step(self, step: int, grad_norm: torch.Tensor | float | None, learning_rate: float) -> None:
-        """An optimiser step is done; ``step`` counts from 1."""
+    def close_step(
+        self, step: int, grad_norm: torch.Tensor | float | None, learning_rate: float, epoch: float | None = None
+    ) -> None:
+        """An optimiser step is done; ``step`` counts from 1, ``epoch`` is how many passes over the data that makes."""
         now = time.perf_counter()
         names = self._outputs[0][0] if self._outputs else {}
         correct = [c for _, c, _ in self._outputs if c is not None]
@@ -72,11 +83,13 @@ class MetricsWindow:
                     row_metrics={n: np.concatenate([rows[n] for rows, _, _ in self._outputs]) for n in names},
                     correct=torch.stack(correct).sum() if correct else None,
                     predicted=sum(n for _, _, n in self._outputs),
+                    flops=self._flops,
+                    epoch=epoch,
                 ),
             )
         )
         self._mark = now
-        self._losses, self._outputs, self._tokens = [], [], 0
+        self._losses, self._outputs, self._tokens, self._flops = [], [], 0, None
 
     def has_open_step(self) -> bool:
         """Whether something was added since the last ``close_step``."""
@@ -118,7 +131,7 @@ class MetricsWindow:
 
 
 def _host_numbers(step: _Step) -> list[float]:
-    numbers = [float(step.tokens), float(step.predicted)]
+    numbers = [float(step.tokens), float(step.predicted), step.flops or 0.0]
     for values_B in step.row_metrics.values():
         numbers += [values_B.sum(), values_B.min(), values_B.max(), len(values_B)]
     return numbers
@@ -138,8 +151,12 @@ def _row(number: int, step: _Step, device_R3: np.ndarray, host_RX: np.ndarray) -
         "tokens_per_sec": tokens / max(step.time_ms, 1e-6) * 1e3,
         "accuracy": float(device_R3[:, 2].sum() / predicted) if step.correct is not None and predicted else None,
     }
+    if step.flops is not None:
+        row["flops"] = float(host_RX[:, 2].sum())
+    if step.epoch is not None:
+        row["epoch"] = step.epoch
     for i, name in enumerate(step.row_metrics):
-        sums_R, mins_R, maxs_R, counts_R = host_RX[:, 2 + 4 * i : 6 + 4 * i].T
+        sums_R, mins_R, maxs_R, counts_R = host_RX[:, 3 + 4 * i : 7 + 4 * i].T
         row[name] = sums_R.sum() / counts_R.sum()
         row[f"{name}_min"], row[f"{name}_max"] = mins_R.min(), maxs_R.max()
     return {name: float(value) if isinstance(value, np.floating) else value for name, value in row.items()}

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, differences
-from hf_difflm.runs.comparison import count, labels, number, with_error
+from hf_difflm.runs.comparison import labels
+from hf_difflm.runs.tables import count, number, with_error
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run
-from hf_difflm.runs.document import DocumentWriter, build_document, summarize, write_document
+from hf_difflm.runs.derived import DerivedWriter, write_derived
+from hf_difflm.runs.document import build_document, summarize
 from hf_difflm.runs.files import document_name, replacing
 from hf_difflm.runs.schema import EvaluationRecord, EventRecord, RunRecord, StepRecord
 
@@ -158,7 +159,7 @@ def test_the_status_is_what_the_last_event_says(write_run, ending):
 
 def test_the_document_file_reads_back_as_the_same_run(write_run):
     run = write_run(bound="nelbo", objective="mdlm", data={"source_nll": 1.5}, model={"parameters": 7})
-    path = write_document(run.path)
+    path, _ = write_derived(run.path)
     assert path.name == "demo.json"
     again = load_run(path)
     assert build_document(again) == build_document(run)
@@ -167,12 +168,12 @@ def test_the_document_file_reads_back_as_the_same_run(write_run):
 
 def test_readers_never_see_a_partial_document(write_run):
     run = write_run(steps=200)
-    path = write_document(run.path)
+    path, _ = write_derived(run.path)
     stop = threading.Event()
 
     def rewrite() -> None:
         while not stop.is_set():
-            write_document(run.path)
+            write_derived(run.path)
 
     writer = threading.Thread(target=rewrite)
     writer.start()
@@ -182,7 +183,7 @@ def test_readers_never_see_a_partial_document(write_run):
     finally:
         stop.set()
         writer.join()
-    assert sorted(file.name for file in path.parent.iterdir()) == ["demo.json", "journal.jsonl"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["demo.json", "demo_metrics.json", "journal.jsonl"]
 
 
 def test_a_failed_replacement_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -203,7 +204,7 @@ def test_a_failed_replacement_leaves_the_old_file_and_no_rubbish(tmp_path):
 def test_the_document_is_rebuilt_every_interval_but_rests_after_a_slow_rebuild(write_run):
     run = write_run(ending="")
     path = run.path.with_name("demo.json")
-    writer = DocumentWriter(run.path, interval=10)
+    writer = DerivedWriter(run.path, interval=10)
     rebuilt = []
     for step in range(1, 31):
         writer._not_before = 0.0  # a rested writer: only the interval counts
@@ -220,7 +221,7 @@ def test_the_document_is_rebuilt_every_interval_but_rests_after_a_slow_rebuild(w
 
 def test_an_interval_below_one_is_refused(tmp_path):
     with pytest.raises(UserError, match="log_save_interval is 0"):
-        DocumentWriter(tmp_path / "journal.jsonl", 0)
+        DerivedWriter(tmp_path / "journal.jsonl", 0)
 
 
 @given(st.text(max_size=300))

@@ -56,11 +56,11 @@ def test_any_length_of_run_gives_a_picture(write_run, tmp_path, steps):
 def test_each_run_has_its_own_colour_and_errors_are_drawn(write_run, tmp_path):
     from matplotlib.colors import to_rgb
 
-    from hf_difflm.runs.plots import _COLOURS
+    from hf_difflm.runs.plots_style import COLOURS
 
     path = plot_comparison([write_run("a"), write_run("b", steps=18, evaluate_every=9)], tmp_path / "two.png")
     pixels = imread(path)[..., :3].reshape(-1, 3)
-    for colour in _COLOURS[:2]:
+    for colour in COLOURS[:2]:
         assert (np.abs(pixels - to_rgb(colour)).max(axis=1) < 0.01).sum() > 100
 
 

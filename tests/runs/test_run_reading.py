@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Run, load_run
-from hf_difflm.runs.document import build_document, write_document
+from hf_difflm.runs.derived import write_derived
+from hf_difflm.runs.document import build_document
 
 
 def test_folder_journal_and_document_give_the_same_run(write_run):
     run = write_run(objective="ar", bound="exact", config={"a": 1})
-    document = write_document(run.path)
+    document, _ = write_derived(run.path)
     alone = run.path.parent / "alone"
     alone.mkdir()
     shutil.copy(document, alone)

@@ -90,7 +90,7 @@ def test_a_flag_of_the_trainer_that_was_given_only_once_counts_against_its_defau
 
 def test_delete_removes_the_run_and_its_log_alone(tmp_path, write_log):
     folder = write_log(tmp_path / "run")
-    for name in ("demo.json", "samples.txt", "best_evaluation.json", "mine.json", "notes.txt"):
+    for name in ("demo.json", "demo_metrics.json", "samples.txt", "best_evaluation.json", "mine.json", "notes.txt"):
         (folder / name).write_text("{}")
     for name in ("checkpoint-3", "best", "data"):
         (folder / name).mkdir()

@@ -1,0 +1,52 @@
+"""``hf-difflm plot``: pictures of runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .reading import load
+
+
+def plot(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="runs, folders of runs, log files or globs, mixed")
+    ],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND...",
+            help="loss_per_step, loss_per_epoch, loss_smoothed, step_time_histogram, mfu, comparison, validation, "
+            "milestones; default: all",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option(metavar="NAME...", help="what to call the runs, in their order")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="stands above each picture")] = None,
+    output_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="folder of the pictures")] = Path("plots"),
+    summary: Annotated[bool, typer.Option("--summary", help="print a summary of the runs and draw nothing")] = False,
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, svg or pdf")] = "png",
+    x: Annotated[str, typer.Option(metavar="AXIS", help="step, epoch, tokens, flops or time")] = "step",
+) -> None:
+    """Draw the curves of runs, each alone or several together; several seeds of one configuration as mean and band.
+
+    Put the runs before --names and --kind, which take all that follows up to the next flag.
+    """
+    loaded = load(runs)
+    if summary:
+        from ..runs.overview import summary_text
+
+        print(summary_text(loaded, names, shutil.get_terminal_size((140, 24)).columns))
+        return
+    from ..runs.plots import plot_runs
+
+    plots = plot_runs(loaded, output_dir, kind or (), names=names, title=title, picture_format=format, x=x)
+    for sentence in plots.left_out:
+        print(sentence, file=sys.stderr)
+    for path in plots.paths:
+        print(path)

@@ -1,0 +1,180 @@
+"""``hf-difflm runs ...``: reading what was logged. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError, did_you_mean
+from .parsing import Command, Commands
+from .reading import load
+
+runs_app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="List, show, follow, compare and export the logs of runs.",
+)
+
+FORMATS = ("csv", "markdown", "json", "tensorboard", "wandb")
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[PATHS]...", help="runs, folders of runs, log files or globs, mixed; default: runs/"),
+]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUNS...", help="runs, folders of runs, log files or globs, mixed")]
+OneRun = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, journal or JSON log")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, alone on stdout")]
+
+
+@runs_app.command("list", cls=Command)
+def list_runs(paths: Paths = None, as_json: AsJson = False) -> None:
+    """List runs, the newest first: status, steps, last training loss, best evaluation."""
+    from ..runs.overview import list_rows, list_text
+    from ..runs.strict_json import dumps
+
+    runs = load(paths or [])
+    print(dumps(list_rows(runs), indent=2) if as_json else list_text(runs, _width()))
+
+
+@runs_app.command("show", cls=Command)
+def show(
+    run: OneRun,
+    settings: Annotated[bool, typer.Option("--settings", help="print every setting too")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: what it is, how far it got, its summary, and mean, minimum, maximum and last of each quantity."""
+    from ..runs import load_run
+    from ..runs.overview import show_data, show_text
+    from ..runs.strict_json import dumps, plain
+
+    found = load_run(run)
+    print(dumps(plain(show_data(found)), indent=2) if as_json else show_text(found, _width(), settings))
+
+
+@runs_app.command("tail", cls=Command)
+def tail(
+    run: OneRun,
+    keep_on: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run ends")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="how many records from the end")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="print the records of the journal as they are")] = False,
+) -> None:
+    """Print the last records of a run and, with -f, those to come."""
+    from ..runs.following import describe, follow, journal_of, last_lines, parse
+
+    journal = journal_of(run)
+
+    def tell(line: str) -> None:
+        record = parse(line)
+        text = line if as_json else None if record is None else describe(record)
+        if text is not None:
+            print(text, flush=True)
+
+    before, offset = last_lines(journal, lines)
+    for line in before:
+        tell(line)
+    if keep_on and not _has_ended(journal):
+        for line in follow(journal, offset):
+            tell(line)
+
+
+@runs_app.command("compare", cls=Command)
+def compare(runs: Runs, as_json: AsJson = False) -> None:
+    """Compare runs by their best evaluations, and list every setting, data property and size that differs.
+
+    Several seeds of one configuration get a line with their mean and its standard error. Two runs that were evaluated
+    on the same documents are compared paired by document.
+    """
+    from ..runs.comparison import compare_runs
+    from ..runs.export import comparison_json
+
+    loaded = load(runs)
+    if as_json:
+        print(comparison_json(loaded))
+    else:
+        sys.stdout.write(compare_runs(loaded).to_text(_width()))
+
+
+@runs_app.command("best", cls=Command)
+def best(
+    paths: Paths = None,
+    metric: Annotated[
+        str, typer.Option(help="an evaluation metric, a quantity of the steps or a key of the summary")
+    ] = "eval_nll",
+    as_json: AsJson = False,
+) -> None:
+    """Print the run with the best value of a metric: the lowest, or the highest of accuracy, throughput and the like."""
+    from ..runs.overview import best_run, best_text
+    from ..runs.strict_json import dumps, plain
+
+    found = best_run(load(paths or []), metric)
+    print(dumps(plain(found), indent=2) if as_json else best_text(found))
+
+
+@runs_app.command("export", cls=Command)
+def export(
+    runs: Runs,
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE|FOLDER", help="where to write; default: stdout, for text formats")
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="steps, evaluations or summary; default: steps for csv, summary for markdown"),
+    ] = None,
+) -> None:
+    """Export runs as csv, markdown or json, as TensorBoard event files, or as offline Weights & Biases runs."""
+    if format not in FORMATS:
+        raise UserError(
+            f"--format {format!r} is unknown{did_you_mean(format, FORMATS)}; the formats are {', '.join(FORMATS)}"
+        )
+    if table is not None and format not in ("csv", "markdown"):
+        raise UserError(f"--table has no use with --format {format}, which holds everything; leave it out")
+    trackers = format in ("tensorboard", "wandb")
+    if trackers and output is None:
+        raise UserError(f"--format {format} writes a folder; name it with --output FOLDER")
+    loaded = load(runs)
+    if trackers and output is not None:
+        from ..runs.export_trackers import export_tensorboard, export_wandb
+
+        places = (export_tensorboard if format == "tensorboard" else export_wandb)(loaded, output)
+        for place in places:
+            print(place)
+        hint = f"tensorboard --logdir {output}" if format == "tensorboard" else f"wandb sync {places[0]}"
+        print(f"next: {hint}", file=sys.stderr)
+        return
+    from ..runs.export import export_csv, export_json, export_markdown
+
+    if format == "csv":
+        pieces = export_csv(loaded, table or "steps")
+    else:
+        pieces = iter([export_json(loaded) if format == "json" else export_markdown(loaded, table or "summary")])
+    if output is None:
+        sys.stdout.writelines(pieces)
+    else:
+        from ..runs.export import write_pieces
+
+        print(write_pieces(output, pieces))
+
+
+@runs_app.command("recover", cls=Command)
+def recover(run: OneRun) -> None:
+    """Rebuild the JSON files of a run from its journal, after a crash or where they were switched off."""
+    from ..runs.derived import recover as rebuild
+
+    for path in rebuild(run):
+        print(path)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((140, 24)).columns
+
+
+def _has_ended(journal: Path) -> bool:
+    from ..runs import load_run
+    from ..runs.schema import RUNNING
+
+    return load_run(journal).status != RUNNING

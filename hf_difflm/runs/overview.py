@@ -1,0 +1,282 @@
+"""Runs at a glance: the list of all, everything about one, and the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError, did_you_mean
+from .comparison import labels
+from .document import summarize
+from .metrics import losses_by_epoch
+from .places import typed
+from .run import Run
+from .tables import UNKNOWN, count, duration, line_table, number, printable, shortened, text_table, with_error
+
+# Quantities of a step in the order people ask for them, with how they are written.
+_QUANTITIES = (
+    ("loss", "loss (nats/token)"),
+    ("accuracy", "accuracy"),
+    ("grad_norm", "gradient norm"),
+    ("lr", "learning rate"),
+    ("time_ms", "step time (ms)"),
+    ("tokens_per_sec", "tokens/s"),
+    ("mfu", "MFU (%)"),
+    ("noise_level", "noise level"),
+    ("masking_rate", "masking rate"),
+)
+_SUMMARY_HEADINGS = (
+    "run",
+    "objective",
+    "status",
+    "steps",
+    "first loss",
+    "last loss",
+    "lowest loss",
+    "epochs",
+    "last epoch's loss",
+    "best nll ± se",
+)
+_HIGHER_IS_BETTER = ("accuracy", "tokens_per_sec", "mfu", "distinct", "entropy", "bleu", "rouge", "mauve")
+
+
+def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return one row of plain values a run, the newest first."""
+    rows = [
+        {
+            "path": typed(run),
+            "run_name": run.name,
+            "objective": run.objective,
+            "status": run.status,
+            "start_time": run.start_time,
+            "end_time": run.end_time,
+            **summarize(run),
+        }
+        for run in runs
+    ]
+    return sorted(rows, key=lambda row: _sortable(row["start_time"]), reverse=True)
+
+
+def list_text(runs: Sequence[Run], width: int) -> str:
+    """Return the list as a table that fits into ``width`` columns."""
+    cells = [
+        [
+            row["path"],
+            row["status"],
+            count(row["final_iter"]),
+            number(row["final_train_loss"], 4),
+            number(row["best_val_loss"], 4),
+            _short_time(row["start_time"]),
+        ]
+        for row in list_rows(runs)
+    ]
+    return line_table(["run", "status", "steps", "loss", "best nll", "started"], cells, width)
+
+
+def summary_text(runs: Sequence[Run], names: Sequence[str] | None, width: int) -> str:
+    """Return the losses of each run: first, last, lowest, by epoch, and the best evaluation.
+
+    Raises:
+        UserError: there is not one name for each run.
+    """
+    rows = []
+    for run, name in zip(runs, labels(runs, names), strict=True):
+        losses = run.column("loss")
+        losses = losses[np.isfinite(losses)]
+        epochs, by_epoch = losses_by_epoch(run)
+        best = run.best_evaluation
+        rows.append(
+            [
+                name,
+                shortened(run.objective) if run.objective else UNKNOWN,
+                run.status,
+                count(summarize(run)["total_iterations"]),
+                number(losses[0], 4) if len(losses) else UNKNOWN,
+                number(losses[-1], 4) if len(losses) else UNKNOWN,
+                number(losses.min(), 4) if len(losses) else UNKNOWN,
+                count(epochs[-1]) if len(epochs) else UNKNOWN,
+                number(by_epoch[-1], 4) if len(epochs) else UNKNOWN,
+                with_error(best.nll, best.nll_stderr) if best else UNKNOWN,
+            ]
+        )
+    return text_table(_SUMMARY_HEADINGS, rows, width)
+
+
+def show_data(run: Run) -> dict[str, Any]:
+    """Return everything about a run but its rows: what it is, its summary, statistics of each quantity, settings."""
+    header = run.header
+    return {
+        "path": typed(run),
+        "run_name": run.name,
+        "run_id": header.run_id,
+        "objective": run.objective,
+        "bound": run.bound,
+        "status": run.status,
+        "start_time": run.start_time,
+        "end_time": run.end_time,
+        "summary": summarize(run),
+        "statistics": {name: found for name, _ in _QUANTITIES if (found := _statistics(run, name))},
+        "config": run.config,
+        "data": header.data,
+        "model": header.model,
+        "metadata": header.metadata,
+        "events": [
+            {"event": event.event, "iter": event.iter, "message": event.message, "time": event.time}
+            for event in run.events
+        ],
+        "damaged_lines": run.damaged_lines,
+    }
+
+
+def show_text(run: Run, width: int, settings: bool = False) -> str:
+    """Return the same for people; the settings only where they are asked for."""
+    data, summary = show_data(run), summarize(run)
+    best = run.best_evaluation
+    command = run.header.metadata.get("command")
+    facts = [
+        ("run", f"{run.name}  ({typed(run)})"),
+        ("objective", " ".join(filter(None, [run.objective, f"({run.bound})" if run.bound else ""])) or UNKNOWN),
+        ("status", " ".join([run.status, _last_message(run)]).strip()),
+        ("time", _period(run, summary["train_seconds"])),
+        ("model", _model(run)),
+        ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
+        ("best", f"{with_error(best.nll, best.nll_stderr)} nats/token at step {best.iter:,}" if best else UNKNOWN),
+        ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
+        ("command", command if isinstance(command, str) else UNKNOWN),
+    ]
+    if run.damaged_lines:
+        facts.append(("damaged", f"{run.damaged_lines} lines of the journal could not be read"))
+    lines = [f"{name:<10} {' '.join(printable(text).split())}" for name, text in facts]
+    titles = dict(_QUANTITIES)
+    cells = [
+        [titles[name], *(_significant(found[key]) for key in ("mean", "min", "max", "last"))]
+        for name, found in data["statistics"].items()
+    ]
+    if cells:
+        lines += ["", line_table(["steps", "mean", "min", "max", "last"], cells, width)]
+    if settings:
+        lines += ["", "settings", *(f"  {key}: {shortened(value, width)}" for key, value in run.config.items())]
+    return "\n".join(lines)
+
+
+def best_run(runs: Sequence[Run], metric: str = "eval_nll") -> dict[str, Any]:
+    """Return the run with the best value of a metric: its path, name, value, standard error, step and bound.
+
+    Args:
+        runs: at least one; those without the metric are left out.
+        metric: an evaluation metric, a quantity of the steps or a key of the summary; ``val_loss`` and ``eval_loss`` are
+            other names of ``eval_nll``. Lowest is best, except for accuracy, throughput and the like.
+
+    Raises:
+        UserError: no run knows the metric.
+    """
+    metric = {"val_loss": "eval_nll", "eval_loss": "eval_nll", "best_val_loss": "eval_nll"}.get(metric, metric)
+    sign = -1.0 if any(word in metric for word in _HIGHER_IS_BETTER) else 1.0
+    found = [(run, candidate) for run in runs if (candidate := _best_value(run, metric, sign)) is not None]
+    if not found:
+        known = _known_metrics(runs)
+        raise UserError(
+            f"no run has the metric {metric!r}{did_you_mean(metric, known)}; known are {', '.join(known) or 'none'}"
+        )
+    run, (value, stderr, step) = min(found, key=lambda pair: sign * pair[1][0])
+    return {
+        "path": typed(run),
+        "run_name": run.name,
+        "metric": metric,
+        "value": value,
+        "stderr": stderr,
+        "iter": step,
+        "bound": run.bound if metric == "eval_nll" else None,
+        "compared": len(found),
+    }
+
+
+def best_text(best: dict[str, Any]) -> str:
+    """Return what :func:`best_run` found as one line that begins with the path."""
+    value = with_error(best["value"], best["stderr"]) if best["stderr"] else _significant(best["value"])
+    step = "" if best["iter"] is None else f" at step {best['iter']:,}"
+    bound = f" ({best['bound']})" if best["bound"] else ""
+    runs = "1 run" if best["compared"] == 1 else f"{best['compared']} runs"
+    return printable(f"{best['path']}: {best['metric']} {value}{step}{bound}, best of {runs}")
+
+
+def _best_value(run: Run, metric: str, sign: float) -> tuple[float, float | None, int | None] | None:
+    if metric == "eval_nll":
+        best = run.best_evaluation
+        return None if best is None or best.nll is None else (best.nll, best.nll_stderr, best.iter)
+    values = [
+        (value, record.number(f"{metric}_stderr"), record.iter)
+        for record in run.evaluations
+        if (value := record.number(metric)) is not None
+    ]
+    if values:
+        return min(values, key=lambda item: sign * item[0])
+    column = run.column(metric)
+    if np.isfinite(column).any():
+        place = int(np.nanargmin(sign * column))
+        return float(column[place]), None, int(run.column("iter")[place])
+    value = summarize(run).get(metric)
+    return (float(value), None, None) if isinstance(value, (int, float)) else None
+
+
+def _known_metrics(runs: Sequence[Run]) -> list[str]:
+    names: dict[str, None] = {}
+    for run in runs:
+        names.update(dict.fromkeys(["eval_nll"] if run.best_evaluation else []))
+        names.update({name: None for record in run.evaluations for name in record.metrics if record.number(name)})
+        names.update(dict.fromkeys(name for name in run.steps.quantities if name not in ("iter", "steps")))
+        names.update({name: None for name, value in summarize(run).items() if value is not None})
+    return sorted(names)
+
+
+def _statistics(run: Run, name: str) -> dict[str, float]:
+    values = run.column(name)
+    known = np.isfinite(values)
+    if not known.any():
+        return {}
+    values, weights = values[known], run.column("steps")[known]
+    return {
+        "mean": float((values * weights).sum() / weights.sum()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "last": float(values[-1]),
+    }
+
+
+def _significant(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
+
+
+def _sortable(time: str | None) -> float:
+    try:
+        return datetime.fromisoformat(time or "").astimezone().timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _short_time(time: str | None) -> str:
+    return UNKNOWN if not _sortable(time) else datetime.fromtimestamp(_sortable(time)).strftime("%Y-%m-%d %H:%M")
+
+
+def _period(run: Run, train_seconds: float | None) -> str:
+    ended = f" to {_short_time(run.end_time)}" if run.end_time else ""
+    attempts = f", {len(run.headers)} attempts" if len(run.headers) > 1 else ""
+    return f"{_short_time(run.start_time)}{ended}, {duration(train_seconds)} of training{attempts}"
+
+
+def _last_message(run: Run) -> str:
+    message = run.events[-1].message if run.events else None
+    return f"({message})" if message else ""
+
+
+def _model(run: Run) -> str:
+    model, device = run.header.model, run.header.metadata.get("device")
+    parameters = model.get("parameters")
+    parts = [model.get("type"), f"{parameters:,} parameters" if isinstance(parameters, int) else None]
+    parts.append(f"on {device}" if device else None)
+    return ", ".join(str(part) for part in parts if part) or UNKNOWN

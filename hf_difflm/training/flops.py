@@ -1,0 +1,38 @@
+"""Model FLOPs of a micro-batch: the sizes of the network, and what the objective asked of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..objectives import Batch, ObjectiveOutput
+from ..runs.flops import Architecture, training_flops
+
+
+class BatchFlops:
+    """FLOPs of training on a batch, from host numbers alone.
+
+    Args:
+        model: the network; of families that :mod:`hf_difflm.runs.flops` does not know nothing is counted.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config: Any = getattr(model, "config", None)
+        self._architecture = Architecture.from_config(config.to_dict()) if hasattr(config, "to_dict") else None
+
+    def __call__(self, batch: Batch, output: ObjectiveOutput) -> float | None:
+        """Return the model FLOPs of one forward and backward pass; None where they are not known.
+
+        Args:
+            batch: on the host, see :data:`~hf_difflm.objectives.Batch`.
+            output: tells at how many positions the head was needed.
+        """
+        if self._architecture is None:
+            return None
+        mask_BL = batch.get("attention_mask")
+        rows, length = batch["input_ids"].shape
+        if mask_BL is None or bool(mask_BL.all()):
+            lengths = Counter({length: rows})
+        else:
+            lengths = Counter((mask_BL != 0).sum(-1).tolist())
+        return training_flops(self._architecture, lengths, len(output.rows_N))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,40 +24,35 @@ def offline(monkeypatch, tmp_path):
     return tmp_path
 
 
-def run_files(folder: Path) -> list[str]:
-    """Ids of the run files that wandb wrote."""
-    return [path.stem.removeprefix("run-") for path in (folder / "wandb").glob("offline-run-*/run-*.wandb")]
+RESUMED = """
+import os, sys
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from hf_difflm.callbacks import RunLogCallback
+folder = sys.argv[1]
+sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+args = TrainingArguments(folder, per_device_train_batch_size=2, max_steps=4, logging_steps=1, save_strategy="no",
+                         use_cpu=True, disable_tqdm=True, report_to="wandb")
+Trainer(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)), args,
+        train_dataset=[{"input_ids": row, "labels": row} for row in torch.randint(0, 32, (8, 8))],
+        callbacks=[RunLogCallback(resume=True)]).train(resume_from_checkpoint=folder + "/checkpoint-2")
+assert not {"WANDB_RUN_ID", "WANDB_RESUME"} & os.environ.keys()
+"""
 
 
-def in_a_new_process(target) -> None:
-    """wandb reads its environment once a process: what is resumed after a crash is so in a new one."""
-    process = multiprocessing.get_context("fork").Process(target=target)
-    process.start()
-    process.join(60)
-    assert process.exitcode == 0
-
-
-def test_a_resume_continues_the_wandb_run_and_a_new_run_begins_another(offline, make_trainer, tmp_path):
-    keep = {"save_strategy": "steps", "save_steps": 2, "report_to": "wandb", "logging_steps": 1}
-
-    def first() -> None:
-        make_trainer(RunLogCallback(), max_steps=2, **keep).train()
-
-    def resumed() -> None:
-        log = RunLogCallback(resume=True)
-        make_trainer(log, max_steps=4, **keep).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
-        assert "WANDB_RUN_ID" not in os.environ
-        assert "WANDB_RESUME" not in os.environ
-
-    def another() -> None:
-        make_trainer(RunLogCallback(log_dir=tmp_path / "other"), max_steps=1, **keep).train()
-
-    for target in (first, resumed, another):
-        in_a_new_process(target)
-    ids = [header.metadata["wandb_run_id"] for header in load_run(tmp_path / "out").headers]
-    other = load_run(tmp_path / "other").header.metadata["wandb_run_id"]
-    assert ids[0] == ids[1] != other
-    assert sorted(run_files(offline)) == sorted([*ids, other])
+def test_a_resume_goes_on_in_the_wandb_run_of_the_journal(offline, make_trainer, tmp_path):
+    """In a process of its own, as after a crash: wandb reads its environment once a process."""
+    before = RunLogCallback(header={"metadata": {"wandb_run_id": "before77"}})
+    make_trainer(before, max_steps=2, save_strategy="steps", save_steps=2).train()
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    environment.pop("WANDB_SERVICE", None)  # one that another test has begun
+    command = [sys.executable, "-c", RESUMED, str(tmp_path / "out")]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path, timeout=120)
+    run = load_run(tmp_path / "out")
+    assert [header.metadata["wandb_run_id"] for header in run.headers] == ["before77", "before77"]
+    assert (run.status, run.column("iter").tolist()) == ("completed", [2, 4])
+    assert [path.name for path in (offline / "wandb").glob("offline-run-*/run-*.wandb")] == ["run-before77.wandb"]
 
 
 def test_without_wandb_among_the_reporters_the_environment_is_left_alone(offline, make_trainer, tmp_path, monkeypatch):

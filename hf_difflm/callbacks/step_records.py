@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
-from ..runs.schema import STEP_NUMBERS, EvaluationRecord, StepRecord
+from ..runs.schema import STEP_NUMBERS, EvaluationRecord, StepRecord, now
 
 _NAMES = {"learning_rate": "lr", "num_input_tokens_seen": "tokens_seen"}
 # What is measured with a clock is not known to more decimals than these.
@@ -52,8 +52,9 @@ def step_records(rows: Sequence[Mapping[str, Any]], tokens_seen: float, total_fl
         tokens_seen, total_flops: after the last of them.
     """
     records = []
+    time = now()
     for row in reversed(rows):
-        record = step_record(row)
+        record = step_record(row, time=time)
         if record.tokens_seen is None and row.get("tokens") is not None:
             record.tokens_seen = int(tokens_seen)
             tokens_seen -= row["tokens"]

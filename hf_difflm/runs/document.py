@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .run import Run
+from .steps import Steps
 from .strict_json import dumps
 
+STEPS_KEY = "training_iterations"
 STEP_KEYS = (
     "iter",
     "loss",
@@ -25,6 +28,14 @@ STEP_KEYS = (
 
 def build_document(run: Run) -> dict[str, Any]:
     """Return the document of a run: every key is always there, null where its value is unknown.
+
+    It is :func:`document_head` and, last, ``training_iterations``.
+    """
+    return {**document_head(run), STEPS_KEY: [_training_iteration(row) for row in run.steps.rows()]}
+
+
+def document_head(run: Run) -> dict[str, Any]:
+    """Return the document of a run without its steps.
 
     ``eval_steps`` hold ``iter, train_loss, val_loss, val_loss_stderr, lr, timestamp`` and every metric of the
     evaluation; ``train_loss`` is the mean of the step losses since the evaluation before. Units as in the journal.
@@ -70,7 +81,6 @@ def build_document(run: Run) -> dict[str, Any]:
             }
             for record in run.events
         ],
-        "training_iterations": [_training_iteration(row) for row in run.steps.rows()],
     }
 
 
@@ -120,16 +130,32 @@ def _weighted(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     return float((values * weights)[known].sum()), float(weights[known].sum())
 
 
-def render_document(document: dict[str, Any]) -> str:
-    """Return its text, one line a row, so that a person, grep and diff can read it too."""
+def render_document(document: dict[str, Any], steps: Sequence[str] | None = None) -> str:
+    """Return the text of a document, one line a row, so that a person, grep and diff can read it too.
+
+    Args:
+        document: see :func:`build_document`, or with ``steps`` :func:`document_head`.
+        steps: the text of its steps, where that is known already, see :func:`render_steps`.
+    """
     parts = []
     for key, value in document.items():
         if isinstance(value, list):
-            text = "[" + ",".join(f"\n    {dumps(row)}" for row in value) + ("\n  ]" if value else "]")
+            text = _render_list([dumps(row) for row in value])
         else:
             text = dumps(value, indent=2).replace("\n", "\n  ")
         parts.append(f"  {dumps(key)}: {text}")
+    if steps is not None:
+        parts.append(f"  {dumps(STEPS_KEY)}: {_render_list(steps)}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def render_steps(steps: Steps) -> list[str]:
+    """Return the text of each row of ``training_iterations``."""
+    return [dumps(_training_iteration(row)) for row in steps.rows()]
+
+
+def _render_list(rows: Sequence[str]) -> str:
+    return "[\n    " + ",\n    ".join(rows) + "\n  ]" if rows else "[]"
 
 
 def _training_iteration(row: dict[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,18 @@ def read_losses(metrics: dict[str, Any], name: str) -> list[Record]:
     return records
 
 
+def epoch_losses(metrics: Any) -> dict[int, float]:
+    """Return the epoch losses of a file of losses that also has step losses but does not say where its epochs end.
+
+    Raises:
+        TypeError, ValueError: lists of something else than numbers.
+    """
+    if not isinstance(metrics, dict) or not metrics.get("steps") or not metrics.get("epochs"):
+        return {}
+    pairs = zip(metrics["epochs"], metrics.get("epoch_losses") or [], strict=False)
+    return {int(epoch): float(loss) for epoch, loss in pairs if loss is not None}
+
+
 def read_history(value: Any, name: str) -> list[Record]:
     """Return the journal of a list of metrics, one object a step: step, loss, accuracy, tokens_per_sec, ...
 

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 from ..errors import UserError
-from .journal import read_records
+from .journal import parse_lines, read_records
 from .run import Run
+from .schema import EventRecord, Record
+from .steps import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -53,3 +55,55 @@ def read_journal(path: Path) -> Run:
     if run.damaged_lines:
         logger.warning("%s: %d damaged lines were skipped", path, run.damaged_lines)
     return run
+
+
+class GrowingRun:
+    """The run of a journal that this process writes: each reading parses what is new alone.
+
+    Args:
+        path: the journal; between readings whole lines are appended to it, nothing else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._run: Run | None = None
+        self._end = 0
+
+    def read(self) -> tuple[Run, bool]:
+        """Return the run, and whether all that the reading before found is in it still.
+
+        Raises:
+            UserError: the file cannot be read or holds no header.
+        """
+        before, run = self._run, None
+        try:
+            size = self._path.stat().st_size
+            if before is not None and size >= self._end:
+                run = self._extended(before)
+        except OSError:
+            size = 0
+        if run is None:  # the first time, or the file is another one
+            run = read_journal(self._path)
+            self._end = size
+            before = None
+        self._run = run
+        return run, before is not None
+
+    def _extended(self, run: Run) -> Run | None:
+        """The run with what was appended; None where that takes something back."""
+        with self._path.open("rb") as file:
+            file.seek(self._end)
+            records, damaged = parse_lines(file)
+            self._end = file.tell()
+        if any(isinstance(record, EventRecord) and record.resumed_from_step is not None for record in records):
+            return None
+        # Events first: what a resume superseded is gone already.
+        known: list[Record | Steps] = [
+            *run.headers,
+            *run.events,
+            run.steps,
+            *run.evaluations,
+            *run.checkpoints,
+            *run.samples,
+        ]
+        return Run.from_records(self._path, [*known, *records], run.damaged_lines + damaged)

@@ -35,8 +35,10 @@ def build_metrics(run: Run) -> dict[str, Any]:
 def losses_by_epoch(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Return the epochs (from 1) and the mean loss of the steps in each, both of shape (epochs,).
 
-    Steps whose epoch or loss is unknown are left out.
+    What a log says itself wins. Steps whose epoch or loss is unknown are left out.
     """
+    if run.epoch_losses:
+        return np.array(list(run.epoch_losses)), np.array(list(run.epoch_losses.values()))
     losses, ends = run.column("loss"), run.column("epoch")
     known = ~np.isnan(losses) & ~np.isnan(ends)
     number = np.maximum(np.ceil(ends[known] - _ROUNDING), 1.0).astype(np.int64)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from .files import JOURNAL_NAME, METRICS_SUFFIX
-from .foreign import reader_of
+from .foreign import epoch_losses, reader_of
 from .journal_reading import read_journal
 from .partial_json import salvage
 from .run import Run
@@ -167,6 +167,8 @@ def _run_of(path: Path, value: Any, cut: bool) -> Run:
         raise UserError(f"{str(path)!r} is not the log of a run (found {found}); give a run folder or its journal")
     try:
         run = Run.from_records(path, reader(value, path.stem))
+        if run is not None:
+            run.epoch_losses = epoch_losses(value)
     except (TypeError, AttributeError, ValueError, OverflowError) as error:  # rows of another kind
         raise UserError(f"{str(path)!r} is not the log of a run ({error}); give a run folder or its journal") from error
     if run is None:

@@ -40,6 +40,7 @@ class Run:
         evaluations, checkpoints, samples: in the order of training.
         events: all of them, those of earlier attempts too.
         damaged_lines: lines of the journal that could not be read.
+        epoch_losses: mean loss of each epoch (from 1), where a log says it instead of the epoch of each step.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Run:
     samples: list[SampleRecord] = field(default_factory=list)
     events: list[EventRecord] = field(default_factory=list)
     damaged_lines: int = 0
+    epoch_losses: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def from_records(cls, path: Path, records: Iterable[Record | Steps], damaged_lines: int = 0) -> Run | None:

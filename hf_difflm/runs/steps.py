@@ -183,12 +183,15 @@ class Steps(Sequence[StepRecord]):
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:
     """float64 of shape (rows,); None, and what float64 cannot hold, become NaN."""
-    return finite(np.array([math.nan if value is None else _float(value) for value in values], dtype=np.float64))
-
-
-def _float(value: float) -> float:
     try:
-        return float(value)
+        return finite(np.array(values, dtype=np.float64))  # None becomes NaN
+    except OverflowError:
+        return finite(np.array([_float(value) for value in values], dtype=np.float64))
+
+
+def _float(value: float | None) -> float:
+    try:
+        return math.nan if value is None else float(value)
     except OverflowError:  # a whole number of more than 308 digits
         return math.nan
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
 from .options import OBJECTIVES
-from .run_folder import changed_settings, default_name, flat_config, holds_run
+from .run_folder import changed_settings, default_name, flat_config, holds_run, keeps_log
 from .settings import Settings
 
 
@@ -84,6 +84,8 @@ def _plan(place: Path, settings: Settings, overwrite: bool) -> str:
         raise UserError("compare keeps each run log with its run, so --log-dir has no use here; use --output-dir")
     if overwrite or not holds_run(place):
         return "train"
+    if not keeps_log(place):
+        raise UserError(f"the run in {place} keeps no log to compare; give another --output-dir, or --overwrite")
     from .experiment import training_arguments
 
     arguments = training_arguments(settings, place)

@@ -85,3 +85,33 @@ def test_keys_under_an_objective_apply_to_it_alone(hf, flags, tmp_path):
     assert [config["ema_decay"] for config in configs] == [0.9, None]
     assert [config["weight_decay"] for config in configs] == [0.1, 0.2]
     assert "besides the objective these differ" in result.out
+
+
+def test_seeds_train_each_objective_once_with_each_and_are_shown_as_mean_and_error(hf, tiny, tmp_path):
+    result = hf("compare", *tiny, "--max-steps", "3", "--seeds", "1,2", "--output-dir", "both")
+    assert result.code == 0, result.err
+    names = ["ar-seed1", "ar-seed2", "mdlm-seed1", "mdlm-seed2"]
+    assert sorted(path.name for path in (tmp_path / "both").iterdir() if path.is_dir()) == names
+    runs = {name: load_run(f"both/{name}") for name in names}
+    assert [runs[name].config["seed"] for name in names] == [1, 2, 1, 2]
+    assert runs["mdlm-seed1"].best_evaluation.nll != runs["mdlm-seed2"].best_evaluation.nll
+    mean = sum(runs[f"ar-seed{seed}"].best_evaluation.nll for seed in (1, 2)) / 2
+    assert f"{mean:.4f}" in result.out
+    assert "next: hf-difflm generate both/mdlm-seed1" in result.out
+    assert hf("compare", *tiny, "--max-steps", "3", "--seeds", "1,2", "--output-dir", "both").out.count("reusing") == 4
+
+
+@pytest.mark.parametrize("seeds", ["", "1,x", "1,1", "-1", "1.5"])
+def test_bad_seeds_are_one_sentence(hf, tiny, seeds):
+    result = hf("compare", *tiny, "--seeds", seeds)
+    assert result.code == 2
+    assert result.err.strip() == (
+        f"error: --seeds must be different whole numbers with commas between them, got {seeds!r}"
+    )
+
+
+def test_a_folder_whose_run_keeps_no_log_is_refused_with_a_sentence(hf, flags, tmp_path):
+    (tmp_path / "both/mdlm/checkpoint-3").mkdir(parents=True)
+    result = hf("compare", *flags)
+    assert result.code == 2
+    assert "keeps no log" in result.err

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, load_run, load_runs
 from hf_difflm.runs.document import build_document
+from hf_difflm.runs.metrics import build_metrics
 from hf_difflm.runs.partial_json import salvage
 
 LOSSES = {
@@ -68,6 +69,8 @@ def test_a_file_of_losses_is_a_run_with_its_name_kind_and_steps(tmp_path):
     assert (run.start_time, run.end_time) == (LOSSES["start_time"], LOSSES["end_time"])
     assert run.column("iter").tolist() == [1, 2, 3]
     assert run.column("loss").tolist() == [3.52, 3.48, 3.45]
+    metrics = build_metrics(run)
+    assert {name: metrics[name] for name in LOSSES} == LOSSES
 
 
 def test_a_file_of_epoch_losses_alone_has_a_row_an_epoch(tmp_path):

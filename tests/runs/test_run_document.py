@@ -237,3 +237,27 @@ def test_any_run_name_gives_one_plain_file_name(name):
 def test_a_document_never_takes_the_name_of_a_file_of_transformers():
     assert document_name("config") == "config_run.json"
     assert document_name("demo-mdlm") == "demo-mdlm.json"
+
+
+def test_a_document_that_grows_with_its_journal_is_the_one_built_from_the_whole(tmp_path):
+    """Only what is new is read and rendered; a resume, which takes steps back, is read whole."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(RunRecord(run_name="grows", run_id="1"))
+    writer = DerivedWriter(journal.path, 1)
+    for step in range(1, 30):
+        journal.append(StepRecord(iter=step if step < 20 else step - 10, loss=1 / step, extra={"x": step}))
+        if step % 4 == 0:
+            journal.append(EvaluationRecord(iter=step, metrics={"eval_nll": 2.0}))
+        if step == 19:
+            journal.append(RunRecord(run_name="grows", run_id="1", config={"attempt": 2}))
+            journal.append(EventRecord(event="resumed", resumed_from_step=9))
+        if step % 3 == 0:
+            writer.write()
+            grown = [path.read_text() for path in tmp_path.glob("grows*.json")]
+            write_derived(journal.path)
+            assert [path.read_text() for path in tmp_path.glob("grows*.json")] == grown
+            assert json.loads(grown[0])
+    journal.clear()
+    journal.append(RunRecord(run_name="grows", run_id="2"))
+    writer.write()
+    assert json.loads((tmp_path / "grows.json").read_text())["training_iterations"] == []

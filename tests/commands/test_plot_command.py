@@ -48,7 +48,6 @@ def test_two_metrics_files_of_another_program_are_compared_as_their_users_are_us
     assert "validation was left out: no evaluation was logged" in result.err
 
 
-@pytest.mark.xfail(reason="epoch losses of a metrics file that also has step losses are not read yet", strict=False)
 def test_the_epoch_losses_of_a_metrics_file_are_drawn_and_summed_up(hf, metrics, tmp_path):
     assert hf("plot", "checkpoints", "--kind", "loss_per_epoch").code == 0
     assert "2.3400" in hf("plot", "checkpoints", "--summary").out

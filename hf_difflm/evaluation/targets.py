@@ -54,7 +54,8 @@ def load_target(target: str, *, use_cpu: bool = False) -> Target:
             raise UserError(f"{weights} cannot be trusted: {why}; take another checkpoint of the run")
     elif path.exists():
         raise UserError(f"{target} is a file; give a run, a checkpoint or a model folder")
-    elif target.count("/") != 1 or target.startswith((".", "/", "~")):
+    elif target.count("/") != 1 or target.startswith((".", "/", "~", "runs/")) or path.parent.is_dir():
+        # A missing folder inside one that is there, or in the default place of runs, is a slip and not a name on the Hub.
         raise UserError(f"{target} does not exist; give a run, a checkpoint, a model folder or OWNER/NAME on the Hub")
     else:
         weights, run_folder = None, None

@@ -139,3 +139,11 @@ def test_what_the_run_does_not_say_must_be_given(target):
         data_options(target(), {})
     with pytest.raises(UserError, match="block_size must be at most the 64 tokens"):
         data_options(target(dataset="d", block_size=65), {})
+
+
+@pytest.mark.parametrize("name", ["runs/nope", "mine/nope"])
+def test_a_missing_run_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match=f"^{name} does not exist"):
+        load_target(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import weakref
@@ -69,7 +70,16 @@ class Journal:
         os.ftruncate(self._opened(), 0)
 
     def close(self) -> None:
-        """Close the file; harmless where it is closed."""
+        """Unlock and close the file; harmless where it is closed."""
+        if self._descriptor is not None:
+            # A process forked a moment ago may still hold a copy of the descriptor: closing ours would not unlock it.
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self.close_copy()
+
+    def close_copy(self) -> None:
+        """Close a forked process's copy of the file, and leave the lock to the process that opened it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -86,7 +96,7 @@ _OPEN: weakref.WeakSet[Journal] = weakref.WeakSet()
 def _close_in_child() -> None:
     # A forked data loader worker may outlive a killed training for seconds: it must not keep the lock.
     for journal in list(_OPEN):
-        journal.close()
+        journal.close_copy()
 
 
 if hasattr(os, "register_at_fork"):

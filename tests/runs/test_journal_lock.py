@@ -61,25 +61,46 @@ def test_a_second_journal_in_the_same_process_is_refused_until_the_first_is_clos
     second.close()
 
 
-def _wait(event) -> None:
-    event.wait(20)
+def _started_and_waiting(started, done) -> None:
+    started.set()
+    done.wait(20)
 
 
-def test_a_forked_data_worker_does_not_keep_the_lock_of_a_training_that_ended(tmp_path):
-    journal = Journal(tmp_path / "journal.jsonl")
-    journal.append(StepRecord(iter=1))
+def test_a_forked_data_worker_neither_frees_the_lock_of_a_living_training_nor_keeps_that_of_a_dead_one(tmp_path):
     context = multiprocessing.get_context("fork")
-    done = context.Event()
-    worker = context.Process(target=_wait, args=(done,), daemon=True)
-    worker.start()
+    started, done = context.Event(), context.Event()
+
+    def train_and_die() -> None:
+        journal = Journal(tmp_path / "journal.jsonl")
+        journal.append(StepRecord(iter=1))
+        context.Process(target=_started_and_waiting, args=(started, done)).start()
+        started.wait(20)  # the worker has closed its copy
+        try:
+            Journal(journal.path).open()
+        except BlockingIOError:
+            journal.append(StepRecord(iter=2))  # still locked, and ours still open
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    training = context.Process(target=train_and_die)
+    training.start()
     try:
-        journal.append(StepRecord(iter=2))  # the worker's copy is closed, ours is not
-        journal.close()
-        Journal(journal.path).append(StepRecord(iter=3))
+        training.join(30)
+        assert training.exitcode == -signal.SIGKILL
+        Journal(tmp_path / "journal.jsonl").append(StepRecord(iter=3))  # the worker lives on
     finally:
         done.set()
-        worker.join()
-    assert [record.iter for record in read_records(journal.path)[0]] == [1, 2, 3]
+    assert [record.iter for record in read_records(tmp_path / "journal.jsonl")[0]] == [1, 2, 3]
+
+
+def test_closing_frees_the_lock_though_a_process_forked_a_moment_ago_still_holds_a_copy(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.open()
+    copy = os.dup(journal._opened())  # what a child holds before its first line of Python has run
+    try:
+        journal.close()
+        Journal(journal.path).append(StepRecord(iter=1))
+    finally:
+        os.close(copy)
 
 
 def test_reading_while_writing_does_not_free_the_lock(tmp_path):

@@ -33,6 +33,7 @@ from ..runs.schema import (
 from .device_peak import device_peak
 from .flops_counter import FlopsCounter
 from .log_writer import LogWriter
+from .reports import reports_of
 from .run_header import run_record
 from .step_records import SinceEvaluation, round_times, step_record, step_records
 from .training_clock import TrainingClock
@@ -171,6 +172,7 @@ class RunLogCallback(TrainerCallback):
         self._flops = FlopsCounter(model) if model is not None and not args.torch_compile else None
         self._log.rebuild()
         self._clock = TrainingClock()
+        reports_of(state).listen(self._append, lambda what, seconds: self._clock.leave_out(seconds))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._step = state.global_step

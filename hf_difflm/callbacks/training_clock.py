@@ -26,6 +26,11 @@ class TrainingClock:
         self._excluded += now - self._boundary
         self._boundary = now
 
+    def leave_out(self, seconds: float) -> None:
+        """The last ``seconds`` were no training."""
+        self._excluded += seconds
+        self._boundary += seconds  # what is excluded up to the next hook must not count them again
+
     def lap(self) -> float:
         """Return the seconds of training since the last lap, and begin the next."""
         now = time.perf_counter()

@@ -15,6 +15,7 @@ from .schema import (
     CheckpointRecord,
     EvaluationRecord,
     EventRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
     SampleRecord,
@@ -107,6 +108,12 @@ def describe(record: Record) -> str:
         text = f"save {record.iter:>7,}  {record.path}"
     elif isinstance(record, SampleRecord):
         text = f"text {record.iter:>7,}  {record.prompt!r} -> {record.text!r}"
+    elif isinstance(record, MeasurementRecord):
+        values = [
+            f"{name} {number(value, 4)}" for name, value in record.metrics.items() if isinstance(value, (int, float))
+        ]
+        text = f"{record.source} {record.iter:>7,}  {'  '.join(values[:4])}"
+        text += f"  and {len(values) - 4} more" if len(values) > 4 else ""
     elif isinstance(record, EventRecord):
         text = f"{record.event}" + ("" if record.iter is None else f" at step {record.iter:,}")
         text += f": {record.message}" if record.message else ""

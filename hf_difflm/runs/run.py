@@ -16,6 +16,7 @@ from .schema import (
     CheckpointRecord,
     EvaluationRecord,
     EventRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
     SampleRecord,
@@ -26,7 +27,7 @@ from .steps import Steps
 if TYPE_CHECKING:
     import pandas
 
-_Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord)
+_Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Run:
         path: the journal or document it was read from.
         headers: one header an attempt, the first attempt first; never empty.
         steps: the step rows in the order of training, kept as columns.
-        evaluations, checkpoints, samples: in the order of training.
+        evaluations, checkpoints, samples, measurements: in the order of training.
         events: all of them, those of earlier attempts too.
         damaged_lines: lines of the journal that could not be read.
         epoch_losses: mean loss of each epoch (from 1), where a log says it instead of the epoch of each step.
@@ -49,6 +50,7 @@ class Run:
     evaluations: list[EvaluationRecord] = field(default_factory=list)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     samples: list[SampleRecord] = field(default_factory=list)
+    measurements: list[MeasurementRecord] = field(default_factory=list)
     events: list[EventRecord] = field(default_factory=list)
     damaged_lines: int = 0
     epoch_losses: dict[int, float] = field(default_factory=dict)
@@ -77,6 +79,8 @@ class Run:
                 run.checkpoints.append(record)
             elif isinstance(record, SampleRecord):
                 run.samples.append(record)
+            elif isinstance(record, MeasurementRecord):
+                run.measurements.append(record)
             elif isinstance(record, RunRecord):
                 run.headers.append(record)
             elif isinstance(record, EventRecord):
@@ -92,6 +96,7 @@ class Run:
         self.evaluations = _up_to(step, self.evaluations)
         self.checkpoints = _up_to(step, self.checkpoints)
         self.samples = _up_to(step, self.samples)
+        self.measurements = _up_to(step, self.measurements)
 
     @property
     def header(self) -> RunRecord:

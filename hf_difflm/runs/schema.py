@@ -144,6 +144,20 @@ class SampleRecord(Record):
 
 
 @dataclass(kw_only=True)
+class MeasurementRecord(Record):
+    """Numbers about the model or the machine that are not measured at every step."""
+
+    type: ClassVar[str] = "measurement"
+    iter: int
+    source: str
+    """What was measured: ``gradients``, ``statistics``, ``throughput`` or a name of your own."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Names in the manner of trackers, ``group/name``: ``grad_norm/attention``, ``param_norm/layer_03``, ..."""
+    histograms: dict[str, Any] | None = None
+    """Name to ``{"low", "high", "counts"}``: bins of equal width from ``low`` to ``high``."""
+
+
+@dataclass(kw_only=True)
 class EventRecord(Record):
     """Something that happened to the run: started, resumed, interrupted, failed, completed or a name of your own."""
 
@@ -155,7 +169,16 @@ class EventRecord(Record):
 
 
 _CLASSES: dict[str, type[Record]] = {
-    cls.type: cls for cls in (RunRecord, StepRecord, EvaluationRecord, CheckpointRecord, SampleRecord, EventRecord)
+    cls.type: cls
+    for cls in (
+        RunRecord,
+        StepRecord,
+        EvaluationRecord,
+        CheckpointRecord,
+        SampleRecord,
+        MeasurementRecord,
+        EventRecord,
+    )
 }
 _FIELDS = {cls: tuple(item.name for item in fields(cls)) for cls in _CLASSES.values()}
 _ENVELOPE = ("time", "nonfinite", "extra")
@@ -167,6 +190,7 @@ _OPTIONAL = {
     RunRecord: {"experiment_name", "parent_run"},
     StepRecord: {*STEP_NUMBERS} - {"iter"},
     EvaluationRecord: {"train_loss", "lr", "time_ms", "tokens_seen"},
+    MeasurementRecord: {"histograms"},
     EventRecord: {"message", "resumed_from_step"},
 }
 

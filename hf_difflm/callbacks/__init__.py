@@ -5,11 +5,39 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {"RunLogCallback": "run_log"}
-__all__ = ["RunLogCallback"]
+_HOMES = {
+    "AlertCallback": "alerts",
+    "DashboardCallback": "dashboard",
+    "GenerationSamplesCallback": "generation",
+    "GradientNormCallback": "gradients",
+    "Logger": "logger",
+    "ModelStatisticsCallback": "model_statistics",
+    "RunLogCallback": "run_log",
+    "ThroughputCallback": "throughput",
+    "TrackerCallback": "trackers",
+}
+__all__ = [
+    "AlertCallback",
+    "DashboardCallback",
+    "GenerationSamplesCallback",
+    "GradientNormCallback",
+    "Logger",
+    "ModelStatisticsCallback",
+    "RunLogCallback",
+    "ThroughputCallback",
+    "TrackerCallback",
+]
 
 if TYPE_CHECKING:
+    from .alerts import AlertCallback
+    from .dashboard import DashboardCallback
+    from .generation import GenerationSamplesCallback
+    from .gradients import GradientNormCallback
+    from .logger import Logger
+    from .model_statistics import ModelStatisticsCallback
     from .run_log import RunLogCallback
+    from .throughput import ThroughputCallback
+    from .trackers import TrackerCallback
 
 
 def __getattr__(name: str) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 from ..errors import UserError
 from ..runs.derived import DerivedWriter
-from ..runs.journal import Journal
+from ..runs.journal import RECORDS_LOST, Journal
 from ..runs.schema import EventRecord, Record
 
 logger = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LogWriter:
@@ -27,14 +29,19 @@ class LogWriter:
         self._warned = False
 
     def append(self, record: Record, step: int) -> None:
-        """Write one record, and first how many could not be written before it; ``step`` is where training is."""
+        """Write one record, and first how many could not be written before it; ``step`` is where training is.
+
+        On a full disk the derived files make room for an event: how a run ended is known to the journal alone.
+        """
         try:
-            if self._lost:
-                message = f"{self._lost} records before this one could not be written"
-                self.journal.append(EventRecord(event="records_lost", iter=step, message=message))
-                self._lost = 0
-            self.journal.append(record)
-        except OSError as error:
+            try:
+                self._append(record, step)
+            except OSError as error:
+                if error.errno not in _FULL or not isinstance(record, EventRecord):
+                    raise
+                self._derived.remove()
+                self._append(record, step)
+        except (OSError, UserError) as error:
             self._lost += 1
             self._warn(error)
 
@@ -52,6 +59,14 @@ class LogWriter:
         """Rebuild the derived files and let go of the journal."""
         self.rebuild()
         self.journal.close()
+
+    def _append(self, record: Record, step: int) -> None:
+        if self._lost:
+            which = "1 record" if self._lost == 1 else f"{self._lost} records"
+            message = f"{which} before this one could not be written"
+            self.journal.append(EventRecord(event=RECORDS_LOST, iter=step, message=message))
+            self._lost = 0
+        self.journal.append(record)
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from transformers import TrainerState
 
@@ -16,9 +17,15 @@ class Reports:
 
     What measures (gradients, statistics, throughput, samples, alerts) publishes records of the run log; what keeps them
     (the run log, the trackers) listens. Neither knows the other, so each works in a Trainer that lacks the rest.
+
+    Attributes:
+        journal_path: the journal of this training; None where no run log is kept, and on other processes than world zero.
+        ending: how the training will have ended, and why, where a callback stops it: ``("failed", sentence)``.
     """
 
     def __init__(self) -> None:
+        self.journal_path: Path | None = None
+        self.ending: tuple[str, str] | None = None
         self._record_listeners: list[Callable[[Record], None]] = []
         self._time_listeners: list[Callable[[str, float], None]] = []
 

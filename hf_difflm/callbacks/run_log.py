@@ -172,7 +172,9 @@ class RunLogCallback(TrainerCallback):
         self._flops = FlopsCounter(model) if model is not None and not args.torch_compile else None
         self._log.rebuild()
         self._clock = TrainingClock()
-        reports_of(state).listen(self._append, lambda what, seconds: self._clock.leave_out(seconds))
+        reports = reports_of(state)
+        reports.journal_path = journal.path
+        reports.listen(self._append, lambda what, seconds: self._clock.leave_out(seconds))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._step = state.global_step
@@ -233,7 +235,7 @@ class RunLogCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._step = state.global_step
-        self.close()
+        self.close(*(reports_of(state).ending or ()))
 
     # ---- hook of a Trainer that knows every step ----
 

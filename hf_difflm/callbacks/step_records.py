@@ -10,14 +10,24 @@ from typing import Any
 from ..runs.schema import STEP_NUMBERS, EvaluationRecord, StepRecord, now
 
 _NAMES = {"learning_rate": "lr", "num_input_tokens_seen": "tokens_seen"}
-# What is measured with a clock is not known to more decimals than these.
-_DECIMALS = {"time_ms": 3, "tokens_per_sec": 1, "mfu": 3}
+# What is measured with a clock is not known to more decimals than these; passes are told apart down to a batch.
+_DECIMALS = {"time_ms": 3, "tokens_per_sec": 1, "mfu": 3, "epoch": 9}
+# Counts are exact; a learning rate is computed in double precision.
+_EXACT = frozenset({"iter", "steps", "tokens_seen", "total_flops"})
+_FORMATS = {"lr": "%.9g"}
+# All else comes from float32, which knows no more digits.
+_FLOAT32 = "%.7g"
+_LARGEST_ROUNDED = 1e7
 # Told in other words: the totals so far.
-_IN_TOTALS = ("tokens", "flops")
+_IN_TOTALS = frozenset({"tokens", "flops"})
+_STEP_NUMBERS = frozenset(STEP_NUMBERS)
 
 
 def step_record(values: Mapping[str, Any], **known: Any) -> StepRecord:
     """Return what a Trainer reports under the log's names; further numbers are kept as they are called.
+
+    Fractions are rounded to what is known of them: seven significant digits, those of float32, and nine for the learning
+    rate. Counts, totals and whatever has more than seven digits before the point stay as they are.
 
     Args:
         values: quantities of a step, other things are left out.
@@ -27,21 +37,24 @@ def step_record(values: Mapping[str, Any], **known: Any) -> StepRecord:
     extra: dict[str, Any] = {}
     for name, value in values.items():
         name = _NAMES.get(name, name)
-        if name in STEP_NUMBERS:
+        if type(value) is float and -_LARGEST_ROUNDED < value < _LARGEST_ROUNDED and name not in _EXACT:
+            decimals = _DECIMALS.get(name)
+            value = float(_FORMATS.get(name, _FLOAT32) % value) if decimals is None else round(value, decimals)
+        if name in _STEP_NUMBERS:
             named[name] = value
-        elif isinstance(value, Number) and name not in _IN_TOTALS:
+        # To ask an abstract class takes long.
+        elif name not in _IN_TOTALS and (type(value) is float or isinstance(value, Number)):
             extra[name] = value
-    record = StepRecord(**{**named, **known}, extra=extra)
-    round_times(record)
-    return record
+    named.update(known)
+    return StepRecord(**named, extra=extra)
 
 
 def round_times(record: StepRecord) -> None:
     """Round what was measured with a clock: more decimals would only make the log longer."""
-    for name, decimals in _DECIMALS.items():
+    for name in ("time_ms", "tokens_per_sec", "mfu"):
         value = getattr(record, name)
         if value is not None:
-            setattr(record, name, round(float(value), decimals))
+            setattr(record, name, round(float(value), _DECIMALS[name]))
 
 
 def step_records(rows: Sequence[Mapping[str, Any]], tokens_seen: float, total_flops: float) -> list[StepRecord]:

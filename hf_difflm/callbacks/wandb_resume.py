@@ -1,4 +1,4 @@
-"""Let a resumed training go on in its Weights & Biases run instead of in a new one."""
+"""Which Weights & Biases run a training reports to: a resumed one to its own, the next one in a process to a new one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def active_wandb_run() -> str | None:
     """Return the id of the W&B run of this process; None where there is none. Does not import wandb."""
     run = getattr(sys.modules.get("wandb"), "run", None)
     return None if run is None else run.id
+
+
+def finish_wandb_run() -> None:
+    """End the W&B run of this process, if there is one, so that the next training gets its own. Does not import wandb."""
+    if active_wandb_run() is not None:
+        sys.modules["wandb"].finish()
 
 
 class WandbResume:

@@ -13,8 +13,14 @@ from ..training.fields import Field, own_fields
 from ..training.values import alternatives, typed_value
 from .parsing import trainer_flags
 
-PANELS = {"data": "Data", "model": "Model", "training": "Objective and training", "generation": "Generation"}
-_METAVARS = {dict: "JSON", int: "INT", float: "NUMBER", str: "TEXT"}
+PANELS = {
+    "data": "Data",
+    "model": "Model",
+    "training": "Objective and training",
+    "monitoring": "Monitoring",
+    "generation": "Generation",
+}
+_METAVARS = {dict: "JSON", int: "INT", float: "NUMBER", str: "TEXT", list: "NAME,NAME"}
 
 
 def with_flags(fields: Iterable[Field]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -79,7 +85,7 @@ def _help(field: Field) -> str:
     notes = []
     if field.metadata.get("choices"):
         notes.append(f"one of {', '.join(field.metadata['choices'])}")
-    if field.default is not None and field.default != {}:
+    if field.default is not None and field.default not in ({}, []):
         on_off = "on" if field.default else "off"
         notes.append(f"default: {on_off if field.hint is bool else field.default}")
     return f"{text} ({'; '.join(notes)})" if notes else text

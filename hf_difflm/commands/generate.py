@@ -33,6 +33,18 @@ def generate(
     prompt_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="UTF-8 file with one prompt on each line")
     ] = None,
+    quality: Annotated[
+        bool,
+        typer.Option("--quality", help="tell the repetition, variety and entropy of each text and of all together"),
+    ] = False,
+    reference_model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="tell the perplexity under this causal LM too, with the entropy"),
+    ] = None,
+    real_texts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="compare by MAUVE with the texts of this UTF-8 file, one on each line"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the samples as JSON, alone on stdout")] = False,
     **flags: Any,
 ) -> None:
@@ -41,20 +53,30 @@ def generate(
     use_cpu = values.pop("use_cpu", False)
     prompts = [*(prompt or []), *(_lines(prompt_file) if prompt_file is not None else [])]
     num_samples = values.pop("num_samples", SampleOptions.num_samples)
-    from ..evaluation.samples import print_samples
+    real = _lines(real_texts, "text") if real_texts is not None else []
+    from ..evaluation.samples import QualityRequest, print_samples
     from .quiet import quiet_libraries
 
     quiet_libraries()
-    print_samples(target, prompts, GenerationOptions(**values), num_samples, use_cpu=use_cpu, as_json=as_json)
+    wanted = quality or reference_model is not None or real_texts is not None
+    print_samples(
+        target,
+        prompts,
+        GenerationOptions(**values),
+        num_samples,
+        use_cpu=use_cpu,
+        as_json=as_json,
+        quality=QualityRequest(reference_model, real) if wanted else None,
+    )
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, what: str = "prompt") -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"prompt file {path} cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{what} file {path} cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"prompt file {path} is not UTF-8 text ({error.reason}); convert it") from error
+        raise UserError(f"{what} file {path} is not UTF-8 text ({error.reason}); convert it") from error
     if not lines:
-        raise UserError(f"prompt file {path} is empty: write one prompt on each line")
+        raise UserError(f"{what} file {path} is empty: write one {what} on each line")
     return lines

@@ -123,7 +123,7 @@ def export(
     ] = None,
     table: Annotated[
         str | None,
-        typer.Option(help="steps, evaluations or summary; default: steps for csv, summary for markdown"),
+        typer.Option(help="steps, evaluations, measurements or summary; default: steps for csv, summary for markdown"),
     ] = None,
 ) -> None:
     """Export runs as csv, markdown or json, as TensorBoard event files, or as offline Weights & Biases runs."""
@@ -165,7 +165,13 @@ def recover(run: OneRun) -> None:
     """Rebuild the JSON files of a run from its journal, after a crash or where they were switched off."""
     from ..runs.derived import recover as rebuild
 
-    for path in rebuild(run):
+    try:
+        paths = rebuild(run)
+    except OSError as error:
+        raise UserError(
+            f"the files of {run} cannot be rebuilt ({error.strerror}); make room there, or copy its journal elsewhere"
+        ) from error
+    for path in paths:
         print(path)
 
 

@@ -15,6 +15,22 @@ from .help_all import HelpAll
 from .parsing import declared_flags
 
 
+# What --test sets, where no flag says otherwise.
+TEST_RUN = {
+    "max_chunks": 5,
+    "max_steps": -1,
+    "num_train_epochs": 1,
+    "viz_interval": 2,
+    "logging_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "eval_iters": 2,
+    "save_steps": 2,
+    "generate_interval": 2,
+    "statistics_interval": 2,
+}
+
+
 @with_flags(own_fields().values())
 def train(
     ctx: typer.Context,
@@ -33,6 +49,12 @@ def train(
     sanity_check: Annotated[
         bool, typer.Option("--sanity-check", help="check device, data, model and one step, then stop")
     ] = False,
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test", help="try everything out: 5 chunks of data, a dashboard every 2 steps, all that can be logged"
+        ),
+    ] = False,
     help_all: HelpAll = False,
     **flags: Any,
 ) -> None:
@@ -41,6 +63,8 @@ def train(
     Takes every flag of transformers' TrainingArguments besides those below; --help-all lists them.
     """
     given, declared = given_flags(ctx, flags), declared_flags(ctx)
+    if test:
+        given = {**TEST_RUN, **given}
     if resume and recipe is None and output_dir is not None:
         from ..training.run_folder import keeps_log, recorded_settings
 

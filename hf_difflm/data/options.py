@@ -44,4 +44,8 @@ class DataOptions:
     max_eval_blocks: int | None = field(
         default=None, metadata={"help": "use the first so many evaluation blocks", "min": 1}
     )
+    tokens_per_chunk: int = field(default=4096, metadata={"help": "tokens in a chunk of training data", "min": 1})
+    max_chunks: int | None = field(
+        default=None, metadata={"help": "train on the first so many chunks of tokens_per_chunk tokens", "min": 1}
+    )
     num_preprocessing_workers: int = field(default=1, metadata={"help": "processes that tokenise", "min": 1})

@@ -80,7 +80,7 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
     The evaluation documents are, the first of these that applies: those of ``eval_dataset``; of ``eval_split``; of
     the data set's validation or test split; a share held out by content hash; the end of the text, if it is one
     document. A training document that is also an evaluation document is dropped (not for synthetic text, where equal
-    documents are independent draws). ``max_train_blocks`` and ``max_eval_blocks`` keep the first blocks.
+    documents are independent draws). ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
 
     Under several processes the first of each machine prepares while the others wait, then find its cache files; build
     the TrainingArguments before, since they decide the device and with it the backend the processes talk over.
@@ -127,7 +127,7 @@ class _Preparation:
         train_documents, eval_documents = self._documents(need_train)
         train = None
         if train_documents is not None:
-            train = self._blocks("train", train_documents, self.train_source, self.options.max_train_blocks)
+            train = self._blocks("train", train_documents, self.train_source, self._most_train_blocks())
         evaluation = self._blocks("eval", eval_documents, self.eval_source, self.options.max_eval_blocks)
         parts = [train_documents.fingerprint if train_documents else "", eval_documents.fingerprint]
         parts += [self.encoder.fingerprint, str(self.options.block_size)]
@@ -140,6 +140,13 @@ class _Preparation:
             block_size=self.options.block_size,
             notes=self.notes,
         )
+
+    def _most_train_blocks(self) -> int | None:
+        """How many blocks ``max_train_blocks`` and ``max_chunks`` leave; None for all."""
+        limits = [] if self.options.max_train_blocks is None else [self.options.max_train_blocks]
+        if self.options.max_chunks is not None:
+            limits.append(max(self.options.max_chunks * self.options.tokens_per_chunk // self.options.block_size, 1))
+        return min(limits, default=None)
 
     # The documents of both sides.
 

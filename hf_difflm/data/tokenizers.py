@@ -69,6 +69,8 @@ def byte_characters() -> list[str]:
 
 def _load(name: str) -> PreTrainedTokenizerBase:
     path = Path(name).expanduser()
+    if not path.exists() and _can_only_be_a_path(name):
+        raise UserError(f"no such tokenizer file or folder: {name}; check the path, or give {BYTES!r} (built in)")
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
@@ -76,6 +78,11 @@ def _load(name: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # hub, network, parsing and format each raise their own; the user needs one sentence
         hint = did_you_mean(name, [BYTES]) or f"; give a Hub name, a folder, a tokenizer.json, or {BYTES!r} (built in)"
         raise UserError(f"cannot load tokenizer {name!r} ({first_line(error)}){hint}") from error
+
+
+def _can_only_be_a_path(name: str) -> bool:
+    """Whether no tokenizer of the Hub can have this name: there it is ``name`` or ``owner/name``."""
+    return name.endswith(".json") or name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
 
 
 def _complete_special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:

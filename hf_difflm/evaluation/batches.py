@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..objectives import Batch
@@ -34,6 +35,14 @@ def evaluation_batches(
         if "num_bytes" in batch:
             batch["num_bytes"] = batch["num_bytes"].masked_fill(extra_B, 0)
         yield batch
+
+
+def spread(dataset: Any, most: int | None) -> Any:
+    """Return at most ``most`` rows of a data set, evenly spread over it; all of it where ``most`` is None."""
+    if most is None or len(dataset) <= most:
+        return dataset
+    places = np.linspace(0, len(dataset) - 1, most).round().astype(int).tolist()
+    return dataset.select(places) if hasattr(dataset, "select") else [dataset[place] for place in places]
 
 
 def data_unit(dataset: Any) -> str:

@@ -19,7 +19,7 @@ import torch
 from ..objectives import Batch, NoiseKey, Objective
 
 NOISE_BINS = 10
-"""Accuracy is also given by masking rate, in this many equal bins of (0, 1]."""
+"""Accuracy and cross-entropy are also given by masking rate, in this many equal bins of (0, 1]."""
 
 
 @dataclass
@@ -36,6 +36,8 @@ class LikelihoodResult:
         num_bytes: UTF-8 bytes those tokens stand for, or None where unknown.
         accuracy: share of predicted tokens whose likeliest token is right.
         accuracy_by_noise: (NOISE_BINS,) the same by masking rate, NaN where a bin is empty; None for exact bounds.
+        nll_by_noise: (NOISE_BINS,) mean cross-entropy of the masked tokens by masking rate, likewise; its bins do not average
+            to ``nll``, in which each masking rate has the weight of the bound.
         replicates: K.
         forwards: sequences that went through the model.
         unit_ids, unit_tokens, unit_nll: per document (or block): its id, scored tokens, nll in nats, for paired comparisons.
@@ -50,6 +52,7 @@ class LikelihoodResult:
     num_bytes: int | None
     accuracy: float
     accuracy_by_noise: np.ndarray | None
+    nll_by_noise: np.ndarray | None
     replicates: int
     forwards: int
     unit_ids: np.ndarray
@@ -69,9 +72,9 @@ class LikelihoodResult:
             "replicates": self.replicates,
             "scored_tokens": self.scored_tokens,
         }
-        if self.accuracy_by_noise is not None:
-            for i, value in enumerate(self.accuracy_by_noise):
-                values[f"accuracy_noise_{(i + 1) / NOISE_BINS:.1f}"] = None if math.isnan(value) else float(value)
+        for name, by_noise in (("accuracy", self.accuracy_by_noise), ("nll", self.nll_by_noise)):
+            for i, value in enumerate(() if by_noise is None else by_noise):
+                values[f"{name}_noise_{(i + 1) / NOISE_BINS:.1f}"] = None if math.isnan(value) else float(value)
         return {f"{prefix}_{name}": value for name, value in values.items() if value is not None}
 
 
@@ -84,7 +87,7 @@ class _Totals:
     unit_tokens: np.ndarray  # (U,)
     correct: float
     predicted: float
-    bins: np.ndarray  # (2, NOISE_BINS): correct, predicted
+    bins: np.ndarray  # (3, NOISE_BINS): correct, cross-entropy, predicted
     num_bytes: int | None
     forwards: int
 
@@ -156,7 +159,7 @@ def _score(
     correct = torch.cat([o.token_correct_N for o in outputs if o.token_correct_N is not None]).cpu().numpy()
     ids = np.unique(units_BL[scored_BL])
     unit_nll_KU = np.zeros((replicates, len(ids)))
-    bins = np.zeros((2, NOISE_BINS))
+    bins = np.zeros((3, NOISE_BINS))
     start = 0
     for k, output in enumerate(outputs):
         part = slice(start, start + len(output.rows_N))
@@ -166,7 +169,8 @@ def _score(
         if "masking_rate" in output.row_metrics:
             bin_B = np.ceil(output.row_metrics["masking_rate"] * NOISE_BINS).astype(int).clip(1, NOISE_BINS) - 1
             bin_N = bin_B[output.rows_N]
-            bins += np.stack([np.bincount(bin_N, w, NOISE_BINS) for w in (correct[part].astype(float), None)])
+            sums = (correct[part].astype(float), nll[part], None)
+            bins += np.stack([np.bincount(bin_N, weights_N, NOISE_BINS) for weights_N in sums])
     return _Totals(
         unit_ids=ids,
         unit_nll_KU=unit_nll_KU,
@@ -213,7 +217,7 @@ def _result(objective: Objective, totals: _Totals, replicates: int, data_unit: s
     units = len(totals.unit_ids)
     residual = unit_nll - nll * totals.unit_tokens
     with np.errstate(invalid="ignore", divide="ignore"):
-        by_noise = totals.bins[0] / totals.bins[1] if objective.stochastic else None
+        by_noise = totals.bins[:2] / totals.bins[2] if objective.stochastic else (None, None)
     return LikelihoodResult(
         nll=nll,
         nll_stderr=stderr,
@@ -223,7 +227,8 @@ def _result(objective: Objective, totals: _Totals, replicates: int, data_unit: s
         scored_tokens=tokens,
         num_bytes=totals.num_bytes,
         accuracy=totals.correct / totals.predicted if totals.predicted else math.nan,
-        accuracy_by_noise=by_noise,
+        accuracy_by_noise=by_noise[0],
+        nll_by_noise=by_noise[1],
         replicates=replicates,
         forwards=totals.forwards,
         unit_ids=totals.unit_ids,

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -212,10 +213,20 @@ def labels(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[str]
         places = [place for place, run in enumerate(runs) if run.name == name]
         seeds = [seed_of(runs[place]) for place in places]
         by_seed = None not in seeds and len(set(map(str, seeds))) == len(seeds)
-        for place, seed in zip(places, seeds, strict=True):
-            found[place] = f"{name} (seed {seed})" if by_seed else f"{name} ({runs[place].path.parent.name})"
+        folders = _told_apart([runs[place].path.parent for place in places])
+        for place, seed, folder in zip(places, seeds, folders, strict=True):
+            found[place] = f"{name} (seed {seed})" if by_seed else f"{name} ({folder})"
     counts = Counter(found)
     return [f"{name} #{place}" if counts[name] > 1 else name for place, name in enumerate(found, start=1)]
+
+
+def _told_apart(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or as many as it takes to tell them apart; where nothing does, the last part."""
+    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+        tails = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(tails)) == len(tails):
+            return tails
+    return [folder.name for folder in folders]
 
 
 def same_name_warnings(runs: Sequence[Run]) -> list[str]:

@@ -91,6 +91,17 @@ class DerivedWriter:
             self._last_step = step
             self.write()
 
+    def remove(self) -> None:
+        """Delete the files: their room may be needed for the journal, which they can be rebuilt from.
+
+        Raises:
+            UserError: the journal is gone or holds no run any more.
+            OSError: a file cannot be deleted.
+        """
+        run, _ = self._run.read()
+        for path in derived_files(self._folder, run.name, run.headers[0].experiment_name):
+            path.unlink(missing_ok=True)
+
     def write(self) -> None:
         """Rebuild the files now.
 

@@ -38,7 +38,8 @@ def document_head(run: Run) -> dict[str, Any]:
     """Return the document of a run without its steps.
 
     ``eval_steps`` hold ``iter, train_loss, val_loss, val_loss_stderr, lr, timestamp`` and every metric of the
-    evaluation; ``train_loss`` is the mean of the step losses since the evaluation before. Units as in the journal.
+    evaluation; ``train_loss`` is the mean of the step losses since the evaluation before. Units as in the journal, which
+    alone holds the histograms of measurements.
     """
     header = run.header
     return {
@@ -70,6 +71,10 @@ def document_head(run: Run) -> dict[str, Any]:
                 "timestamp": record.time,
             }
             for record in run.samples
+        ],
+        "measurements": [
+            {"iter": record.iter, "source": record.source, "metrics": record.metrics, "timestamp": record.time}
+            for record in run.measurements
         ],
         "events": [
             {

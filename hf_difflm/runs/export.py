@@ -15,11 +15,14 @@ from .comparison import compare_runs, labels
 from .document import build_document, render_document, summarize
 from .evaluation_table import train_losses
 from .files import replacing
+from .measurements import measurement_rows
 from .run import Run
 from .strict_json import dumps, plain
 from .tables import UNKNOWN, markdown_table, number
 
-TABLES = ("steps", "evaluations", "summary")
+TABLES = ("steps", "evaluations", "measurements", "summary")
+# One row a number; in the others the columns follow from what is known.
+_MEASUREMENT_KEYS = ["run", "iter", "source", "name", "value", "timestamp"]
 _BLOCK = 10_000
 # What the columns of a summary are called where people read it.
 _SUMMARY_HEADINGS = {
@@ -44,7 +47,8 @@ def export_csv(runs: Sequence[Run], table: str = "steps") -> Iterator[str]:
 
     Args:
         runs: at least one; the first column is the run where there are several.
-        table: ``steps`` (the quantities that some step knows), ``evaluations`` (every metric) or ``summary``.
+        table: ``steps`` (the quantities that some step knows), ``evaluations`` (every metric), ``measurements`` (one row
+            a number) or ``summary``.
 
     Raises:
         UserError: the table is unknown.
@@ -61,9 +65,9 @@ def export_csv(runs: Sequence[Run], table: str = "steps") -> Iterator[str]:
                 cells = [_cells(column[start : start + _BLOCK], whole) for column, whole in columns]
                 yield _csv_lines([name] * several + list(row) for row in zip(*cells, strict=True))
         return
-    rows = _evaluation_rows(runs, names) if table == "evaluations" else _summary_rows(runs, names)
-    headings = list(dict.fromkeys(key for row in rows for key in row))
-    if not several and table == "evaluations":
+    rows = _table_rows(runs, names, table)
+    headings = list(dict.fromkeys(key for row in rows for key in row)) or _MEASUREMENT_KEYS
+    if not several and table != "summary":
         headings = [heading for heading in headings if heading != "run"]
     yield _csv_lines([headings])
     yield _csv_lines([["" if row.get(key) is None else row[key] for key in headings] for row in rows])
@@ -81,9 +85,9 @@ def export_markdown(runs: Sequence[Run], table: str = "summary") -> str:
             "a markdown table of every step would be too long to read; use --format csv, or --table summary"
         )
     names = labels(runs)
-    if table == "evaluations":
-        rows = _evaluation_rows(runs, names)
-        headings = list(dict.fromkeys(key for row in rows for key in row if key != "timestamp"))
+    if table != "summary":
+        rows = _table_rows(runs, names, table)
+        headings = list(dict.fromkeys(key for row in rows for key in row if key != "timestamp")) or _MEASUREMENT_KEYS
         return markdown_table(headings, [[_shown(row.get(key)) for key in headings] for row in rows], left=1) + "\n"
     rows = _summary_rows(runs, names)
     keys = [key for key in _SUMMARY_HEADINGS if any(row.get(key) is not None for row in rows)]
@@ -120,6 +124,12 @@ def comparison_json(runs: Sequence[Run], names: Sequence[str] | None = None) -> 
         ),
         indent=2,
     )
+
+
+def _table_rows(runs: Sequence[Run], names: Sequence[str], table: str) -> list[dict[str, Any]]:
+    if table == "measurements":
+        return list(measurement_rows(runs, names))
+    return _evaluation_rows(runs, names) if table == "evaluations" else _summary_rows(runs, names)
 
 
 def _summary_rows(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:

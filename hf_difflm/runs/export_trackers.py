@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any
 from ..errors import UserError
 from .comparison import labels
 from .files import document_name
+from .measurements import numbers
 from .run import Run
 from .strict_json import plain
 
@@ -20,7 +22,8 @@ _ENVELOPE = ("iter", "steps")
 def export_tensorboard(runs: Sequence[Run], folder: str | Path) -> list[Path]:
     """Write an event file for each run, in a folder of its own, and return these folders.
 
-    Scalars are ``train/{quantity}`` and ``eval/{metric}`` at the times they were logged; samples are texts.
+    Scalars are ``train/{quantity}``, ``eval/{metric}`` and measurements under their own names, at the times they were
+    logged; samples are texts.
 
     Raises:
         UserError: tensorboard is not installed, or a folder holds event files already.
@@ -56,7 +59,8 @@ def export_tensorboard(runs: Sequence[Run], folder: str | Path) -> list[Path]:
 def export_wandb(runs: Sequence[Run], folder: str | Path, project: str = "hf-difflm") -> list[Path]:
     """Write an offline Weights & Biases run for each run and return their folders, which ``wandb sync`` uploads.
 
-    Metrics are ``train/{quantity}`` and ``eval/{metric}``, the settings its config, the samples a table.
+    Metrics are ``train/{quantity}``, ``eval/{metric}`` and measurements under their own names, the settings its config,
+    the samples a table.
 
     Raises:
         UserError: wandb is not installed.
@@ -89,23 +93,24 @@ def export_wandb(runs: Sequence[Run], folder: str | Path, project: str = "hf-dif
             tracked.finish(exit_code=0 if run.status != "failed" else 1)
     finally:
         os.environ.update(kept)
+        if wandb.run is None:
+            # An offline run is finished before its file is written whole; that is sure once the service has ended.
+            wandb.teardown()
     return places
 
 
 def _rows(run: Run) -> Iterator[tuple[int, str, dict[str, float]]]:
-    """Every step and evaluation in the order of training: step, time, what is known by tag."""
+    """Every step, measurement and evaluation in the order of training: step, time, what is known by tag."""
+    measurements = ((record.iter, record.time, numbers(record)) for record in run.measurements)
+    evaluations = ((record.iter, record.time, _metrics(record.metrics)) for record in run.evaluations)
+    return heapq.merge(_step_rows(run), measurements, evaluations, key=lambda row: row[0])
+
+
+def _step_rows(run: Run) -> Iterator[tuple[int, str, dict[str, float]]]:
     quantities = [name for name in run.steps.quantities if name not in _ENVELOPE]
-    evaluations = iter(run.evaluations)
-    evaluation = next(evaluations, None)
     for record in run.steps:
-        while evaluation is not None and evaluation.iter < record.iter:
-            yield evaluation.iter, evaluation.time, _metrics(evaluation.metrics)
-            evaluation = next(evaluations, None)
         values = {name: getattr(record, name, record.extra.get(name)) for name in quantities}
         yield record.iter, record.time, {f"train/{name}": value for name, value in values.items() if value is not None}
-    while evaluation is not None:
-        yield evaluation.iter, evaluation.time, _metrics(evaluation.metrics)
-        evaluation = next(evaluations, None)
 
 
 def _merged(rows: Iterator[tuple[int, str, dict[str, float]]]) -> Iterator[tuple[int, str, dict[str, float]]]:

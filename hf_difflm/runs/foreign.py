@@ -10,6 +10,7 @@ from .schema import (
     CheckpointRecord,
     EvaluationRecord,
     EventRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
     SampleRecord,
@@ -19,7 +20,12 @@ from .schema import (
 
 Reader = Callable[[Any, str], list[Record]]
 
-_LISTS = {"events": EventRecord.type, "checkpoints": CheckpointRecord.type, "samples": SampleRecord.type}
+_LISTS = {
+    "events": EventRecord.type,
+    "checkpoints": CheckpointRecord.type,
+    "samples": SampleRecord.type,
+    "measurements": MeasurementRecord.type,
+}
 _EVAL_STEP_KEYS = {"iter", "train_loss", "val_loss", "val_loss_stderr", "lr", "timestamp", "time_ms", "tokens_seen"}
 # Names of a quantity in lists of metrics, the schema's first.
 _SYNONYMS = {
@@ -51,7 +57,7 @@ def read_document(document: dict[str, Any], name: str) -> list[Record]:
         TypeError, AttributeError, ValueError: rows that are no objects or lack their step.
     """
     header = {key: value for key, value in document.items() if key not in ("type", "time", "nonfinite")}
-    for key in ("training_iterations", "eval_steps", "checkpoints", "samples", "events", "summary"):
+    for key in ("training_iterations", "eval_steps", "checkpoints", "samples", "measurements", "events", "summary"):
         header.pop(key, None)
     for key in ("config", "data", "model", "metadata"):
         if not isinstance(header.get(key, {}), dict):

@@ -9,6 +9,7 @@ import numpy as np
 
 from .axes import AXES, evaluation_series, row_positions, step_series
 from .decimation import bucket_means, decimate, smoothing_window
+from .measurements import measured_names, measurement_series
 from .run import Run
 from .seeds import SeedGroup
 
@@ -29,6 +30,9 @@ _METRICS = (
     ("eval_accuracy", "Evaluation accuracy", "share"),
     ("eval_bpb", "Evaluation bits per byte", "bits/byte"),
 )
+# Of what is measured now and then: a chart for each number, but statistics have hundreds of them.
+_SOURCES = ("gradients", "samples")
+_MEASURED_CHARTS = 8
 _LOSS_POINTS, _OTHER_POINTS = 2000, 800
 _KNOTS = 400
 
@@ -44,6 +48,11 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
     member = {place: (number, inner) for number, group in enumerate(groups) for inner, place in enumerate(group.places)}
     charts = [_training_chart(runs, *quantity) for quantity in _QUANTITIES]
     charts[1:1] = [_evaluation_chart(runs, *metric) for metric in _METRICS]
+    charts += [
+        _measurement_chart(runs, source, name)
+        for source in _SOURCES
+        for name in measured_names(runs, source)[:_MEASURED_CHARTS]
+    ]
     steps_per_row = [float(np.median(run.column("steps"))) if len(run.steps) else 1.0 for run in runs]
     windows = [smoothing_window(len(run.steps)) * each for run, each in zip(runs, steps_per_row, strict=True)]
     return {
@@ -85,6 +94,11 @@ def _evaluation_chart(runs: Sequence[Run], metric: str | None, title: str, unit:
             curve["error"] = _rounded(error)
         curves.append(curve)
     return {"title": title, "unit": unit, "smooth": False, "points": True, "curves": curves}
+
+
+def _measurement_chart(runs: Sequence[Run], source: str, name: str) -> dict[str, Any]:
+    curves = [_curve(*decimate(*measurement_series(run, source, name), _OTHER_POINTS)) for run in runs]
+    return {"title": name, "unit": "", "smooth": True, "points": False, "curves": curves}
 
 
 def _curve(x: np.ndarray, y: np.ndarray) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ from .evaluation_table import EVALUATION_HEADINGS, evaluation_cells
 from .fairness import settings_of
 from .places import relative
 from .run import Run
+from .sample_groups import SampleGroup, quality_line, sample_groups
+from .schema import SampleRecord
 from .tables import UNKNOWN, count, duration, number, printable, with_error
 
 _MAX_STEPS = 12  # of samples; first and last among them
@@ -108,32 +110,30 @@ def fairness_section(names: Sequence[str], comparison: Comparison) -> str:
 
 
 def samples_section(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """For each prompt one table: what the runs wrote side by side, from the last step to the first."""
-    found: dict[tuple[str, int], dict[int, dict[int, str]]] = {}
-    for place, run in enumerate(runs):
-        times: dict[tuple[int, str], int] = {}
-        for sample in run.samples:
-            # A prompt may be asked several times at a step: the first answers belong together, and so on.
-            number_of = times.get((sample.iter, sample.prompt), 0)
-            times[sample.iter, sample.prompt] = number_of + 1
-            found.setdefault((sample.prompt, number_of), {}).setdefault(sample.iter, {})[place] = sample.text
-    if not found:
+    """For each prompt and mode one table: what the runs wrote side by side, from the last step to the first."""
+    groups = sample_groups(runs)
+    if not groups:
         return ""
+    shown = set(list(dict.fromkeys(group.prompt for group in groups))[:_MAX_PROMPTS])
     parts = []
-    for place, ((prompt, _), by_step) in enumerate(list(found.items())[:_MAX_PROMPTS]):
-        title = f'Prompt: <span class="text">{text(_cut(prompt))}</span>' if prompt else "No prompt"
+    for place, group in enumerate(group for group in groups if group.prompt in shown):
+        title = f'Prompt: <span class="text">{text(_cut(group.prompt))}</span>' if group.prompt else "No prompt"
+        notes = [_cut(group.mode)] if group.mode else []
+        notes += [f"number {group.place + 1}"] if group.place else []
+        title += f' <span class="soft">{text(", ".join(notes))}</span>' if notes else ""
         opened = " open" if place == 0 else ""
-        parts.append(f"<details{opened}><summary>{title}</summary>{_samples_table(by_step, names)}</details>")
-    left = len(found) - _MAX_PROMPTS
+        parts.append(f"<details{opened}><summary>{title}</summary>{_samples_table(group, names)}</details>")
+    left = len({group.prompt for group in groups}) - len(shown)
     if left > 0:
         parts.append(f'<p class="soft">{left} more prompts are in the logs.</p>')
     return _section("samples", "Samples over time", *parts)
 
 
-def _samples_table(by_step: dict[int, dict[int, str]], names: Sequence[str]) -> str:
+def _samples_table(group: SampleGroup, names: Sequence[str]) -> str:
     """Steps down, runs across; a run that was sampled at other steps shows its last text since the step below."""
+    by_step = group.by_step
     rows_at = _spread(sorted(by_step, reverse=True), _MAX_STEPS)
-    having = sorted({place for texts in by_step.values() for place in texts})
+    having = sorted({place for samples in by_step.values() for place in samples})
     rows = []
     for step, below in zip(rows_at, [*rows_at[1:], -1], strict=True):
         cells = []
@@ -215,8 +215,14 @@ def _raw_table(
     )
 
 
-def _sample(value: str | None) -> str:
-    return f'<div class="text">{text(_cut(value))}</div>' if value else '<span class="soft">–</span>'
+def _sample(sample: SampleRecord | None) -> str:
+    """One text with its quality below it in small letters."""
+    if sample is None:
+        return '<span class="soft">–</span>'
+    quality = quality_line(sample.extra)
+    below = f'<small class="soft">{text(quality)}</small>' if quality else ""
+    written = f'<div class="text">{text(_cut(sample.text))}</div>' if sample.text else '<span class="soft">–</span>'
+    return written + below
 
 
 def _cut(value: str) -> str:

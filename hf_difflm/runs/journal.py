@@ -17,6 +17,8 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
+RECORDS_LOST = "records_lost"
+"""The event that says how many records before it could not be written."""
 _BLOCK = 1 << 16
 
 
@@ -84,6 +86,10 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def is_open_on(self, file: os.stat_result) -> bool:
+        """Whether this is open, and on that very file."""
+        return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), file)
+
     def _opened(self) -> int:
         if self._descriptor is None:
             raise ValueError("the journal is not open")
@@ -103,8 +109,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
 
 
-def _lock(descriptor: int) -> None:
-    """Lock the file until the descriptor is closed, for no longer than the process lives.
+def _lock(descriptor: int, kind: int | None = None) -> None:
+    """Lock the file (exclusively by default) until the descriptor is closed, for no longer than the process lives.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -112,13 +118,38 @@ def _lock(descriptor: int) -> None:
     if fcntl is None:
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if kind is None else kind) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it") from None
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
             raise
         # A file system without locks: write without one.
+
+
+def has_other_writer(path: Path) -> bool:
+    """Whether another living process has the journal open; changes nothing, and False where there is none or no locks.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        file = os.fstat(descriptor)
+        if any(journal.is_open_on(file) for journal in list(_OPEN)):
+            return False
+        # Shared, so that two who ask do not take each other for a writer; closing lets go of it.
+        _lock(descriptor, fcntl.LOCK_SH)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:

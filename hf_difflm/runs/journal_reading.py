@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import sys
 from pathlib import Path
+from typing import IO
 
 from ..errors import UserError
 from .journal import parse_lines, read_records
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 # From here on pyarrow saves more time than its import takes; and than it takes to begin, where it has been imported.
 _LARGE = 8 << 20
 _WORTH_IT = 1 << 16
+_TRIES = 3
 
 
 def find_run(path: Path) -> Run | None:
@@ -58,7 +60,7 @@ def read_journal(path: Path) -> Run:
 
 
 class GrowingRun:
-    """The run of a journal that this process writes: each reading parses what is new alone.
+    """The run of a journal that grows, written by this process or another: each reading parses what is new alone.
 
     Args:
         path: the journal; between readings whole lines are appended to it, nothing else.
@@ -77,24 +79,41 @@ class GrowingRun:
         """
         before, run = self._run, None
         try:
-            size = self._path.stat().st_size
-            if before is not None and size >= self._end:
+            if before is not None and self._path.stat().st_size >= self._end:
                 run = self._extended(before)
         except OSError:
-            size = 0
+            run = None
         if run is None:  # the first time, or the file is another one
-            run = read_journal(self._path)
-            self._end = size
+            run = self._anew()
             before = None
         self._run = run
         return run, before is not None
+
+    def _anew(self) -> Run:
+        for _ in range(_TRIES):
+            size = self._size()
+            run = read_journal(self._path)
+            if self._size() == size:  # else something was written meanwhile, read or not: who knows
+                with self._path.open("rb") as file:
+                    self._end = _end_of_lines(file, size)
+                return run
+        # It grows faster than it is read: up to here, line by line.
+        with self._path.open("rb") as file:
+            self._end = _end_of_lines(file, size)
+            file.seek(0)
+            lines = file.read(self._end).splitlines(keepends=True)
+        return Run.from_records(self._path, *parse_lines(lines)) or run
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
 
     def _extended(self, run: Run) -> Run | None:
         """The run with what was appended; None where that takes something back."""
         with self._path.open("rb") as file:
             file.seek(self._end)
-            records, damaged = parse_lines(file)
-            self._end = file.tell()
+            whole, line_break, _ = file.read().rpartition(b"\n")  # the rest is a line in the making
+        self._end += len(whole) + len(line_break)
+        records, damaged = parse_lines((whole + line_break).splitlines(keepends=True))
         if any(isinstance(record, EventRecord) and record.resumed_from_step is not None for record in records):
             return None
         # Events first: what a resume superseded is gone already.
@@ -105,5 +124,17 @@ class GrowingRun:
             *run.evaluations,
             *run.checkpoints,
             *run.samples,
+            *run.measurements,
         ]
         return Run.from_records(self._path, [*known, *records], run.damaged_lines + damaged)
+
+
+def _end_of_lines(file: IO[bytes], size: int) -> int:
+    """Where the last whole line of the first ``size`` bytes ends."""
+    tail, start = b"", size
+    while start > 0 and b"\n" not in tail:
+        length = min(_WORTH_IT, start)
+        start -= length
+        file.seek(start)
+        tail = file.read(length) + tail
+    return start + tail.rfind(b"\n") + 1

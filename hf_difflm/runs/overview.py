@@ -11,6 +11,8 @@ import numpy as np
 from ..errors import UserError, did_you_mean
 from .comparison import labels
 from .document import summarize
+from .journal import RECORDS_LOST
+from .measurements import last_measurements, measurement_lines
 from .metrics import losses_by_epoch
 from .places import typed
 from .run import Run
@@ -127,6 +129,10 @@ def show_data(run: Run) -> dict[str, Any]:
             {"event": event.event, "iter": event.iter, "message": event.message, "time": event.time}
             for event in run.events
         ],
+        "measurements": {
+            source: {"iter": record.iter, "metrics": record.metrics, "time": record.time}
+            for source, record in last_measurements(run).items()
+        },
         "damaged_lines": run.damaged_lines,
     }
 
@@ -147,6 +153,9 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
         ("command", command if isinstance(command, str) else UNKNOWN),
     ]
+    facts += [("measured" if place == 0 else "", line) for place, line in enumerate(measurement_lines(run, width - 11))]
+    lost = [event for event in run.events if event.event == RECORDS_LOST]
+    facts += [("lost", f"at step {count(event.iter)}, {event.message}") for event in lost]
     if run.damaged_lines:
         facts.append(("damaged", f"{run.damaged_lines} lines of the journal could not be read"))
     lines = [f"{name:<10} {' '.join(printable(text).split())}" for name, text in facts]

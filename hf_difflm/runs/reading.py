@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .dashboard_names import FOLDER as DASHBOARD
 from .files import JOURNAL_NAME, METRICS_SUFFIX
 from .foreign import epoch_losses, reader_of
 from .journal_reading import read_journal
@@ -81,6 +82,7 @@ def _runs_at(place: Path, problems: list[str]) -> list[Run]:
     for folder, inside, names in os.walk(place):
         inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS))
         if JOURNAL_NAME in names:
+            inside[:] = [name for name in inside if name != DASHBOARD]  # tells of the same run
             try:
                 runs.append(read_journal(Path(folder, JOURNAL_NAME)))
             except UserError as error:

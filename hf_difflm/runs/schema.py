@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from math import isfinite
+from math import inf
 from typing import Any, ClassVar
 
-from .strict_json import dumps, plain
+from .strict_json import dumps_line, plain
 
 SCHEMA_VERSION = 1
 RUNNING, COMPLETED, INTERRUPTED, FAILED = "running", "completed", "interrupted", "failed"
@@ -193,31 +193,38 @@ _OPTIONAL = {
     MeasurementRecord: {"histograms"},
     EventRecord: {"message", "resumed_from_step"},
 }
+_WRITTEN = {cls: tuple(name for name in names if name not in _ENVELOPE) for cls, names in _FIELDS.items()}
+_NONE: frozenset[str] = frozenset()
+_INFINITY = inf
 
 
 def encode(record: Record) -> str:
     """Return the record as one line of strict JSON, without its line break."""
     nonfinite: list[str] = []
     cls = type(record)
-    optional = _OPTIONAL.get(cls, ())
+    optional = _OPTIONAL.get(cls, _NONE)
     line: dict[str, Any] = {"type": record.type, "time": record.time or now()}
-    for name in _FIELDS[cls]:
-        value = getattr(record, name)
-        if name not in _ENVELOPE and not (value is None and name in optional):
-            # Nearly all there is to write: spare them the questions of plain().
-            line[name] = value if type(value) is float and isfinite(value) else plain(value, name, nonfinite)
+    values = vars(record)
+    for name in _WRITTEN[cls]:
+        value = values[name]
+        # Nearly all there is to write are finite numbers: spare them the questions of plain().
+        if type(value) is int or (type(value) is float and -_INFINITY < value < _INFINITY):
+            line[name] = value
+        elif value is not None or name not in optional:
+            line[name] = plain(value, name, nonfinite)
     if cls is StepRecord and line["steps"] == 1:
         del line["steps"]
     for name, value in record.extra.items():
         if name not in line and name != "nonfinite":
-            line[name] = plain(value, name, nonfinite)
+            finite = type(value) is float and -_INFINITY < value < _INFINITY
+            line[name] = value if finite else plain(value, name, nonfinite)
     nonfinite += [name for name in record.nonfinite if name not in nonfinite]
     if nonfinite:
         line["nonfinite"] = nonfinite
         for name in nonfinite:
             if "." not in name:
                 line.setdefault(name, None)
-    return dumps(line, separators=(",", ":"))
+    return dumps_line(line)
 
 
 def decode(line: Mapping[str, Any]) -> Record | None:

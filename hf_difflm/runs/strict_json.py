@@ -44,11 +44,17 @@ def dumps(value: Any, **options: Any) -> str:
     return _encoder(**options).encode(value)
 
 
+def dumps_line(value: Any) -> str:
+    """Return strict JSON text of a :func:`plain` value without a space, for a line of a journal."""
+    return _LINE.encode(value)
+
+
 @functools.cache  # to make one costs as much as to encode a record
 def _encoder(**options: Any) -> json.JSONEncoder:
     return json.JSONEncoder(allow_nan=False, **options)
 
 
+_LINE = _encoder(separators=(",", ":"))
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 

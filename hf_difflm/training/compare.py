@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
 from .options import OBJECTIVES
-from .run_folder import changed_settings, default_name, flat_config, holds_run, keeps_log
+from .run_folder import changed_settings, default_name, flat_config, holds_run, keeps_log, refuse_living
 from .settings import Settings
 
 
@@ -53,11 +53,13 @@ def compare_objectives(
             if is_main:
                 print(f"{name}: reusing the finished run in {place} (--overwrite trains again)")
         else:
+            from ..callbacks.wandb_resume import finish_wandb_run
             from .experiment import train_run
 
             if plans[name] == "resume" and is_main:
                 print(f"{name}: going on with the unfinished run in {place}")
             finished = train_run(part, place, resume=plans[name] == "resume", overwrite=overwrite)
+            finish_wandb_run()  # the Trainer leaves it open, and the next one would go on in it
             if finished.interrupted:
                 return None
     if is_main:
@@ -82,6 +84,7 @@ def _plan(place: Path, settings: Settings, overwrite: bool) -> str:
         raise UserError("compare reads the run logs, so save_log_to_json cannot be off")
     if settings.training["log_dir"]:
         raise UserError("compare keeps each run log with its run, so --log-dir has no use here; use --output-dir")
+    refuse_living(place)
     if overwrite or not holds_run(place):
         return "train"
     if not keeps_log(place):

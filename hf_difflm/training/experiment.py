@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,17 @@ from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, ProgressCallback, TrainerState, set_seed
 
 from ..callbacks import RunLogCallback
+from ..callbacks.wandb_names import open_wandb_run
 from ..data import PreparedData, load_tokenizer, prepare_data
 from ..errors import UserError
-from ..evaluation.generation import encode, generate_texts
-from ..evaluation.options import GenerationOptions
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..runs import load_run
 from ..runs.checkpoints import newest_good
-from ..runs.schema import COMPLETED
+from ..runs.schema import COMPLETED, SampleRecord
 from .arguments import DiffusionTrainingArguments
 from .complaints import complaints_about
+from .monitoring import add_monitoring
 from .progress import ConsoleCallback
 from .run_folder import (
     check_folder,
@@ -106,6 +107,7 @@ def train_run(
     trainer: DiffusionTrainer | None = None
     try:
         trainer, run_log = build_trainer(settings, arguments, model, tokenizer, data, resume=resume)
+        monitoring = add_monitoring(trainer, settings.monitoring, data)
         if is_main:
             print(data.summary())
             print(f"{arguments.objective}: {model.num_parameters():,} parameters; run folder {folder}", flush=True)
@@ -113,15 +115,19 @@ def train_run(
         if checkpoint is not None and _is_last(checkpoint):
             _close_log(trainer, run_log, checkpoint)
             return FinishedRun(folder, False)
+        watch = settings.monitoring
+        open_wandb_run(arguments, watch.wandb_project, watch.wandb_entity, watch.wandb_run_name)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         interrupted = trainer.interrupt.interrupted
     except BaseException:
         if is_main and not resume and (trainer is None or trainer.state.global_step == 0):
             delete_run(folder)  # nothing was trained
         raise
-    if not interrupted:
-        _write_samples(trainer, data, run_log, folder)
     if is_main:
+        if monitoring.samples is not None and monitoring.samples.last_samples and not interrupted:
+            _write_samples(monitoring.samples.last_samples, folder)
+        if monitoring.alerts is not None and monitoring.alerts.failure is not None:
+            raise UserError(f"{monitoring.alerts.failure}; go on with --resume --fail-on none")
         if interrupted:
             print(f"interrupted at step {trainer.state.global_step}, which is saved", file=sys.stderr)
         else:
@@ -255,28 +261,13 @@ def _close_log(trainer: DiffusionTrainer, run_log: RunLogCallback | None, checkp
         print(f"the run had done its last step already: nothing is left to train after {checkpoint}")
 
 
-def _write_samples(trainer: DiffusionTrainer, data: PreparedData, run_log: RunLogCallback | None, folder: Path) -> None:
-    """Text from the weights that were evaluated last, into the run log and ``samples.txt``.
-
-    The prompts are none, and how the evaluation text begins.
-    """
-    tokenizer = trainer.processing_class
-    beginning = data.eval[0]["input_ids"][1 : 1 + min(32, data.block_size // 4)]
-    # Cut in the middle of a character, it ends in what stands for no character and takes more tokens than before.
-    prompts = ["", tokenizer.decode(beginning, skip_special_tokens=True).rstrip("\ufffd")]
-    longest = max(len(encode(tokenizer, prompt)) for prompt in prompts)
-    options = GenerationOptions(max_new_tokens=max(data.block_size - 1 - longest, 1), seed=0)
-    with trainer.evaluated_weights(), torch.random.fork_rng():
-        texts = generate_texts(trainer.accelerator.unwrap_model(trainer.model), tokenizer, prompts, options)
-    if not trainer.is_world_process_zero():
-        return
-    step = trainer.state.global_step
-    lines = []
-    for prompt, text in zip(prompts, texts, strict=True):
-        if run_log is not None:
-            run_log.record_sample(step, prompt, text)
-        lines.append(f"=== step {step}, prompt {prompt!r}\n{prompt}{text}\n")
-    (folder / "samples.txt").write_text("\n".join(lines), encoding="utf-8")
+def _write_samples(samples: Sequence[SampleRecord], folder: Path) -> None:
+    """The texts of the last step, as ``samples.txt``; what cannot be UTF-8 is replaced."""
+    texts = [
+        f"=== step {record.iter}, {record.extra['mode']}, prompt {record.prompt!r}\n{record.prompt}{record.text}\n"
+        for record in samples
+    ]
+    (folder / "samples.txt").write_text("\n".join(texts), encoding="utf-8", errors="replace")
 
 
 def _ending(trainer: DiffusionTrainer, folder: Path) -> str:

@@ -12,9 +12,15 @@ from typing import Any, get_type_hints
 
 from ..data.options import DataOptions
 from ..models.options import ModelOptions
+from .monitoring_options import MonitoringOptions
 from .options import DiffusionOptions
 
-GROUPS: dict[str, type] = {"data": DataOptions, "model": ModelOptions, "training": DiffusionOptions}
+GROUPS: dict[str, type] = {
+    "data": DataOptions,
+    "model": ModelOptions,
+    "training": DiffusionOptions,
+    "monitoring": MonitoringOptions,
+}
 
 # Fields of TrainingArguments that would be ignored, or would break what the numbers mean, and what to do instead.
 REFUSED = {
@@ -33,7 +39,7 @@ REFUSED = {
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One name with its type hint, default and metadata; ``group`` is data, model or training."""
+    """One name with its type hint, default and metadata; ``group`` is one of :data:`GROUPS`."""
 
     name: str
     hint: Any
@@ -55,7 +61,7 @@ def fields_of(options: type, group: str) -> dict[str, Field]:
 
 @functools.cache
 def own_fields() -> dict[str, Field]:
-    """Return the fields of DataOptions, ModelOptions and DiffusionOptions, in that order; no heavy import."""
+    """Return the fields of the options of all :data:`GROUPS`, in that order; no heavy import."""
     return {name: field for group, options in GROUPS.items() for name, field in fields_of(options, group).items()}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from ..callbacks.reports import reports_of
 from ..errors import UserError
 
 # Ctrl-C, and what job schedulers send before they kill.
@@ -31,6 +32,25 @@ class LastStepCallback(TrainerCallback):
             # With the strategy "epoch" the end of the epoch follows and evaluates.
             control.should_evaluate = args.eval_strategy == IntervalStrategy.STEPS
         return control
+
+
+class StepHooks(TrainerCallback):
+    """Calls a Trainer where it has no method to override.
+
+    Args:
+        after_update: called right after each optimiser step, before any callback can look at the weights.
+        left_out: called with what other callbacks did on the training thread, and the seconds it took.
+    """
+
+    def __init__(self, after_update: Callable[[], None], left_out: Callable[[str, float], None]) -> None:
+        self._after_update = after_update
+        self._left_out = left_out
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        reports_of(state).listen(to_left_out=self._left_out)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._after_update()
 
 
 class InterruptCallback(TrainerCallback):

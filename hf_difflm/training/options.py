@@ -61,6 +61,13 @@ class DiffusionOptions:
         default=8, metadata={"help": "independent noise draws over the whole evaluation set", "min": 1}
     )
     eval_seed: int = field(default=0, metadata={"help": "seed of the evaluation noise", "min": 0})
+    eval_iters: int | None = field(
+        default=100,
+        metadata={
+            "help": "most batches (of per_device_eval_batch_size sequences) of an evaluation, spread over the set",
+            "min": 1,
+        },
+    )
     save_log_to_json: bool = field(default=True, metadata={"help": "write the run log (journal and JSON files)"})
     log_save_interval: int = field(default=100, metadata={"help": "steps between rebuilds of the JSON files", "min": 1})
     log_eval_only: bool = field(default=False, metadata={"help": "keep evaluations alone in the run log, no steps"})

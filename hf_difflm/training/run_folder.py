@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runs import load_run
+from ..runs import dashboard_names, load_run
+from ..runs.dashboard_names import FOLDER as DASHBOARD
 from ..runs.derived import derived_files
 from ..runs.files import JOURNAL_NAME
+from ..runs.journal import has_other_writer
 from .fields import find_field, own_fields
+from .monitoring_options import MonitoringOptions
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ NOT_IDENTITY = frozenset(
         "save_strategy",
         "save_total_limit",
         "use_cpu",
+        *(field.name for field in dataclasses.fields(MonitoringOptions)),
     }
 )
 # ... and those of TrainingArguments that do: a run with another value is another run.
@@ -71,7 +75,8 @@ def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:
         settings: the settings.
         global_batch_size: sequences in an optimiser batch, as it follows from them and the number of processes.
     """
-    config = {**dataclasses.asdict(settings.data), **dataclasses.asdict(settings.model), **settings.training}
+    groups = (settings.data, settings.model, settings.monitoring)
+    config = {name: value for group in groups for name, value in dataclasses.asdict(group).items()} | settings.training
     return config | {"global_batch_size": global_batch_size}
 
 
@@ -116,10 +121,12 @@ def check_folder(folder: Path, log_dir: Path, config: dict[str, Any], *, resume:
 
     Raises:
         UserError: the folder holds a run and neither resuming nor overwriting was asked for; there is no run to resume,
-            or one with other settings or another log; a folder is a file or cannot be written.
+            or one with other settings or another log; the run is still being trained by another process; a folder is a
+            file or cannot be written.
     """
     for place, flag in ((folder, "--output-dir"), (log_dir, "--log-dir")):
         _check_writable(place, flag)
+    refuse_living(folder)
     if resume and not holds_run(folder):
         raise UserError(f"{folder} holds no run to resume; leave out --resume, or check --output-dir")
     if holds_run(folder) and not (resume or overwrite):
@@ -143,17 +150,29 @@ def check_folder(folder: Path, log_dir: Path, config: dict[str, Any], *, resume:
         )
 
 
+def refuse_living(folder: Path) -> None:
+    """Raise UserError where another process is still training the run in the folder, as far as its log tells."""
+    if _is_living(folder):
+        raise UserError(
+            f"the run in {folder} is still being trained by another process; wait until it has ended, stop it, or give "
+            "another --output-dir"
+        )
+
+
 def make_folder(folder: Path, log_dir: Path, *, overwrite: bool) -> None:
     """Make the folder ready for a run that :func:`check_folder` has let through; one process does it.
 
     A log that is kept elsewhere is linked to, so that the folder alone is enough to resume or evaluate the run.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or another process has begun a run there in the meantime.
     """
+    refuse_living(folder)
     if overwrite:
         delete_run(folder)
     link = folder / JOURNAL_NAME
+    if link.exists():
+        raise UserError(f"{folder} holds a run that another process has just begun; give another --output-dir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)  # all that can be there by now is a link to a log that is gone
@@ -164,7 +183,12 @@ def make_folder(folder: Path, log_dir: Path, *, overwrite: bool) -> None:
 
 
 def delete_run(folder: Path) -> None:
-    """Delete all that a run has written, its log too, and the folder where nothing else is in it."""
+    """Delete all that a run has written, its log too, and the folder where nothing else is in it.
+
+    A run that another process is training stays as it is.
+    """
+    if _is_living(folder):
+        return
     journal = folder / JOURNAL_NAME
     if journal.exists():
         logs = log_folder(folder)
@@ -174,7 +198,9 @@ def delete_run(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         except UserError as error:  # damaged beyond reading, so that nothing says which files are its own
             logger.warning("%s", error)
+        shutil.rmtree(logs / DASHBOARD, ignore_errors=True)
         (logs / JOURNAL_NAME).unlink()
+        shutil.rmtree(logs / dashboard_names.FOLDER, ignore_errors=True)
     journal.unlink(missing_ok=True)  # where it was a link
     for pattern in _WRITTEN:
         for path in folder.glob(pattern):
@@ -225,6 +251,13 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
     # Accumulation follows from the batch size and the number of processes, which may be another one by now.
     config.pop("gradient_accumulation_steps", None)
     return config
+
+
+def _is_living(folder: Path) -> bool:
+    try:
+        return has_other_writer(folder / JOURNAL_NAME)
+    except OSError:  # what cannot be read here is told where it is read
+        return False
 
 
 def _check_writable(folder: Path, flag: str) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..callbacks.alarms import check_kinds
 from ..data.options import DataOptions
 from ..errors import UserError, did_you_mean
 from ..models.options import ModelOptions
 from ..recipes import Layer, Sourced, overlay, recipe_layers
 from .fields import REFUSED, find_field, own_fields, trainer_fields
+from .monitoring_options import MonitoringOptions
 from .options import OBJECTIVES, DiffusionOptions
 from .values import shown, typed_value
 
@@ -24,6 +26,7 @@ class Settings:
         data, model: the options of the data and of the network.
         training: typed values for ``DiffusionTrainingArguments``: every field of ``DiffusionOptions``, and those
             further fields of ``TrainingArguments`` that were given.
+        monitoring: how the run is watched.
         recipe: the recipe's name or file as given, or None.
         given: what recipe and flags set explicitly, typed; all else is a default.
     """
@@ -31,6 +34,7 @@ class Settings:
     data: DataOptions
     model: ModelOptions
     training: dict[str, Any]
+    monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     recipe: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
@@ -62,6 +66,7 @@ def load_settings(recipe: str | None, flags: Mapping[str, Any], other_flags: Ite
         data=DataOptions(**_of_group("data", given)),
         model=ModelOptions(**_of_group("model", given)),
         training=training | _of_group("training", given) | {"objective": objective},
+        monitoring=MonitoringOptions(**_of_group("monitoring", given)),
         recipe=recipe,
         given=given,
     )
@@ -170,6 +175,10 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced]) -> None:
             "hidden_size",
             "num_attention_heads",
         )
+    try:
+        check_kinds(settings.monitoring.fail_on)
+    except UserError as error:
+        fail(str(error), "fail_on")
     if training["sigma_min"] >= training["sigma_max"]:
         fail(
             f"sigma_min must be below sigma_max ({training['sigma_max']:g}), got {training['sigma_min']:g}",

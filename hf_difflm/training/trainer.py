@@ -20,9 +20,10 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from ..callbacks import RunLogCallback
 from ..callbacks.device_peak import device_peak
+from ..callbacks.reports import reports_of
 from ..data import Collator
 from ..errors import UserError
-from ..evaluation.batches import data_unit, evaluation_batches
+from ..evaluation.batches import data_unit, evaluation_batches, spread
 from ..evaluation.likelihood import LikelihoodResult, evaluate_likelihood
 from ..objectives import Batch, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
 from ..runs.checkpoints import newest_good, write_manifest
@@ -32,7 +33,7 @@ from .arguments import DiffusionTrainingArguments
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
 from .flops import BatchFlops
-from .flow import InterruptCallback, LastStepCallback, TrainingDiverged
+from .flow import InterruptCallback, LastStepCallback, StepHooks, TrainingDiverged
 from .window import MetricsWindow
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class DiffusionTrainer(Trainer):
         )
         self.add_callback(self.interrupt)
         self.add_callback(LastStepCallback())
+        self.add_callback(StepHooks(after_update=self._update_average, left_out=self._leave_out))
         self.ema: ExponentialMovingAverage | None = None
         self.last_evaluation: LikelihoodResult | None = None
         self._window = MetricsWindow()
@@ -236,6 +238,13 @@ class DiffusionTrainer(Trainer):
         finally:
             self.interrupt.restore()
 
+    def _update_average(self) -> None:
+        if self.ema is not None:
+            self.ema.update()
+
+    def _leave_out(self, what: str, seconds: float) -> None:
+        self._window.leave_out(seconds)
+
     def _run_log(self) -> RunLogCallback:
         return RunLogCallback(
             log_dir=self.args.log_dir,
@@ -281,8 +290,6 @@ class DiffusionTrainer(Trainer):
     ) -> None:
         # Called after each optimiser step, and once more at the end of an epoch.
         if self._window.has_open_step():
-            if self.ema is not None:
-                self.ema.update()
             self._window.close_step(self.state.global_step, grad_norm, learning_rate or 0.0, self.state.epoch)
         if self.control.should_log and self._window:
             self._log_window(tr_loss)
@@ -356,6 +363,8 @@ class DiffusionTrainer(Trainer):
     ) -> dict[str, float]:
         """Likelihood of the evaluation set under fixed noise: the same weights always give the same numbers.
 
+        At most ``eval_iters`` batches of it, evenly spread, whatever the number of processes.
+
         Returns:
             ``eval_loss`` = ``eval_nll`` (nats per scored token), ``eval_nll_stderr``, ``eval_nll_data_stderr``,
             ``eval_bpb``, ``eval_ppl``, ``eval_accuracy`` (and by masking rate), ``eval_bound``.
@@ -368,6 +377,8 @@ class DiffusionTrainer(Trainer):
             return metrics
         if dataset is None or len(dataset) == 0:
             raise UserError("there is no evaluation set; pass eval_dataset")
+        if self.args.eval_iters is not None:
+            dataset = spread(dataset, self.args.eval_iters * self.args.per_device_eval_batch_size)
         start = time.perf_counter()
         self.last_evaluation = result = self._likelihood(dataset)
         seconds = time.perf_counter() - start
@@ -414,6 +425,7 @@ class DiffusionTrainer(Trainer):
         """Lowest ``eval_nll``: keep the weights that were evaluated in ``best/``."""
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best:
+            start = time.perf_counter()
             self._check_weights()
             target = Path(self._get_output_dir(trial)) / "best"
             fresh = target.with_name("best.tmp")
@@ -430,6 +442,7 @@ class DiffusionTrainer(Trainer):
                 if (best := self.last_evaluation) is not None:
                     numbers = (best.unit_ids.tolist(), best.unit_tokens.tolist(), best.unit_nll.tolist())
                     write_best_evaluation(target.parent, self.state.global_step, best.data_unit, *numbers)
+            reports_of(self.state).leave_out("saving", time.perf_counter() - start)
         return is_best
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from any_trainer import KINDS, build_trainer
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 MakeTrainer = Callable[..., Trainer]
@@ -51,4 +52,16 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
             callbacks=list(callbacks),
         )
 
+    return make
+
+
+@pytest.fixture(params=KINDS)
+def any_trainer(request: pytest.FixtureRequest, tmp_path: Path) -> MakeTrainer:
+    """``any_trainer(*callbacks, **arguments)``: a Trainer of each kind in turn; its ``kind`` says which."""
+    kind: str = request.param
+
+    def make(*callbacks: TrainerCallback, **arguments: Any) -> Trainer:
+        return build_trainer(kind, tmp_path / "out", *callbacks, **arguments)
+
+    make.kind = kind  # type: ignore[attr-defined]
     return make

@@ -24,7 +24,9 @@ from hf_difflm.runs import load_run
 ROOT = Path(__file__).parents[2]
 MODEL = "--hidden-size 32 --num-hidden-layers 1 --num-attention-heads 2 --block-size 33"
 INTERVALS = "--logging-steps 2 --eval-steps 3 --save-steps 3 --max-eval-blocks 8 --eval-replicates 2"
-_TINY = f"--dataset markov {MODEL} {INTERVALS} --per-device-train-batch-size 4 --use-cpu".split()
+# Drawing takes a process and a second: the tests of the dashboard ask for it.
+MONITORING = "--viz-interval 0 --generation-max-new-tokens 16"
+_TINY = f"--dataset markov {MODEL} {INTERVALS} {MONITORING} --per-device-train-batch-size 4 --use-cpu".split()
 
 
 class Result(NamedTuple):

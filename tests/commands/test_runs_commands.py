@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from made_runs import write_run
@@ -180,7 +182,10 @@ def test_reading_logs_imports_neither_torch_nor_pictures_nor_trackers(two, tmp_p
         "try:\n    app(['runs', *sys.argv[1:]])\n"
         "finally:\n    print(sorted({'torch', 'transformers', 'matplotlib', 'tensorboard', 'wandb'} & set(sys.modules)))"
     )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for line in (["list"], ["compare", "runs"], ["export", "runs", "--format", "csv"]):
-        done = subprocess.run([sys.executable, "-c", program, *line], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *line], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "[]"

@@ -23,7 +23,7 @@ def test_a_run_leaves_checkpoints_best_weights_log_and_samples_and_says_what_to_
     assert run.status == "completed"
     assert [step.iter for step in run.steps] == [1, 2, 3, 4, 5, 6]
     assert [evaluation.iter for evaluation in run.evaluations] == [3, 6]
-    assert len(run.samples) == 2
+    assert [(sample.iter, sample.extra["mode"]) for sample in run.samples] == [(6, "greedy")] * 2 + [(6, "sampled")] * 2
     assert f"lowest eval_nll {run.best_evaluation.nll:.4f} nats/token" in result.out
     assert "next: hf-difflm generate run" in result.out
     assert "Step 2/6 | Loss: " in result.err
@@ -147,7 +147,7 @@ def test_without_a_log_nothing_of_it_is_written_and_the_run_can_be_used_and_resu
     assert "add --dataset" in hf("eval", "run").err
     shutil.rmtree("run/checkpoint-6")
     assert "give its recipe and flags again" in hf("train", "--output-dir", "run", "--resume").err
-    assert hf(*train, "--resume").code == 0
+    assert hf(*train, "--fail-on", "none", "--resume").code == 0
     assert os.path.exists("run/checkpoint-6")
 
 
@@ -162,7 +162,7 @@ def test_a_log_kept_elsewhere_is_found_from_the_run_folder(hf, tiny, strike):
     shutil.rmtree("run/checkpoint-6")
     strike("logs", "completed")
     assert hf("train", "--output-dir", "run", "--resume").code == 0
-    assert load_run("logs").events[-2].resumed_from_step == 3
+    assert any(event.resumed_from_step == 3 for event in load_run("logs").events)
     assert hf("train", *tiny, "--max-steps", "1", "--output-dir", "run", "--overwrite").code == 0
     assert os.listdir("logs") == []
     assert load_run("run").steps[-1].iter == 1
@@ -245,3 +245,59 @@ def test_without_evaluation_the_newest_checkpoint_is_used_and_without_either_it_
 
 def _files_below(folder):
     return [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
+def test_a_test_run_takes_five_chunks_and_shows_all_there_is(hf, tiny):
+    small = "--dataset markov --hidden-size 32 --num-hidden-layers 1 --num-attention-heads 2 --block-size 33"
+    everything_on = [
+        *small.split(),
+        "--per-device-train-batch-size",
+        "4",
+        "--generation-max-new-tokens",
+        "8",
+        "--use-cpu",
+    ]
+    result = hf("train", *everything_on, "--tokens-per-chunk", "140", "--test", "--output-dir", "run")
+    assert result.code == 0, result.err
+    run = load_run("run")
+    assert len(run.steps) == 5  # of 4 blocks of 33 tokens; 5 chunks of 140 tokens hold 21 blocks
+    assert {record.iter for record in run.samples} == {2, 4, 5}
+    assert {evaluation.iter for evaluation in run.evaluations} == {2, 4, 5}
+    sources = {(record.source, record.iter) for record in run.measurements}
+    assert {("gradients", step) for step in range(1, 6)} <= sources
+    assert {("throughput", step) for step in range(1, 6)} <= sources
+    assert {("statistics", step) for step in (2, 4, 5)} <= sources
+    assert {("samples", step) for step in (2, 4, 5)} <= sources
+    pictures = set(os.listdir("run/dashboard"))
+    assert {"training_latest.png", "training_step_000005.png", "metrics_history.json", "text_samples.json"} <= pictures
+    with (
+        open("run/dashboard/training_latest.png", "rb") as latest,
+        open("run/dashboard/training_step_000005.png", "rb") as last,
+    ):
+        assert latest.read() == last.read()
+    assert hf("train", *tiny, "--max-steps", "1", "--output-dir", "run", "--overwrite").code == 0
+    assert not os.path.exists("run/dashboard")
+
+
+def test_an_alert_that_shall_stop_the_run_does_so_with_a_sentence_and_can_be_gone_on_with(hf, tiny):
+    wild = "--learning-rate 3 --warmup-steps 25 --lr-scheduler-type constant_with_warmup --max-grad-norm 0".split()
+    train = ["train", *tiny, *wild, "--max-steps", "90", "--generate-interval", "30", "--output-dir", "run"]
+    result = hf(*train, "--fail-on", "all")
+    assert result.code == 2
+    assert "alert: " in result.err
+    assert "so the run was stopped; go on with --resume --fail-on none" in result.err
+    run = load_run("run")
+    assert run.status == "failed"
+    assert run.events[-1].message in result.err
+    assert run.steps[-1].iter < 90
+    assert os.path.exists(f"run/checkpoint-{int(run.steps[-1].iter)}")
+    assert hf(*train, "--fail-on", "none", "--resume").code == 0
+    assert load_run("run").status == "completed"
+
+
+def test_an_alert_that_is_none_is_refused_before_anything_is_read(hf, tiny):
+    result = hf("train", *tiny, "--max-steps", "6", "--output-dir", "run", "--fail-on", "data_stall,loss_spikes")
+    assert result.code == 2
+    assert "got 'loss_spikes'; did you mean 'loss_spike'" in result.err
+    assert "preparing" not in result.out
+    assert not os.path.exists("run")

@@ -167,6 +167,18 @@ def test_a_tokenizer_that_is_not_there_is_one_sentence(name: str, monkeypatch: p
     assert "bytes" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["nowhere.json", "./nowhere", "~/nowhere", "/no/where", "a/b/c", r"tokens\\mine"])
+def test_what_can_only_be_a_path_is_not_asked_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: object, **__: object) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("hf_difflm.data.tokenizers.AutoTokenizer.from_pretrained", ask)
+    with pytest.raises(UserError, match=r"no such tokenizer file or folder: .*; check the path"):
+        load_tokenizer(name)
+    with pytest.raises(UserError, match="the Hub was asked"):
+        load_tokenizer("owner/name")
+
+
 def test_a_broken_tokenizer_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="cannot load tokenizer"):

@@ -155,7 +155,7 @@ def test_bits_per_byte_and_perplexity_follow_from_the_nll(tiny_causal, tokenizer
     assert "eval_bpb" not in score(tiny_causal(), CausalObjective(), rows, Collator(tokenizer)).metrics()
 
 
-def test_accuracy_counts_masked_tokens_overall_and_by_noise(random_denoiser):
+def test_accuracy_and_cross_entropy_count_masked_tokens_overall_and_by_noise(random_denoiser):
     """A denoiser that is right when at most one of two tokens is masked, and wrong when both are."""
     model = random_denoiser(2, 2, seed=0)
     with torch.no_grad():
@@ -170,6 +170,9 @@ def test_accuracy_counts_masked_tokens_overall_and_by_noise(random_denoiser):
     assert bins[4] == 1.0  # a masking rate of 1/2
     assert bins[9] == 0.0  # and of 1
     assert np.isnan(np.delete(bins, [4, 9])).all()
+    assert result.nll_by_noise[[4, 9]] == pytest.approx([-math.log(0.9), -math.log(0.1)])
+    assert result.metrics()["eval_nll_noise_1.0"] == pytest.approx(-math.log(0.1))
+    assert np.isnan(np.delete(result.nll_by_noise, [4, 9])).all()
     assert result.accuracy == pytest.approx(1 / 3)  # of 3 masked tokens in the mean 1 is right
     assert [name for name in result.metrics() if "accuracy_noise" in name] == [
         "eval_accuracy_noise_0.5",

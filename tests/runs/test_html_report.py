@@ -139,7 +139,7 @@ def test_no_text_of_a_run_becomes_anything_but_text(tmp_path, text):
     plain = [make_run("x", note="y"), make_run("z", objective="ar", note="w")]
     hostile = [
         make_run(text or "a", samples=samples, note=text, objective=text or None),
-        make_run("b", samples=samples),
+        make_run("the other", samples=samples),
     ]
     for run in hostile:
         run.header.metadata["command"] = text
@@ -148,7 +148,7 @@ def test_no_text_of_a_run_becomes_anything_but_text(tmp_path, text):
     page = _page(hostile, tmp_path / "hostile.html", title=text or "t")
     assert {tag for tag, _ in page.elements} <= expected | {"pre"}
     assert len(page.scripts) == 3
-    assert page.data["runs"][1]["name"] == "b"
+    assert page.data["runs"][1]["name"] == "the other"
     assert not re.search(r"[<>&\u2028\u2029]", page.scripts[0])
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_runs import make_run
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, differences
@@ -78,6 +80,13 @@ def test_markup_and_table_signs_in_names_are_only_text(write_run):
     comparison = compare_runs([write_run("[red]a|b"), write_run("plain")])
     assert "[red]a|b" in comparison.to_text(160)
     assert "[red]a\\|b" in comparison.to_markdown()
+
+
+def test_runs_of_one_name_in_folders_of_one_name_are_told_apart_by_the_folders_above():
+    runs = [make_run("same") for _ in range(3)]
+    for run, place in zip(runs, ("a/x", "b/x", "b/y"), strict=True):
+        run.path = Path("somewhere", place, "demo", "journal.jsonl")
+    assert labels(runs) == ["same (a/x/demo)", "same (b/x/demo)", "same (b/y/demo)"]
 
 
 def test_runs_of_one_name_get_distinct_labels(write_run):

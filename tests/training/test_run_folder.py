@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,11 +91,79 @@ def test_a_flag_of_the_trainer_that_was_given_only_once_counts_against_its_defau
     assert changed_settings(tmp_path / "other", config | {"adam_beta2": 0.999}) == {}
 
 
+WRITER = """
+import sys
+from hf_difflm.runs import Journal
+journal = Journal(sys.argv[1])
+journal.open()
+print("writing", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def training_elsewhere():
+    """``with training_elsewhere(folder):`` another process has the log of the run there open."""
+
+    @contextlib.contextmanager
+    def call(folder: Path):
+        command = [sys.executable, "-c", WRITER, str(folder / "journal.jsonl")]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=environment, **pipes) as process:
+            assert process.stdout.readline() == "writing\n"
+            yield process
+            process.stdin.close()
+
+    return call
+
+
+@pytest.mark.parametrize("logs_elsewhere", [False, True])
+def test_a_run_that_another_process_is_training_is_neither_overwritten_nor_resumed(
+    tmp_path, config, write_log, training_elsewhere, logs_elsewhere
+):
+    folder, logs = tmp_path / "run", tmp_path / "logs" if logs_elsewhere else tmp_path / "run"
+    make_folder(folder, logs, overwrite=False)
+    write_log(logs)
+    with (logs / "journal.jsonl").open("a") as journal:
+        journal.write('{"type":"step"')  # torn, as a reader may see it: only who writes next may repair it
+    before = (logs / "journal.jsonl").read_bytes()
+    with training_elsewhere(logs):
+        (logs / "journal.jsonl").write_bytes(before)
+        for flag in ("overwrite", "resume"):
+            with pytest.raises(UserError, match="is still being trained by another process; wait until it has ended"):
+                _check(folder, config, log_dir=logs, **{flag: True})
+        with pytest.raises(UserError, match="is still being trained"):
+            make_folder(folder, logs, overwrite=True)
+        delete_run(folder)
+        assert (logs / "journal.jsonl").read_bytes() == before
+    _check(folder, config, log_dir=logs, overwrite=True)
+    assert (logs / "journal.jsonl").read_bytes() == before
+    make_folder(folder, logs, overwrite=True)
+    assert not (folder / "journal.jsonl").exists()
+
+
+def test_a_run_that_began_while_this_one_was_prepared_keeps_its_log(tmp_path, config, write_log):
+    _check(tmp_path, config)
+    write_log(tmp_path)
+    with pytest.raises(UserError, match="another process has just begun"):
+        make_folder(tmp_path, tmp_path, overwrite=False)
+    assert holds_run(tmp_path)
+
+
+def test_a_run_of_this_very_process_can_be_deleted_while_its_log_is_open(tmp_path, config):
+    journal = Journal(tmp_path / "run" / "journal.jsonl")
+    journal.append(RunRecord(run_name="demo", run_id="id", config=config))
+    delete_run(tmp_path / "run")
+    journal.close()
+    assert not (tmp_path / "run").exists()
+
+
 def test_delete_removes_the_run_and_its_log_alone(tmp_path, write_log):
     folder = write_log(tmp_path / "run")
     for name in ("demo.json", "demo_metrics.json", "samples.txt", "best_evaluation.json", "mine.json", "notes.txt"):
         (folder / name).write_text("{}")
-    for name in ("checkpoint-3", "best", "data"):
+    for name in ("checkpoint-3", "best", "data", "dashboard"):
         (folder / name).mkdir()
         (folder / name / "file").write_text("x")
     delete_run(folder)

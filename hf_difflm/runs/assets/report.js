@@ -156,7 +156,7 @@
         scales: { x: { time: false, distr: tools.logX ? 3 : 1 }, y: { distr: tools.logY ? 3 : 1 } },
         axes: [
           { ...axis, label: axisLabel(), labelSize: 22, size: 34, values },
-          { ...axis, size: 62, values },
+          { ...axis, size: 70, values },
         ],
         series,
         cursor: { y: false, points: { show: false }, sync: { key: "report" }, drag: { x: true, y: false } },

@@ -1,0 +1,122 @@
+"""Gradient norms as they were before clipping: global, of each part of the model and of each layer; in any Trainer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+from ..errors import UserError
+from ..runs.schema import MeasurementRecord
+from .parameter_groups import GroupedParameter, norms_by_label, parameter_groups, rounded
+from .reports import reports_of
+from .tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
+
+logger = logging.getLogger(__name__)
+
+
+class GradientNormCallback(TrainerCallback):
+    """Report ``grad_norm/global``, ``grad_norm/attention`` and so on, and ``grad_norm/layer_00``, at logging steps.
+
+    A Trainer clips before any hook, so the norms of the clipped gradients are taken, all in one pass on the device, and
+    multiplied by what clipping divided by: the norm that the Trainer logs over that of the clipped gradients. So
+    ``global`` is the logged norm; with weights in bfloat16 that is known to three digits only. Under float16 the loss
+    scale is gone by then. Without a logged norm the numbers are those of the clipped gradients. What has no gradient is
+    left out; what is not finite is null.
+
+    The norms are whole under DDP, FSDP2 and tensor parallelism. Where an engine keeps the gradients (DeepSpeed), or
+    wraps the weights (FSDP1), there are none, which is said once.
+
+    Args:
+        interval: optimiser steps between reports, each at the next logging step; None: every logging step; 0: never. Where
+            logging is by epoch, the norms are taken at every step, since it cannot be known which one is the last.
+
+    Raises:
+        UserError: the interval is negative.
+    """
+
+    def __init__(self, interval: int | None = None) -> None:
+        if interval is not None and interval < 0:
+            raise UserError(f"the interval of gradient norms is {interval}; give a number of steps, or 0 for none")
+        self.interval = interval
+        self._parameters: list[GroupedParameter] = []
+        self._available = True
+        self._reported = 0
+        self._taken: tuple[int, torch.Tensor, list[bool]] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        self._parameters, self._taken, self._available = [], None, True
+        self._reported = state.global_step
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        step = state.global_step + 1
+        if not self._available or not self._is_due(step) or not _may_log(step, args, state):
+            return
+        if not self._parameters:
+            self._parameters = [item for item in parameter_groups(model) if item.parameter.requires_grad]
+        gradients = [item.parameter.grad for item in self._parameters]
+        shardings = [sharding_of(item.parameter) for item in self._parameters]
+        if all(gradient is None for gradient in gradients) or is_deepspeed(args) or engine_with_its_own_weights(model):
+            self._available = False
+            logger.warning("gradient norms by group are not available: the gradients are kept by the training engine")
+            return
+        if not state.is_world_process_zero and not any(shardings):
+            return
+        parts = [None if gradient is None else local_part(gradient) for gradient in gradients]
+        norms_N = tensor_norms(parts, shardings, self._parameters[0].parameter.device)
+        self._taken = step, norms_N, [gradient is not None for gradient in gradients]
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._taken is None or not logs or "loss" not in logs:
+            return
+        (step, norms_N, there), self._taken = self._taken, None
+        if step != state.global_step:
+            return
+        self._reported = step
+        if not state.is_world_process_zero:
+            return
+        norms = [norm if has else None for norm, has in zip(norms_N.tolist(), there, strict=True)]
+        sums = norms_by_label(self._parameters, norms)
+        scale = _clipped_by(sums["global"], logs.get("grad_norm"))
+        metrics = {f"grad_norm/{label}": rounded(norm * scale) for label, norm in sums.items()}
+        reports_of(state).publish(MeasurementRecord(iter=step, source="gradients", metrics=metrics))
+
+    def _is_due(self, step: int) -> bool:
+        if self.interval is None:
+            return True
+        return self.interval > 0 and step // self.interval > self._reported // self.interval
+
+
+def _may_log(step: int, args: TrainingArguments, state: TrainerState) -> bool:
+    """Whether the Trainer may log after a step; some log the last one whatever the interval."""
+    if args.logging_strategy == IntervalStrategy.EPOCH:
+        return True
+    if step >= state.max_steps or (step == 1 and args.logging_first_step):
+        return True
+    return args.logging_strategy == IntervalStrategy.STEPS and step % max(int(state.logging_steps), 1) == 0
+
+
+def _clipped_by(clipped: float, logged: Any) -> float:
+    """Return what the gradients must be multiplied by to undo the clipping."""
+    if logged is None:
+        return 1.0
+    logged = float(logged)
+    if not math.isfinite(logged):
+        return math.nan  # a clip by such a norm leaves zeros or NaN
+    return logged / clipped if clipped > 0 else 1.0

@@ -1,0 +1,221 @@
+"""How fast a Trainer trains, what it waits for, and what it does beside training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import UserError
+from ..runs.flops import mfu
+from ..runs.schema import MeasurementRecord
+from .device_peak import device_peak
+from .device_use import DeviceUtilization, host_memory_mb, peak_memory_mb
+from .flops_counter import FlopsCounter
+from .phase_clock import PhaseClock
+from .reports import Reports, reports_of
+from .token_counter import TokenCounter
+
+_DECIMALS = 3
+
+
+@dataclass
+class _Rows:
+    """What a Trainer that knows each step has told about its steps since the last report."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: float = 0.0
+    flops: float | None = None
+
+
+class ThroughputCallback(TrainerCallback):
+    """Publish how fast the training is, at logging steps, as a measurement of the run log.
+
+    Everything is that of the steps since the last report, evaluation, saving, sampling and so on left out:
+    ``throughput/step_time_ms``; ``tokens_per_sec`` over all processes, ``tokens_per_sec_per_device``; ``mfu`` in per cent;
+    ``data_wait_s``, the part of the training time that was spent fetching batches, of the process that waited longest.
+    What was left out, in seconds, each on its own: ``evaluation_s``, ``saving_s`` and whatever other callbacks say,
+    e.g. ``sampling_s``. Of the machine: ``peak_memory_mb`` (device) and ``host_memory_mb``, both MiB, since the process
+    began, of the process with the most; ``device_utilization``, per cent of the last second, mean of the devices. Null
+    is what is not known.
+
+    Tokens are those a Trainer counts as scored if it tells (``on_training_iterations``), else what
+    ``include_num_input_tokens_seen`` has counted, else the ``input_ids`` of the forward passes, padding included. With
+    ``torch_compile`` forward passes are not counted, nor are the FLOPs of a Trainer that does not tell them.
+
+    Args:
+        interval: report at the first log that is at least so many optimiser steps after the last report; None: at each
+            log; 0: never.
+        peak_flops: dense peak of one device in FLOP/s; default: ``args.peak_flops``, else from a table.
+
+    Raises:
+        UserError: ``interval`` is negative, ``peak_flops`` is not positive.
+    """
+
+    def __init__(self, interval: int | None = None, peak_flops: float | None = None) -> None:
+        if interval is not None and interval < 0:
+            raise UserError(f"interval is {interval}; give a number of steps, or 0 to measure no throughput")
+        if peak_flops is not None and not peak_flops > 0:
+            raise UserError(f"peak_flops is {peak_flops}; give the FLOP/s of one device, e.g. 312e12")
+        self.interval = interval
+        self.peak_flops = peak_flops
+        self._clock = PhaseClock()
+        self._tokens: TokenCounter | None = None
+        self._flops: FlopsCounter | None = None
+        self._reports: Reports | None = None
+
+    # ---- hooks of any Trainer ----
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if self.interval == 0:
+            return
+        self._reports = reports_of(state)
+        self._clock = clock = PhaseClock()
+        self._reports.listen(to_left_out=clock.leave_out_as)
+        self._begun = False
+        self._reported_step = state.global_step
+        self._tokens_seen = state.num_input_tokens_seen
+        self._rows: _Rows | None = None
+        self._stop_counting()
+        if model is not None and not args.torch_compile:  # it would compile a hook, and again for each new count
+            self._tokens, self._flops = TokenCounter(model), FlopsCounter(model)
+        self._peak = device_peak(args, model) if self.peak_flops is None else self.peak_flops
+        self._utilization = DeviceUtilization(args.device)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._reports is not None and not self._begun:  # trackers take seconds to start, which are no training time
+            self._begun = True
+            self._clock.restart()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._clock.step_begins()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._clock.boundary()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._reports is None or not logs:
+            return
+        steps = state.global_step - self._reported_step
+        if "loss" in logs and steps >= (self.interval or 1):
+            self._publish(state, {**self._rates(args, state, steps), **self._apart()})
+            self._reported_step = state.global_step
+        elif "train_runtime" in logs and self._clock.apart:  # what came after the last step
+            self._publish(state, self._apart())
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._clock.phase("evaluation")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._clock.phase("saving")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stop_counting()
+        self._reports = None
+
+    # ---- hook of a Trainer that knows every step ----
+
+    def on_training_iterations(
+        self, args: TrainingArguments, state: TrainerState, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take times, tokens and FLOPs of the steps from the Trainer; the rows are those of the run log."""
+        if self._reports is None:
+            return
+        self._stop_counting()
+        known = self._rows = self._rows or _Rows()
+        for row in rows:
+            known.steps += 1
+            known.seconds += row["time_ms"] / 1e3
+            known.tokens += row.get("tokens") or 0
+            if row.get("flops") is not None:
+                known.flops = (known.flops or 0.0) + row["flops"]
+
+    # ---- numbers ----
+
+    def _rates(self, args: TrainingArguments, state: TrainerState, steps: int) -> dict[str, float | None]:
+        seconds = self._clock.lap()
+        # In one piece, so that several processes have one thing to tell each other; NaN is what one does not know.
+        own = [
+            _take(self._tokens),
+            _take(self._flops),
+            self._clock.take_data_wait(),
+            peak_memory_mb(args.device),
+            host_memory_mb(),
+            self._utilization.percent(),
+        ]
+        tokens_R, flops_R, waits_R, device_R, host_R, busy_R = _over_processes(own, args).T
+        tokens, flops = _known(tokens_R.sum()), _known(flops_R.sum())
+        seen = state.num_input_tokens_seen - self._tokens_seen
+        self._tokens_seen = state.num_input_tokens_seen
+        if seen > 0:  # over all processes already
+            tokens = float(seen)
+        rows, self._rows = self._rows, None
+        if rows is not None:
+            steps, seconds, tokens, flops = rows.steps, rows.seconds, rows.tokens, rows.flops
+        rate = tokens / seconds if tokens is not None and seconds > 0 else None
+        return {
+            "step_time_ms": 1e3 * seconds / steps,
+            "tokens_per_sec": rate,
+            "tokens_per_sec_per_device": None if rate is None else rate / args.world_size,
+            "mfu": mfu(flops, seconds, args.world_size, self._peak),
+            "data_wait_s": float(waits_R.max()),
+            "peak_memory_mb": _known(device_R.max()),
+            "host_memory_mb": _known(host_R.max()),
+            "device_utilization": _known(busy_R.mean()),
+        }
+
+    def _apart(self) -> dict[str, float | None]:
+        return {f"{name}_s": seconds for name, seconds in self._clock.take_apart().items()}
+
+    def _publish(self, state: TrainerState, numbers: Mapping[str, float | None]) -> None:
+        if self._reports is None or not state.is_world_process_zero:
+            return
+        metrics = {
+            f"throughput/{name}": None if number is None else round(number, _DECIMALS)
+            for name, number in numbers.items()
+        }
+        self._reports.publish(MeasurementRecord(iter=state.global_step, source="throughput", metrics=metrics))
+
+    def _stop_counting(self) -> None:
+        for counter in (self._tokens, self._flops):
+            if counter is not None:
+                counter.remove()
+        self._tokens = self._flops = None
+
+
+def _take(counter: TokenCounter | FlopsCounter | None) -> float | None:
+    return None if counter is None else counter.take()
+
+
+def _over_processes(own: Sequence[float | None], args: TrainingArguments) -> torch.Tensor:
+    """(ranks, n) numbers of all processes on the host; NaN for None. All processes call it at the same log."""
+    values_N = torch.tensor([math.nan if number is None else number for number in own], dtype=torch.float64)
+    if args.world_size == 1:
+        return values_N[None]
+    return gather(values_N[None].to(args.device)).cpu()
+
+
+def _known(number: torch.Tensor) -> float | None:
+    value = float(number)
+    return None if math.isnan(value) else value

@@ -1,0 +1,71 @@
+"""A causal LM that judges texts, with its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..errors import UserError
+from .generation import encode, first_token_id
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """A causal LM ready to judge.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: its own; texts are encoded with it whatever wrote them.
+        name: what to call it.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+    @property
+    def first_token(self) -> int | None:
+        """Id that every text starts with (BOS, else EOS as in GPT-2); None where the tokenizer has neither."""
+        return first_token_id(self.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text without special tokens; what has no UTF-8 becomes U+FFFD."""
+        return encode(self.tokenizer, text)
+
+    def limit(self) -> int | None:
+        """Return how many tokens the model takes; None where it does not say."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def batches(
+        self, rows: Sequence[list[int]], batch_size: int
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Yield (places in ``rows``, ids (B, L), attention mask (B, L)), the longest rows first, padded on the right."""
+        order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            longest = len(rows[places[0]])
+            # A causal LM does not see what follows: any id will do as padding.
+            ids_BL = torch.tensor([rows[place] + [0] * (longest - len(rows[place])) for place in places])
+            mask_BL = torch.tensor([[1] * len(rows[place]) + [0] * (longest - len(rows[place])) for place in places])
+            yield places, ids_BL.to(self.model.device), mask_BL.to(self.model.device)
+
+
+def load_reference(name: str, device: torch.device | str = "cpu") -> ReferenceModel:
+    """Load a causal LM and its tokenizer from a folder or the Hub.
+
+    Raises:
+        UserError: it cannot be loaded as a causal LM.
+    """
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"the reference model {name!r} cannot be loaded as a causal LM ({first}); give a model folder or a Hub name"
+        ) from error
+    return ReferenceModel(model.to(device).eval(), tokenizer, name)

@@ -1,0 +1,84 @@
+"""The callbacks that watch a run from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from ..callbacks import (
+    AlertCallback,
+    DashboardCallback,
+    GenerationSamplesCallback,
+    GradientNormCallback,
+    ModelStatisticsCallback,
+    ThroughputCallback,
+    TrackerCallback,
+)
+from ..data import PreparedData
+from ..errors import UserError
+from .monitoring_options import MonitoringOptions
+from .trainer import DiffusionTrainer
+
+_PROMPT_TOKENS = 32
+
+
+@dataclass
+class Monitoring:
+    """The callbacks of a run whose findings are asked for after the training; None where one is switched off."""
+
+    samples: GenerationSamplesCallback | None
+    alerts: AlertCallback | None
+
+
+def add_monitoring(trainer: DiffusionTrainer, options: MonitoringOptions, data: PreparedData) -> Monitoring:
+    """Add the callbacks that the options ask for to a Trainer that has its run log.
+
+    Raises:
+        UserError: a value that cannot be used; a file of prompts that cannot be read.
+    """
+    callbacks: list[TrainerCallback] = [
+        ThroughputCallback(options.throughput_interval),
+        GradientNormCallback(options.gradient_interval),
+        ModelStatisticsCallback(options.statistics_interval),
+    ]
+    samples = _samples(trainer, options, data) if options.generate_interval else None
+    alerts = AlertCallback(options.fail_on) if options.alerts or options.fail_on else None
+    callbacks += [callback for callback in (samples, alerts) if callback is not None]
+    if trainer.args.report_to:
+        callbacks.append(TrackerCallback(log_checkpoints=options.wandb_log_checkpoints))
+    if options.viz_interval and trainer.args.save_log_to_json:
+        callbacks.append(DashboardCallback(options.viz_interval))
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return Monitoring(samples, alerts)
+
+
+def _samples(trainer: DiffusionTrainer, options: MonitoringOptions, data: PreparedData) -> GenerationSamplesCallback:
+    prompts = _beginnings(trainer, data) if options.generation_prompts is None else _lines(options.generation_prompts)
+    return GenerationSamplesCallback(
+        prompts,
+        options.generate_interval,
+        options.generation_max_new_tokens,
+        reference_model=options.reference_model,
+        weights=trainer.evaluated_weights,
+    )
+
+
+def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> list[str]:
+    """No prompt, and how the evaluation text begins."""
+    beginning = data.eval[0]["input_ids"][1 : 1 + min(_PROMPT_TOKENS, data.block_size // 4)]
+    # Cut in the middle of a character, it ends in what stands for no character and takes more tokens than before.
+    return ["", trainer.processing_class.decode(beginning, skip_special_tokens=True).rstrip("\ufffd")]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"generation_prompts {path} cannot be read ({error.strerror}); give a text file") from error
+    prompts = [line for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"generation_prompts {path} has no line with a prompt; write one on each line")
+    return prompts

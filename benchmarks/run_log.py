@@ -7,17 +7,15 @@ construction, is part of it.
 from __future__ import annotations
 
 import argparse
-import functools
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from _alternate import write
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from _hooks import ONCE, clock_hooks
+from transformers import PrinterCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm.callbacks import RunLogCallback
@@ -26,28 +24,6 @@ from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.options import ModelOptions
 
 CLAIM_MS = 0.1
-
-
-class Clocked(RunLogCallback):
-    """The run log with a clock around each of its hooks."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.seconds: dict[str, float] = defaultdict(float)
-        for name in (name for name in dir(RunLogCallback) if name.startswith("on_")):
-            if getattr(RunLogCallback, name) is not getattr(TrainerCallback, name, None):
-                setattr(self, name, self._clocked(name, getattr(self, name)))
-
-    def _clocked(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(hook)
-        def clocked(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return hook(*arguments, **named)
-            finally:
-                self.seconds[name] += time.perf_counter() - start
-
-        return clocked
 
 
 def main() -> None:
@@ -71,7 +47,9 @@ def main() -> None:
             log_level="error",
             use_cpu=not torch.cuda.is_available(),
         )
-        log = Clocked(run_name="clocked")
+        log = RunLogCallback(run_name="clocked")
+        by_hook: defaultdict[str, float] = defaultdict(float)
+        clock_hooks(log, by_hook)
         trainer = DiffusionTrainer(model, arguments, rows, None, tokenizer, callbacks=[log])
         trainer.remove_callback(PrinterCallback)
         start = time.perf_counter()
@@ -79,17 +57,15 @@ def main() -> None:
         seconds = time.perf_counter() - start
         size = (Path(folder) / "journal.jsonl").stat().st_size
     # The beginning and the end are paid once a run.
-    once = {
-        name: log.seconds.pop(name) for name in ("on_init_end", "on_train_begin", "on_train_end") if name in log.seconds
-    }
-    milliseconds = 1e3 * sum(log.seconds.values()) / given.steps
+    once = {name: by_hook.pop(name) for name in ONCE if name in by_hook}
+    milliseconds = 1e3 * sum(by_hook.values()) / given.steps
     write(
         "run_log",
         {
             "claim": f"hooks < {CLAIM_MS} ms a step",
             "holds": milliseconds < CLAIM_MS,
             "hooks_ms_per_step": round(milliseconds, 4),
-            "by_hook_ms_per_step": {name: round(1e3 * total / given.steps, 4) for name, total in log.seconds.items()},
+            "by_hook_ms_per_step": {name: round(1e3 * total / given.steps, 4) for name, total in by_hook.items()},
             "once_ms": {name: round(1e3 * total, 1) for name, total in once.items()},
             "training_ms_per_step": round(1e3 * seconds / given.steps, 2),
             "share": round(milliseconds * given.steps / (1e3 * seconds), 4),

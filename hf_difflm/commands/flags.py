@@ -70,7 +70,7 @@ def _option(field: Field) -> inspect.Parameter:
     is_switch = field.hint is bool
     option = typer.Option(
         None,
-        f"{flag}/--no-{flag[2:]}" if is_switch else flag,
+        *([f"{flag}/--no-{flag[2:]}"] if is_switch else [flag, *field.metadata.get("also", ())]),
         help=_help(field),
         metavar=None if is_switch else _metavar(field),
         rich_help_panel=PANELS[field.group],

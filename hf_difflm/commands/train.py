@@ -14,7 +14,6 @@ from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags
 
-
 # What --test sets, where no flag says otherwise.
 TEST_RUN = {
     "max_chunks": 5,

@@ -85,9 +85,15 @@ def load_corpus(name: str, config: str | None = None, *, text_column: str = "tex
     path = Path(name).expanduser()
     if path.exists() and config is None:
         return Corpus(name, load_local(path, text_column))
+    refuse_missing(name)
+    return Corpus(name, _load_from_hub(name, config), text_column)
+
+
+def refuse_missing(name: str) -> None:
+    """Raise UserError where ``name`` can only be a path and nothing is there; the Hub is not asked."""
+    path = Path(name).expanduser()
     if not path.exists() and (path.suffix.lower() in SUFFIXES or name[:1] in "./~" or name.count("/") > 1):
         raise UserError(f"no such file or folder: {name}; check the path")
-    return Corpus(name, _load_from_hub(name, config), text_column)
 
 
 def _load_from_hub(name: str, config: str | None) -> datasets.DatasetDict:

@@ -17,12 +17,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState, set_se
 from ..callbacks import RunLogCallback
 from ..callbacks.wandb_names import open_wandb_run
 from ..data import PreparedData, load_tokenizer, prepare_data
+from ..data.corpora import refuse_missing
 from ..errors import UserError
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..runs import load_run
 from ..runs.checkpoints import newest_good
 from ..runs.schema import COMPLETED, SampleRecord
+from .argument_checks import check_values
 from .arguments import DiffusionTrainingArguments
 from .complaints import complaints_about
 from .monitoring import add_monitoring
@@ -93,11 +95,14 @@ def train_run(
         if is_main:
             print(f"the run in {folder} is complete: nothing is left to train")
         return FinishedRun(folder, False)
-    if is_main:
-        print(f"preparing {settings.data.dataset} (cached for the next run)", flush=True)
     if settings.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
         raise UserError("attn_implementation flex_attention does not train on a CPU; use sdpa")
+    for name in (settings.data.dataset, settings.data.eval_dataset):
+        if name is not None:
+            refuse_missing(name)
     tokenizer = load_tokenizer(settings.data.tokenizer)
+    if is_main:
+        print(f"preparing {settings.data.dataset} (cached for the next run)", flush=True)
     data = prepare_data(settings.data, tokenizer)
     _set_seed(arguments.seed)
     model = build_model(settings, tokenizer)
@@ -145,6 +150,7 @@ def _agree_on(folder: Path, arguments: DiffusionTrainingArguments) -> Path:
 
 def training_arguments(settings: Settings, folder: Path) -> DiffusionTrainingArguments:
     """The Trainer's arguments, with its complaints as one sentence; progress bars are for terminals."""
+    check_values(settings.training)
     quiet = {"disable_tqdm": not sys.stderr.isatty(), "log_level_replica": "error"}
     with complaints_about("these training arguments do not work here", "change or leave out the one it names"):
         return DiffusionTrainingArguments(output_dir=str(folder), **{**quiet, **settings.training})

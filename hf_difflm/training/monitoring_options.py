@@ -25,7 +25,8 @@ class MonitoringOptions:
         },
     )
     generation_max_new_tokens: int | None = field(
-        default=None, metadata={"help": "tokens of a sample; default: what the model's length leaves, at most 1024", "min": 1}
+        default=None,
+        metadata={"help": "tokens of a sample; default: what the model's length leaves, at most 1024", "min": 1},
     )
     reference_model: str | None = field(
         default=None,

@@ -110,7 +110,10 @@ class DiffusionOptions:
     save_strategy: str = field(
         default="steps", metadata={"help": "when to save checkpoints", "choices": ("no", "steps", "epoch", "best")}
     )
-    save_steps: float = field(default=2000, metadata={"help": "steps between checkpoints", "above": 0.0})
+    save_steps: float = field(
+        default=2000,
+        metadata={"help": "steps between checkpoints", "above": 0.0, "also": ("--checkpoint-interval",)},
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "keep this many checkpoints", "min": 1})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
     use_cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..callbacks import RunLogCallback
+from ..callbacks import DashboardCallback, RunLogCallback
 from ..callbacks.device_peak import device_peak
 from ..callbacks.reports import reports_of
 from ..data import Collator
@@ -237,6 +237,9 @@ class DiffusionTrainer(Trainer):
             raise
         finally:
             self.interrupt.restore()
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, DashboardCallback):
+                    callback.close()  # a training that failed wants its last picture most
 
     def _update_average(self) -> None:
         if self.ema is not None:

@@ -1,10 +1,21 @@
-"""The run log of every kind of Trainer."""
+"""All callbacks together, in every kind of Trainer."""
 
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback
 
-from hf_difflm.callbacks import RunLogCallback
+from hf_difflm.callbacks import (
+    AlertCallback,
+    DashboardCallback,
+    GenerationSamplesCallback,
+    GradientNormCallback,
+    ModelStatisticsCallback,
+    RunLogCallback,
+    ThroughputCallback,
+    TrackerCallback,
+)
 from hf_difflm.runs import load_run
 
 
@@ -19,3 +30,62 @@ def test_the_run_log_of_any_trainer_has_its_logged_losses(any_trainer, tmp_path)
         assert run.column("loss").reshape(3, 2).mean(1) == pytest.approx(logged, rel=1e-5)
     else:
         assert run.column("loss") == pytest.approx(logged)
+
+
+def everything() -> list:
+    """Each callback, as often as it can."""
+    return [
+        RunLogCallback(run_name="tiny"),
+        ThroughputCallback(),
+        GradientNormCallback(),
+        ModelStatisticsCallback(interval=2),
+        GenerationSamplesCallback(["", "ab"], interval=2, max_new_tokens=4),
+        AlertCallback(),
+        TrackerCallback(),
+        DashboardCallback(viz_interval=2),
+    ]
+
+
+def test_all_callbacks_at_once_change_nothing_of_the_training(any_trainer, tmp_path):
+    plain = any_trainer()
+    plain.train()
+    watched = any_trainer(*everything(), output_dir=str(tmp_path / "watched"))
+    watched.train()
+    for (name, expected), got in zip(
+        plain.model.state_dict().items(), watched.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(expected, got), name
+    losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (plain, watched)]
+    assert losses[0] == losses[1]
+    run = load_run(tmp_path / "watched")
+    sources = {record.source for record in run.measurements}
+    assert {"gradients", "statistics", "throughput"} <= sources
+    assert ("samples" in sources) == (any_trainer.kind != "classifier")
+    assert (tmp_path / "watched" / "dashboard" / "training_latest.png").exists()
+
+
+def test_early_stopping_on_eval_loss_works_beside_them(any_trainer, tmp_path):
+    class Stuck(TrainerCallback):
+        """No evaluation is better than the first."""
+
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            metrics["eval_loss"] = 1.0
+
+    trainer = any_trainer(
+        *everything()[:-1],
+        Stuck(),
+        EarlyStoppingCallback(early_stopping_patience=2),
+        max_steps=20,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=any_trainer.kind != "diffusion",
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 6
+    run = load_run(tmp_path / "out")
+    assert [evaluation.iter for evaluation in run.evaluations] == [2, 4, 6]
+    assert run.status == "completed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
@@ -223,3 +224,23 @@ def test_two_cpu_processes_without_use_cpu_are_refused(start, tiny):
     assert process.returncode != 0
     assert "add --use-cpu" in err
     assert not os.path.exists("run")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--torch-compile-mode", "nothing"), "torch_compile_mode must be one of default"),
+        (("--lr-scheduler-kwargs", '{"bad": 1}'), "has a key 'bad' that lr_scheduler_type cosine does not take"),
+        (("--lr-scheduler-type", "cosinus"), "got 'cosinus'; did you mean 'cosine'?"),
+        (("--tokenizer", "nowhere.json"), "no such tokenizer file or folder: nowhere.json"),
+        (("--dataset", "nowhere.txt"), "no such file or folder: nowhere.txt"),
+        (("--eval-dataset", "no/where/texts"), "no such file or folder: no/where/texts"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_preparation(hf, tiny, flags, sentence):
+    result = hf("train", *tiny, "--max-steps", "1", "--output-dir", "run", *flags)
+    assert result.code == 2
+    assert sentence in result.err
+    assert "Traceback" not in result.err
+    assert "preparing" not in result.out
+    assert not Path("run").exists()

@@ -280,7 +280,16 @@ def test_a_test_run_takes_five_chunks_and_shows_all_there_is(hf, tiny):
 
 
 def test_an_alert_that_shall_stop_the_run_does_so_with_a_sentence_and_can_be_gone_on_with(hf, tiny):
-    wild = "--learning-rate 3 --warmup-steps 25 --lr-scheduler-type constant_with_warmup --max-grad-norm 0".split()
+    wild = [
+        "--learning-rate",
+        "3",
+        "--warmup-steps",
+        "25",
+        "--lr-scheduler-type",
+        "constant_with_warmup",
+        "--max-grad-norm",
+        "0",
+    ]
     train = ["train", *tiny, *wild, "--max-steps", "90", "--generate-interval", "30", "--output-dir", "run"]
     result = hf(*train, "--fail-on", "all")
     assert result.code == 2
@@ -301,3 +310,9 @@ def test_an_alert_that_is_none_is_refused_before_anything_is_read(hf, tiny):
     assert "got 'loss_spikes'; did you mean 'loss_spike'" in result.err
     assert "preparing" not in result.out
     assert not os.path.exists("run")
+
+
+def test_the_interval_of_checkpoints_may_be_called_so(hf, tiny):
+    flags = [*tiny[: tiny.index("--save-steps")], *tiny[tiny.index("--save-steps") + 2 :], "--max-steps", "4"]
+    assert hf("train", *flags, "--checkpoint-interval", "2", "--output-dir", "run").code == 0
+    assert {"checkpoint-2", "checkpoint-4"} <= set(os.listdir("run"))

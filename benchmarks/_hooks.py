@@ -1,0 +1,42 @@
+"""Puts a clock, and a switch, around the hooks of callbacks."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+ONCE = ("on_init_end", "on_train_begin", "on_train_end")
+
+
+def clock_hooks(
+    callback: TrainerCallback, seconds: defaultdict[str, float], is_on: Callable[[], bool] = lambda: True
+) -> None:
+    """Add the seconds of each hook of this callback to ``seconds``; skip the hook where ``is_on()`` is false.
+
+    What is paid once a run (:data:`ONCE`) is always called.
+    """
+    for name in (name for name in dir(callback) if name.startswith("on_")):
+        hook = getattr(callback, name)
+        if getattr(type(callback), name, None) is not getattr(TrainerCallback, name, None):
+            setattr(callback, name, _clocked(name, hook, seconds, is_on))
+
+
+def _clocked(
+    name: str, hook: Callable[..., Any], seconds: defaultdict[str, float], is_on: Callable[[], bool]
+) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    def clocked(*arguments: Any, **named: Any) -> Any:
+        if name not in ONCE and not is_on():
+            return None
+        start = time.perf_counter()
+        try:
+            return hook(*arguments, **named)
+        finally:
+            seconds[name] += time.perf_counter() - start
+
+    return clocked

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,8 @@ from hf_difflm.models.masked_diffusion.modeling_masked_diffusion import MaskedDi
 if TYPE_CHECKING:
     from hf_difflm.training import DiffusionTrainer
 
+hypothesis.settings.register_profile("patient", deadline=None)  # how long an example takes depends on the machine
+hypothesis.settings.load_profile("patient")
 torch.set_num_threads(1)  # sums in one order, and tests that run side by side do not fight for cores
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -114,7 +114,7 @@ class GradientAlarm:
 
 
 def judge_waiting(step: int, waited: float, seconds: float) -> Alarm | None:
-    """Judge how much of the last ``seconds`` of training were spent waiting for data: more than half, and a second, is an alarm."""
+    """Judge how much of the last ``seconds`` of training were waiting for data: an alarm is more than half, and a second."""
     if waited < _STALL_SECONDS or waited <= _STALL_SHARE * seconds:
         return None
     message = f"up to step {step} {waited:.1f} s of {seconds:.1f} s passed waiting for data; use more workers"

@@ -35,7 +35,8 @@ class AlertCallback(TrainerCallback):
     alert its kind is silent for 100 steps.
 
     Args:
-        fail_on: kinds that stop the training at the logging step that finds them, with a checkpoint; ``"all"`` for each, ``"none"`` for none.
+        fail_on: kinds that stop the training at the logging step that finds them, with a checkpoint; ``"all"`` for each,
+            ``"none"`` for none.
             :attr:`failure` then says why.
 
     Attributes:

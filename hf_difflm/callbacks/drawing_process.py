@@ -99,6 +99,7 @@ class DrawingProcess:
             return
         if request.startswith("end"):
             self._ending = True
+            hurry(self._process.pid)  # it may still be importing, too nice to get to read this
             self._finalizer.detach()
             self._finalizer = weakref.finalize(self, _end, self._process, self._pipe, _LAST_PICTURE_SECONDS)
 
@@ -121,6 +122,13 @@ class DrawingProcess:
         if not self._gave_up:
             logger.warning("the dashboard could not be drawn to its end (%s); training goes on without it", reason)
         self._gave_up = True
+
+
+def hurry(process: int) -> None:
+    """Make a process as important as others, where that is allowed: the training has ended and waits for its picture."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process, 0)
+        Path(f"/proc/{process}/autogroup").write_text("0")
 
 
 def _environment() -> dict[str, str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -84,7 +85,9 @@ def test_a_forked_data_worker_neither_frees_the_lock_of_a_living_training_nor_ke
     training = context.Process(target=train_and_die)
     training.start()
     try:
-        training.join(30)
+        # join() would wait for the worker, too: it has inherited what tells that the training is over.
+        while training.exitcode is None:
+            time.sleep(0.01)
         assert training.exitcode == -signal.SIGKILL
         Journal(tmp_path / "journal.jsonl").append(StepRecord(iter=3))  # the worker lives on
     finally:

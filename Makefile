@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
+# Tests of one file stay together; each process computes with one thread.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help demo test test-all torture lint types bench results docs clean
 .DEFAULT_GOAL := help
@@ -29,10 +31,10 @@ demo: $(BIN)/.installed  ## train a masked diffusion model and its autoregressiv
 	@$(BIN)/hf-difflm compare --recipe demo
 
 test: $(BIN)/.installed-test  ## the fast tests (under 8 minutes on two cores)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(BIN)/.installed-test  ## every test CI runs
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 torture: $(BIN)/.installed-test  ## kill a real training 20 times and resume it; the run log must not notice (minutes)
 	@$(BIN)/python tests/torture_run_log.py --kills 20
@@ -44,10 +46,11 @@ lint: $(BIN)/.installed-test  ## ruff: style and formatting
 types: $(BIN)/.installed-test  ## mypy
 	@$(BIN)/mypy
 
-bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (about 10 minutes, nothing else running)
+bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (about 15 minutes, nothing else running)
 	@$(BIN)/python benchmarks/lm_head.py
 	@$(BIN)/python benchmarks/trainer_overhead.py
 	@$(BIN)/python benchmarks/run_log.py
+	@$(BIN)/python benchmarks/callbacks.py
 
 results: $(BIN)/.installed  ## train on tinyshakespeare (TEXT=file) and write docs/results.md from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare

@@ -20,6 +20,7 @@ AVERAGED_STEPS = 50
 RECENT_STEPS = 500
 TEXT_SIZE, TICK_SIZE, TITLE_SIZE = 12, 11, 14
 LOSS, AVERAGE, ACCURACY, THROUGHPUT, GRADIENT, RATE = COLOURS
+_RATE_SHARE = 1e-4
 _POINTS = 800  # a panel is not much wider than half of that in dots
 _FEW = 60
 _STEP = "optimiser step"
@@ -63,16 +64,18 @@ def draw_throughput(axes: Axes, run: Run) -> None:
 
 
 def draw_learning_rate(axes: Axes, run: Run) -> None:
-    """The learning rate on a logarithmic axis (linear where it is 0), the gradient norm on a second one."""
+    """The learning rate on a logarithmic axis over at most four decades, the gradient norm on a second one.
+
+    A warm-up begins and a schedule ends at 0 or next to it, which would leave no room for the rates that train.
+    """
     x, y = step_series(run, "lr", "step")
     title, label = "Learning rate", "learning rate"
     if len(y):
+        shown = y > _RATE_SHARE * y.max()
+        x, y = (x[shown], y[shown]) if shown.any() else (x, y)
         axes.plot(*decimate(x, y, _POINTS), color=RATE, linewidth=2.2, marker=_marker(y), markersize=4)
         if y.min() > 0:
             _log_axis(axes, float(y.min()), float(y.max()))
-        else:
-            label = "learning rate (linear: reaches 0)"
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     x, norms = step_series(run, "grad_norm", "step")
     if len(norms) and axes.has_data():
         title = "Learning rate, gradient norm"

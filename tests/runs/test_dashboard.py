@@ -134,11 +134,15 @@ def test_accuracy_is_shown_in_per_cent_whatever_the_log_has():
         assert axes.get_ylim() == (0, 100)
 
 
-def test_the_learning_rate_is_on_a_log_axis_unless_it_is_zero_somewhere():
+def test_the_learning_rate_is_on_a_log_axis_and_what_is_next_to_zero_is_left_out():
     rates = np.geomspace(1e-6, 1e-3, 50)
-    assert axes_of(panels.draw_learning_rate, make_run("lr", 50, columns={"lr": rates})).get_yscale() == "log"
-    rates[0] = 0.0
-    assert axes_of(panels.draw_learning_rate, make_run("lr", 50, columns={"lr": rates})).get_yscale() == "linear"
+    rates[0], rates[-1] = 0.0, 1e-12  # a warm-up and a schedule's end
+    axes = axes_of(panels.draw_learning_rate, make_run("lr", 50, columns={"lr": rates}))
+    assert axes.get_yscale() == "log"
+    assert axes.get_lines()[0].get_ydata() == pytest.approx(rates[1:-1])
+    still = axes_of(panels.draw_learning_rate, make_run("still", 5, columns={"lr": np.zeros(5)}))
+    assert still.get_yscale() == "linear"
+    assert still.get_lines()[0].get_ydata() == pytest.approx(np.zeros(5))
 
 
 def test_the_recent_panel_has_the_last_500_steps():

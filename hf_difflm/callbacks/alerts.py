@@ -26,8 +26,8 @@ class AlertCallback(TrainerCallback):
     - ``loss_spike``: a loss 8 robust standard deviations and 20 % above the median of the 50 before it, or not finite;
     - ``exploding_gradients``: a pre-clip gradient norm above 10 times such a median, or not finite;
     - ``vanishing_gradients``: one below 1e-4 of it, or below 1e-7;
-    - ``data_stall``: more than half of the time between two reports of :class:`ThroughputCallback`, and more than a
-      second, was waiting for data;
+    - ``data_stall``: in two reports of :class:`ThroughputCallback` in a row more than half of the time, and more than a
+      second, was waiting for data (what other callbacks do at the end of a step looks the same, but not twice);
     - ``degenerate_samples``: more than half of a text drawn by :class:`GenerationSamplesCallback` is one token (greedy
       texts of a sound model repeat themselves too, so they are no alarm).
 
@@ -61,6 +61,7 @@ class AlertCallback(TrainerCallback):
         self._silent_until: dict[str, int] = {}
         self._knows_steps = False
         self._throughput_step: int | None = None
+        self._stalled = False
         self._stop = False
         self._reports = reports_of(state)
         if state.is_world_process_zero:
@@ -116,8 +117,12 @@ class AlertCallback(TrainerCallback):
             if waited is None or step_ms is None:
                 return
             before, self._throughput_step = self._throughput_step, record.iter
-            if before is not None:  # in the first the loader's workers start
-                self._raise(judge_waiting(record.iter, waited, (record.iter - before) * step_ms / 1e3))
+            if before is None:  # the loader's workers start
+                return
+            alarm = judge_waiting(record.iter, waited, max(waited, (record.iter - before) * step_ms / 1e3))
+            if self._stalled:
+                self._raise(alarm)
+            self._stalled = alarm is not None
 
     def _raise(self, alarm: Alarm | None) -> None:
         if alarm is None or self._reports is None or alarm.step < self._silent_until.get(alarm.kind, 0):

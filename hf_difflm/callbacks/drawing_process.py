@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
 from pathlib import Path
 from typing import IO, Any
@@ -80,7 +81,7 @@ class DrawingProcess:
         os.set_blocking(self._pipe, False)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, *self._arguments, "--parent", str(os.getpid()), *more],
+                [sys.executable, "-m", _MODULE, *self._arguments, "--parent", str(os.getpid()), *_watch(), *more],
                 stdin=read_end,
                 stdout=self._said,
                 stderr=self._said,
@@ -129,6 +130,11 @@ def hurry(process: int) -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, process, 0)
         Path(f"/proc/{process}/autogroup").write_text("0")
+
+
+def _watch() -> list[str]:
+    """The kernel's signal comes when the thread that started the process ends, and only the main one ends with it all."""
+    return [] if threading.current_thread() is threading.main_thread() else ["--no-signal"]
 
 
 def _environment() -> dict[str, str]:

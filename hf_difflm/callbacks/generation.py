@@ -91,7 +91,7 @@ class GenerationSamplesCallback(TrainerCallback):
         self._usable: list[str] = []
         self._new_tokens = 0
         self._sampled_step: int | None = None
-        self._stopped_by_hand = False
+        self._evaluated_step: int | None = None
 
     # ---- hooks of any Trainer ----
 
@@ -104,7 +104,7 @@ class GenerationSamplesCallback(TrainerCallback):
         processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._sampled_step, self._stopped_by_hand = None, False
+        self._sampled_step = self._evaluated_step = None
         self._why_off = self._prepare(model, processing_class, warn=state.is_world_process_zero)
         if self._why_off is not None:
             if state.is_world_process_zero:
@@ -126,15 +126,17 @@ class GenerationSamplesCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        self._stopped_by_hand = control.should_training_stop and state.global_step < state.max_steps
         if state.global_step % self.interval == 0 or state.global_step >= state.max_steps:
             self._sample(state, model)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._evaluated_step = state.global_step
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         # An evaluation ended the training (early stopping): this is the last step. An interrupt is not kept waiting.
-        if control.should_training_stop and not self._stopped_by_hand:
+        if control.should_training_stop and self._evaluated_step == state.global_step:
             self._sample(state, model)
 
     # ---- sampling ----
@@ -146,6 +148,8 @@ class GenerationSamplesCallback(TrainerCallback):
         if model is None or not callable(getattr(extract_model_from_parallel(model), "generate", None)):
             return f"a {type(model).__name__} cannot generate"
         inner = extract_model_from_parallel(model)
+        if getattr(inner, "config", None) is None:
+            return f"a {type(inner).__name__} has no configuration that says how it generates"
         if getattr(inner.config, "is_encoder_decoder", False):
             return f"a {type(inner).__name__} answers a text and does not go on from it"
         if not callable(getattr(tokenizer, "decode", None)):

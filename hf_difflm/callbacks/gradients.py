@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,16 @@ from .reports import reports_of
 from .tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Taken:
+    """The norms of one step, (N,) on the device, of these parameters, and whether each had a gradient."""
+
+    step: int
+    norms_N: torch.Tensor
+    parameters: list[GroupedParameter]
+    there: list[bool]
 
 
 class GradientNormCallback(TrainerCallback):
@@ -47,7 +58,7 @@ class GradientNormCallback(TrainerCallback):
         self._parameters: list[GroupedParameter] = []
         self._available = True
         self._reported = 0
-        self._taken: tuple[int, torch.Tensor, list[bool]] | None = None
+        self._taken: _Taken | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -62,9 +73,10 @@ class GradientNormCallback(TrainerCallback):
         if not self._available or not self._is_due(step) or not _may_log(step, args, state):
             return
         if not self._parameters:
-            self._parameters = [item for item in parameter_groups(model) if item.parameter.requires_grad]
-        gradients = [item.parameter.grad for item in self._parameters]
-        shardings = [sharding_of(item.parameter) for item in self._parameters]
+            self._parameters = parameter_groups(model)
+        trained = [item for item in self._parameters if item.parameter.requires_grad]  # what is frozen may change
+        gradients = [item.parameter.grad for item in trained]
+        shardings = [sharding_of(item.parameter) for item in trained]
         if all(gradient is None for gradient in gradients) or is_deepspeed(args) or engine_with_its_own_weights(model):
             self._available = False
             logger.warning("gradient norms by group are not available: the gradients are kept by the training engine")
@@ -72,8 +84,9 @@ class GradientNormCallback(TrainerCallback):
         if not state.is_world_process_zero and not any(shardings):
             return
         parts = [None if gradient is None else local_part(gradient) for gradient in gradients]
-        norms_N = tensor_norms(parts, shardings, self._parameters[0].parameter.device)
-        self._taken = step, norms_N, [gradient is not None for gradient in gradients]
+        norms_N = tensor_norms(parts, shardings, trained[0].parameter.device)
+        there = [gradient is not None for gradient in gradients]
+        self._taken = _Taken(step, norms_N, trained, there)
 
     def on_log(
         self,
@@ -85,14 +98,15 @@ class GradientNormCallback(TrainerCallback):
     ) -> None:
         if self._taken is None or not logs or "loss" not in logs:
             return
-        (step, norms_N, there), self._taken = self._taken, None
+        taken, self._taken = self._taken, None
+        step = taken.step
         if step != state.global_step:
             return
         self._reported = step
         if not state.is_world_process_zero:
             return
-        norms = [norm if has else None for norm, has in zip(norms_N.tolist(), there, strict=True)]
-        sums = norms_by_label(self._parameters, norms)
+        norms = [norm if has else None for norm, has in zip(taken.norms_N.tolist(), taken.there, strict=True)]
+        sums = norms_by_label(taken.parameters, norms)
         scale = _clipped_by(sums["global"], logs.get("grad_norm"))
         metrics = {f"grad_norm/{label}": rounded(norm * scale) for label, norm in sums.items()}
         reports_of(state).publish(MeasurementRecord(iter=step, source="gradients", metrics=metrics))

@@ -105,6 +105,7 @@ class Logger:
         TensorBoard counts every scalar as a result of the run, and takes the settings of a run once.
         """
         numbers = numbers_of(metrics or {})
+        config = redact(plain(dict(config)))
         for backend in self._backends:
             backend.log_hparams(config, numbers)
 

@@ -64,7 +64,7 @@ class ModelStatisticsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        self._let_go()
+        self.let_go()
         if self.interval == 0:
             return
         engine = engine_with_its_own_weights(model)
@@ -83,7 +83,7 @@ class ModelStatisticsCallback(TrainerCallback):
     ) -> None:
         if not self._is_due(state.global_step + 1, state):
             return
-        self._let_go()
+        self.let_go()
         if self._watches:
             self._hooks = ActivationHooks(model, self.histograms)
         if is_deepspeed(args):
@@ -120,18 +120,19 @@ class ModelStatisticsCallback(TrainerCallback):
             record = MeasurementRecord(iter=state.global_step, source="statistics", metrics=metrics)
             record.histograms = histograms or None
             reports_of(state).publish(record)
-        self._let_go()
+        self.let_go()
         reports_of(state).leave_out("statistics", time.perf_counter() - start)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._let_go()
+        self.let_go()
 
     def _is_due(self, step: int, state: TrainerState) -> bool:
         return self.interval > 0 and (step % self.interval == 0 or step >= state.max_steps)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Take the hooks off the model; harmless where that has been done."""
         if self._hooks is not None:
             self._hooks.remove()
         self._hooks = self._before = None

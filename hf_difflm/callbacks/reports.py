@@ -29,6 +29,9 @@ class Reports:
         self._record_listeners: list[Callable[[Record], None]] = []
         self._time_listeners: list[Callable[[str, float], None]] = []
 
+    def __reduce__(self) -> tuple[type[Reports], tuple[()]]:
+        return Reports, ()  # a copy of a state, or its pickle, is no training that anybody listens to
+
     def listen(
         self,
         to_records: Callable[[Record], None] | None = None,

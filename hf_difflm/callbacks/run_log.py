@@ -104,6 +104,7 @@ class RunLogCallback(TrainerCallback):
         self._since_evaluation = SinceEvaluation()
         self._ending: tuple[str, str | None] = (COMPLETED, None)
         self._running = False
+        self._begun = False
         self._step = 0
         self._logged_step = 0
         self._tokens_seen = 0
@@ -137,6 +138,9 @@ class RunLogCallback(TrainerCallback):
             return
         journal = Journal(self._folder(args) / JOURNAL_NAME)
         resumed = self.resume or state.global_step > 0
+        if self._running and self._log is not None:  # it raised: auto_find_batch_size or the user tries again
+            resumed = resumed or (self._log.journal.path == journal.path and not self.overwrite)
+            self.close("failed", "the training ended with an error")
         step = state.global_step
         try:
             previous = self._claim(args, journal, resumed)
@@ -154,7 +158,10 @@ class RunLogCallback(TrainerCallback):
             journal.close()
             advice = "choose another log folder"
             if isinstance(error, BlockingIOError):
-                advice = "wait until it has ended, or " + advice
+                advice = (
+                    "wait until it has ended (a training of this process that failed holds it until its Trainer is "
+                    f"deleted), or {advice}"
+                )
             raise UserError(
                 f"the run log {str(journal.path)!r} cannot be written ({error.strerror}); {advice}"
             ) from error
@@ -167,6 +174,7 @@ class RunLogCallback(TrainerCallback):
         self._since_evaluation = SinceEvaluation()
         self._last_nll = None
         self._ending, self._running = (COMPLETED, None), True
+        self._begun = False
         self._peak = device_peak(args, model) if self.peak_flops is None else self.peak_flops
         # Dynamo would compile the hook of the counter into the model, and again for each new count.
         self._flops = FlopsCounter(model) if model is not None and not args.torch_compile else None
@@ -175,6 +183,13 @@ class RunLogCallback(TrainerCallback):
         reports = reports_of(state)
         reports.journal_path = journal.path
         reports.listen(self._append, lambda what, seconds: self._clock.leave_out(seconds))
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not self._begun:  # other callbacks begin after this one, which is no training
+            self._begun = True
+            self._clock.lap()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._step = state.global_step

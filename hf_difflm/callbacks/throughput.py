@@ -84,7 +84,7 @@ class ThroughputCallback(TrainerCallback):
         self._reported_step = state.global_step
         self._tokens_seen = state.num_input_tokens_seen
         self._rows: _Rows | None = None
-        self._stop_counting()
+        self.let_go()
         if model is not None and not args.torch_compile:  # it would compile a hook, and again for each new count
             self._tokens, self._flops = TokenCounter(model), FlopsCounter(model)
         self._peak = device_peak(args, model) if self.peak_flops is None else self.peak_flops
@@ -119,7 +119,7 @@ class ThroughputCallback(TrainerCallback):
         if "loss" in logs and steps >= (self.interval or 1):
             self._publish(state, {**self._rates(args, state, steps), **self._apart()})
             self._reported_step = state.global_step
-        elif "train_runtime" in logs and self._clock.apart:  # what came after the last step
+        elif "train_runtime" in logs and "loss" not in logs and self._clock.apart:  # what came after the last step
             self._publish(state, self._apart())
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -131,7 +131,7 @@ class ThroughputCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._stop_counting()
+        self.let_go()
         self._reports = None
 
     # ---- hook of a Trainer that knows every step ----
@@ -142,7 +142,7 @@ class ThroughputCallback(TrainerCallback):
         """Take times, tokens and FLOPs of the steps from the Trainer; the rows are those of the run log."""
         if self._reports is None:
             return
-        self._stop_counting()
+        self.let_go()
         known = self._rows = self._rows or _Rows()
         for row in rows:
             known.steps += 1
@@ -197,7 +197,8 @@ class ThroughputCallback(TrainerCallback):
         }
         self._reports.publish(MeasurementRecord(iter=state.global_step, source="throughput", metrics=metrics))
 
-    def _stop_counting(self) -> None:
+    def let_go(self) -> None:
+        """Take the counters off the model; harmless where that has been done."""
         for counter in (self._tokens, self._flops):
             if counter is not None:
                 counter.remove()

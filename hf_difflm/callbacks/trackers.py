@@ -86,7 +86,7 @@ class TrackerCallback(TrainerCallback):
     ) -> None:
         self._write_samples()
         # The last log of a training, just before the Trainer's own callback closes the writer.
-        if self._training and "train_runtime" in (logs or {}):
+        if self._training and "train_runtime" in (logs or {}) and "loss" not in (logs or {}):
             tensorboard = self._tensorboard_backend()
             if tensorboard is not None:
                 tensorboard.end_hparams()

@@ -35,8 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parent", type=int, required=True, help="process to end with")
     parser.add_argument("--begin", type=int, help="step at which the training begins: later pictures are old")
     parser.add_argument("--nice", type=int, default=19, help="how far to step back behind other processes, 0 to 19")
+    parser.add_argument(
+        "--no-signal", action="store_true", help="look after the parent instead of waiting for a signal"
+    )
     options = parser.parse_args(arguments)
-    end_with(options.parent)
+    end_with(options.parent, not options.no_signal)
     step_back(options.nice)
     # Only now, for it takes a second: matplotlib and numpy.
     from .dashboard_drawer import Drawer
@@ -50,10 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(drawer.account(), flush=True)
 
 
-def end_with(parent: int) -> None:
-    """Have this process killed when its parent dies, however it dies, and end now if it has died already."""
+def end_with(parent: int, signalled: bool = True) -> None:
+    """Have this process killed when its parent dies, however it dies, and end now if it has died already.
+
+    Without the signal it is :func:`requests` that looks whether the parent lives.
+    """
     with contextlib.suppress(OSError, AttributeError):  # other systems than Linux: looking at the parent must do
-        ctypes.CDLL(None, use_errno=True).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
+        if signalled:
+            ctypes.CDLL(None, use_errno=True).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(0)
 

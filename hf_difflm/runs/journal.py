@@ -54,6 +54,9 @@ class Journal:
                 os.close(descriptor)
                 raise
             self._descriptor = descriptor
+            # Where nobody closes it, the lock goes with the object.
+            self._finalizer = weakref.finalize(self, os.close, descriptor)
+            self._finalizer.atexit = False
             _OPEN.add(self)
 
     def append(self, record: Record) -> None:
@@ -83,7 +86,7 @@ class Journal:
     def close_copy(self) -> None:
         """Close a forked process's copy of the file, and leave the lock to the process that opened it."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            self._finalizer()
             self._descriptor = None
 
     def is_open_on(self, file: os.stat_result) -> bool:

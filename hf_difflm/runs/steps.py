@@ -56,7 +56,9 @@ class Steps(Sequence[StepRecord]):
         for row, record in enumerate(records):
             for name, value in record.extra.items():
                 if type(value) is int or type(value) is float:
-                    extras.setdefault(name, [None] * len(records))[row] = value
+                    if name not in extras:
+                        extras[name] = [None] * len(records)
+                    extras[name][row] = value
                     if type(value) is float:
                         fractional.add(name)
                 elif value is not None:

@@ -16,9 +16,9 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
-from ..callbacks import DashboardCallback, RunLogCallback
+from ..callbacks import DashboardCallback, ModelStatisticsCallback, RunLogCallback, ThroughputCallback
 from ..callbacks.device_peak import device_peak
 from ..callbacks.reports import reports_of
 from ..data import Collator
@@ -240,6 +240,8 @@ class DiffusionTrainer(Trainer):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, DashboardCallback):
                     callback.close()  # a training that failed wants its last picture most
+                elif isinstance(callback, ModelStatisticsCallback | ThroughputCallback):
+                    callback.let_go()
 
     def _update_average(self) -> None:
         if self.ema is not None:
@@ -353,6 +355,9 @@ class DiffusionTrainer(Trainer):
 
     def _logs_after_this_step(self) -> bool:
         step = self.state.global_step + 1
+        if self.args.logging_strategy == IntervalStrategy.EPOCH and self._train_order is not None:
+            steps_per_epoch = len(self._train_order) // self.get_total_train_batch_size(self.args)
+            return step % steps_per_epoch == 0 or step >= self.state.max_steps
         return (
             step % max(self.state.logging_steps, 1) == 0
             or step >= self.state.max_steps

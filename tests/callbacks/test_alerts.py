@@ -128,14 +128,14 @@ def test_it_listens_to_the_throughput_and_the_samples_of_other_callbacks(make_tr
     reports_of(state).listen(heard.append)
     alerts.on_train_begin(trainer.args, state, control)
     reports = reports_of(state)
-    for step in (10, 20):  # ten seconds each; the first is when a loader's workers start
+    for step in (10, 20, 30):  # ten seconds each; the first is when a loader's workers start, one stall is none
         metrics = {"throughput/data_wait_s": 8.0, "throughput/step_time_ms": 1000.0}
         reports.publish(MeasurementRecord(iter=step, source="throughput", metrics=metrics))
     for mode in ("greedy", "sampled"):  # greedy texts of a sound model repeat themselves, too
         reports.publish(SampleRecord(iter=20, prompt="", text="aaaa", extra={"top_share": 1.0, "mode": mode}))
     kinds = [record.extra["kind"] for record in heard if record.type == "event"]
     assert kinds == ["data_stall", "degenerate_samples"]
-    state.global_step = 20
+    state.global_step = 30
     assert alerts.on_log(trainer.args, state, control, logs={"loss": 1.0}).should_training_stop
 
 

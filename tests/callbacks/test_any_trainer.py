@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -89,3 +91,41 @@ def test_early_stopping_on_eval_loss_works_beside_them(any_trainer, tmp_path):
     run = load_run(tmp_path / "out")
     assert [evaluation.iter for evaluation in run.evaluations] == [2, 4, 6]
     assert run.status == "completed"
+
+
+class Fail(TrainerCallback):
+    """Raises at the begin of a step, once."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            self.step = 0
+            raise RuntimeError("out of memory")
+
+
+def test_a_training_that_failed_can_be_resumed_in_the_same_process(any_trainer, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    trainer = any_trainer(*everything(), Fail(4), **settings)
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    run = load_run(tmp_path / "out")
+    assert run.status == "completed"
+    assert [event.event for event in run.events if event.event != "alert"] == [
+        "started",
+        "failed",
+        "resumed",
+        "completed",
+    ]
+    assert sorted(set(run.column("iter"))) == ([1, 2, 3, 4, 5, 6] if any_trainer.kind == "diffusion" else [2, 4, 6])
+    assert len(run.column("iter")) == len(set(run.column("iter")))
+    left = [hook for module in trainer.model.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+    assert left == []
+
+
+def test_the_state_of_a_watched_training_can_be_pickled(make_trainer):
+    trainer = make_trainer(RunLogCallback(run_name="tiny"), AlertCallback())
+    trainer.train()
+    assert pickle.loads(pickle.dumps(trainer.state)).global_step == 6

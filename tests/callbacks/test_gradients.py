@@ -11,7 +11,7 @@ import torch
 from any_trainer import build_trainer
 from reported import Reported, norms_by_name, unclipped_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_difflm.callbacks import RunLogCallback, gradients
 from hf_difflm.callbacks.gradients import GradientNormCallback
@@ -263,3 +263,23 @@ def test_a_model_split_over_several_types_is_summed_in_float32(tmp_path):
     head.data = head.data.to(torch.float16)
     head.grad = torch.full_like(head, 200.0)  # its norm is more than float16 can sum
     assert harness.report()["grad_norm/head"] == pytest.approx(200.0 * head.numel() ** 0.5, rel=1e-6)
+
+
+def test_parameters_that_are_unfrozen_later_have_their_share(make_trainer, tmp_path):
+    class Unfreeze(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_("lm_head" in name)
+
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 3:
+                model.requires_grad_(True)
+
+    trainer = make_trainer(RunLogCallback(run_name="tiny"), GradientNormCallback(), Unfreeze(), logging_steps=1)
+    trainer.train()
+    norms = [record.metrics for record in load_run(tmp_path / "out").measurements if record.source == "gradients"]
+    assert [set(metrics) == {"grad_norm/global", "grad_norm/head"} for metrics in norms] == [True] * 3 + [False] * 3
+    last = norms[-1]
+    assert last["grad_norm/head"] < last["grad_norm/global"]
+    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert last["grad_norm/global"] == pytest.approx(logged[-1], rel=1e-5)

@@ -111,6 +111,9 @@ def main() -> None:
             "wall_clock_ratio_median_of_pairs": round(median, 4),
             "wall_clock_ratio_of_totals": round(total, 4),
             "hooks_ms_per_step_without_samples": round(without_samples, 4),
+            "hooks_share_of_a_step": round(
+                without_samples * given.steps / (1e3 * statistics.median(seconds["off"])), 5
+            ),
             "by_callback_ms_per_step": {name: round(value, 4) for name, value in in_hooks.items()},
             "drawing_process_cpu_seconds": drawing.drawing_cpu_seconds,
             "pictures": pictures,

@@ -1,6 +1,6 @@
 """What the run log costs a training: the summed time in its hooks, per optimiser step, on a real training.
 
-Claim: below 0.1 ms a step, with a logging step every 10. Rebuilding the derived files, at most 1/300 of the time by
+Claim: below 0.1 ms a step, with a logging step every 10. Rebuilding the derived files, at most 1/600 of the time by
 construction, is part of it.
 """
 

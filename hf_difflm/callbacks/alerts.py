@@ -18,6 +18,7 @@ from .reports import Reports, reports_of
 logger = logging.getLogger(__name__)
 
 _PAUSE_STEPS = 100
+_FEW_TOKENS = 20  # of a text: the most frequent one of so few says little
 
 
 class AlertCallback(TrainerCallback):
@@ -28,8 +29,8 @@ class AlertCallback(TrainerCallback):
     - ``vanishing_gradients``: one below 1e-4 of it, or below 1e-7;
     - ``data_stall``: in two reports of :class:`ThroughputCallback` in a row more than half of the time, and more than a
       second, was waiting for data (what other callbacks do at the end of a step looks the same, but not twice);
-    - ``degenerate_samples``: more than half of a text drawn by :class:`GenerationSamplesCallback` is one token (greedy
-      texts of a sound model repeat themselves too, so they are no alarm).
+    - ``degenerate_samples``: more than half of a text of at least 20 tokens is one token, where it was drawn by
+      :class:`GenerationSamplesCallback` (greedy texts of a sound model repeat themselves too, so they are no alarm).
 
     A Trainer that tells each step (``on_training_iterations``) is judged by steps, any other by what it logs. After an
     alert its kind is silent for 100 steps.
@@ -109,7 +110,8 @@ class AlertCallback(TrainerCallback):
     def _hear(self, record: Record) -> None:
         """Judge what other callbacks publish."""
         if isinstance(record, SampleRecord):
-            if record.extra.get("top_share") is None or record.extra.get("mode") == "greedy":
+            few = record.extra.get("length", _FEW_TOKENS) < _FEW_TOKENS
+            if few or record.extra.get("top_share") is None or record.extra.get("mode") == "greedy":
                 return
             self._raise(judge_sample(record.iter, record.extra["top_share"], record.prompt))
         elif isinstance(record, MeasurementRecord):

@@ -26,13 +26,13 @@ def open_wandb_run(
         run_name: name of the run in W&B; default: ``args.run_name``.
 
     Returns:
-        Whether a run was opened: not where nothing is given, where W&B is not reported to, on other processes than world
+        Whether a run was opened: not where W&B is not reported to, on other processes than world
         zero, and where a run is open already.
 
     Raises:
         UserError: W&B is not installed or does not let the run begin.
     """
-    if not (project or entity or run_name) or "wandb" not in (args.report_to or ()) or args.process_index != 0:
+    if "wandb" not in (args.report_to or ()) or args.process_index != 0:
         return False
     if active_wandb_run() is not None:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,10 +30,8 @@ def dashboard(
     """
     if not 0 < interval < float("inf"):
         raise UserError(f"--interval is {interval:g}; give a number of seconds above 0")
-    from ..runs.places import shown
-
     if not watch:
-        print(shown(_write(_loaded(run), output_dir)))
+        print(_write(_loaded(run), output_dir))
         return
     try:
         _watch(run, interval, output_dir)
@@ -43,7 +42,7 @@ def dashboard(
 def _watch(path: Path, interval: float, output_dir: Path | None) -> None:
     """Draw whenever the log has changed, one line each, until the run has ended."""
     from ..runs.dashboard import last_step
-    from ..runs.places import shown
+    from ..runs.journal import seems_abandoned
     from ..runs.schema import RUNNING
     from ..runs.tables import count
 
@@ -54,8 +53,11 @@ def _watch(path: Path, interval: float, output_dir: Path | None) -> None:
         if found != seen:
             seen = found
             picture = _write(run, output_dir)
-            print(f"step {count(last_step(run))}, {run.status}: {shown(picture)}", flush=True)
+            print(f"step {count(last_step(run))}, {run.status}: {picture}", flush=True)
         if run.status != RUNNING:
+            return
+        if seems_abandoned(run.path):
+            print("nobody writes this run any more: it was killed, or waits to be resumed", file=sys.stderr)
             return
         time.sleep(interval)
 

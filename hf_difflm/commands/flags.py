@@ -87,7 +87,8 @@ def _help(field: Field) -> str:
         notes.append(f"one of {', '.join(field.metadata['choices'])}")
     if field.default is not None and field.default not in ({}, []):
         on_off = "on" if field.default else "off"
-        notes.append(f"default: {on_off if field.hint is bool else field.default}")
+        words = ",".join(field.default) if isinstance(field.default, list) else field.default
+        notes.append(f"default: {on_off if field.hint is bool else words}")
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 

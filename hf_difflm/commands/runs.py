@@ -181,6 +181,7 @@ def _width() -> int:
 
 def _has_ended(journal: Path) -> bool:
     from ..runs import load_run
+    from ..runs.journal import seems_abandoned
     from ..runs.schema import RUNNING
 
-    return load_run(journal).status != RUNNING
+    return load_run(journal).status != RUNNING or seems_abandoned(journal)

@@ -27,6 +27,7 @@ TEST_RUN = {
     "save_steps": 2,
     "generate_interval": 2,
     "statistics_interval": 2,
+    "generation_max_new_tokens": 64,
 }
 
 

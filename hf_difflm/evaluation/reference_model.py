@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..errors import UserError
 from .generation import encode, first_token_id
@@ -60,12 +62,37 @@ def load_reference(name: str, device: torch.device | str = "cpu") -> ReferenceMo
     Raises:
         UserError: it cannot be loaded as a causal LM.
     """
+    with _loading(name):
+        model: Any = AutoModelForCausalLM.from_pretrained(_place(name))
+        tokenizer = AutoTokenizer.from_pretrained(_place(name))
+    return ReferenceModel(model.to(device).eval(), tokenizer, name)
+
+
+def check_reference(name: str) -> None:
+    """Find out, before anything is trained, whether there is such a model; its weights are not loaded.
+
+    Raises:
+        UserError: there is none, or it is no causal LM.
+    """
+    with _loading(name):
+        config = AutoConfig.from_pretrained(_place(name))
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(f"it is a {config.model_type} model")
+
+
+def _place(name: str) -> str:
+    """The folder of the best weights, where a run was named."""
+    best = Path(name) / "best"
+    return str(best) if (best / "config.json").exists() else name
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        yield
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"the reference model {name!r} cannot be loaded as a causal LM ({first}); give a model folder or a Hub name"
+            f"the reference model {name!r} cannot be loaded as a causal LM ({first}); give a run, a model folder or a Hub "
+            "name"
         ) from error
-    return ReferenceModel(model.to(device).eval(), tokenizer, name)

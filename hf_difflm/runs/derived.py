@@ -15,7 +15,7 @@ from .run import Run
 from .strict_json import dumps
 
 # A rebuild writes whole files, so its cost grows; a wait of this many times its duration keeps it below 0.4 %.
-_REST = 300
+_REST = 600
 
 
 def derived_files(folder: Path, run_name: str, experiment_name: str | None = None) -> list[Path]:
@@ -63,13 +63,13 @@ def _write(run: Run, folder: Path, steps: Sequence[str]) -> list[Path]:
 
 
 class DerivedWriter:
-    """Keep what is derived from a journal fresh at a cost below half a per cent of the time.
+    """Keep what is derived from a journal fresh at a cost below a fifth of a per cent of the time.
 
     Each rebuild reads what is new in the journal alone, and renders it alone.
 
     Args:
         journal: the journal.
-        interval: optimiser steps between rebuilds; one also waits 300 times as long as the last rebuild took.
+        interval: optimiser steps between rebuilds; one also waits 600 times as long as the last rebuild took.
     """
 
     def __init__(self, journal: Path, interval: int) -> None:

@@ -21,13 +21,39 @@ _EXPECTED_TO_DIFFER = {
     "resume_from_checkpoint",
     "run_name",
 }
+# How a run was watched, which changes nothing of it; of MonitoringOptions and of the options of the log.
+_WATCHING = {
+    "alerts",
+    "fail_on",
+    "generate_interval",
+    "generation_max_new_tokens",
+    "generation_prompts",
+    "gradient_interval",
+    "log_eval_only",
+    "log_save_interval",
+    "logging_steps",
+    "peak_flops",
+    "reference_model",
+    "report_to",
+    "save_log_to_json",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "statistics_interval",
+    "throughput_interval",
+    "viz_interval",
+    "wandb_entity",
+    "wandb_log_checkpoints",
+    "wandb_project",
+    "wandb_run_name",
+}
 SEED_KEYS = ("seed", "data_seed")
 _MOST_VALUES = 4  # of a setting in a sentence; the HTML page has a table of all
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Return everything about a run that a fair comparison keeps equal, nested keys joined by dots."""
-    settings = {key: value for key, value in run.config.items() if key not in _EXPECTED_TO_DIFFER}
+    settings = {key: value for key, value in run.config.items() if key not in _EXPECTED_TO_DIFFER | _WATCHING}
     settings = dict(_flat(settings, ""))
     settings.update(_flat(run.header.data, "data."))
     settings["model.parameters"] = run.header.model.get("parameters")

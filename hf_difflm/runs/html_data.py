@@ -33,6 +33,7 @@ _METRICS = (
 # Of what is measured now and then: a chart for each number, but statistics have hundreds of them.
 _SOURCES = ("gradients", "samples")
 _MEASURED_CHARTS = 8
+_TELLING = ("unigram_entropy", "distinct_2", "repeated_4", "top_share", "reference_perplexity")
 _LOSS_POINTS, _OTHER_POINTS = 2000, 800
 _KNOTS = 400
 
@@ -51,7 +52,7 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
     charts += [
         _measurement_chart(runs, source, name)
         for source in _SOURCES
-        for name in measured_names(runs, source)[:_MEASURED_CHARTS]
+        for name in _charted(measured_names(runs, source), source)
     ]
     steps_per_row = [float(np.median(run.column("steps"))) if len(run.steps) else 1.0 for run in runs]
     windows = [smoothing_window(len(run.steps)) * each for run, each in zip(runs, steps_per_row, strict=True)]
@@ -70,6 +71,13 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
         ],
         "charts": [chart for chart in charts if any(chart["curves"])],
     }
+
+
+def _charted(names: Sequence[str], source: str) -> list[str]:
+    """Return the numbers of a source that get a chart: the telling ones of the samples, the first of all others."""
+    if source == "samples":
+        return [name for name in names if name.rpartition("/")[2] in _TELLING]
+    return list(names[:_MEASURED_CHARTS])
 
 
 def _training_chart(runs: Sequence[Run], quantity: str, title: str, unit: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ except ImportError:  # not a POSIX system
 RECORDS_LOST = "records_lost"
 """The event that says how many records before it could not be written."""
 _BLOCK = 1 << 16
+_QUIET_SECONDS = 60.0
 
 
 class Journal:
@@ -153,6 +155,17 @@ def has_other_writer(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def seems_abandoned(path: Path) -> bool:
+    """Whether nobody has a journal open that nothing was written to for a minute: a killed run cannot say that it ended.
+
+    False where the system has no locks to tell by.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    return fcntl is not None and time.time() - path.stat().st_mtime > _QUIET_SECONDS and not has_other_writer(path)
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:

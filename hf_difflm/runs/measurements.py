@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,20 @@ def numbers(record: MeasurementRecord) -> dict[str, float]:
 
 
 def last_measurements(run: Run) -> dict[str, MeasurementRecord]:
-    """Return the last record of each source, in the order in which the sources first spoke."""
-    return {record.source: record for record in run.measurements}
+    """Return the last that each source said, in the order in which the sources first spoke.
+
+    What the very last record of a source leaves out is taken from the one before it: after the last step a throughput, for
+    one, tells of the evaluation alone.
+    """
+    found: dict[str, MeasurementRecord] = {}
+    for record in run.measurements:
+        before = found.get(record.source)
+        if before is not None and before.metrics.keys() - record.metrics.keys():
+            metrics = {**before.metrics, **record.metrics}
+            found[record.source] = replace(record, metrics=metrics, histograms=record.histograms or before.histograms)
+        else:
+            found[record.source] = record
+    return found
 
 
 def measurement_lines(run: Run, width: int = 120) -> list[str]:

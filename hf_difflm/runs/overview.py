@@ -16,6 +16,7 @@ from .measurements import last_measurements, measurement_lines
 from .metrics import losses_by_epoch
 from .places import typed
 from .run import Run
+from .schema import STATUS_OF_EVENT
 from .tables import UNKNOWN, count, duration, line_table, number, printable, shortened, text_table, with_error
 
 # Quantities of a step in the order people ask for them, with how they are written.
@@ -279,7 +280,7 @@ def _period(run: Run, train_seconds: float | None) -> str:
 
 
 def _last_message(run: Run) -> str:
-    message = run.events[-1].message if run.events else None
+    message = next((event.message for event in reversed(run.events) if event.event in STATUS_OF_EVENT), None)
     return f"({message})" if message else ""
 
 

@@ -38,6 +38,7 @@ from .run_folder import (
     keeps_log,
     log_folder,
     make_folder,
+    make_place,
 )
 from .settings import Settings
 from .trainer import DiffusionTrainer
@@ -106,13 +107,19 @@ def train_run(
     data = prepare_data(settings.data, tokenizer)
     _set_seed(arguments.seed)
     model = build_model(settings, tokenizer)
-    # Whatever is wrong with the input has shown by now: only here something is written or deleted.
-    if is_main and not resume:
-        make_folder(folder, log_dir, overwrite=overwrite)
     trainer: DiffusionTrainer | None = None
+    made = False
     try:
+        if is_main:
+            make_place(folder)  # the Trainer makes it, too, but has no sentence where it cannot
         trainer, run_log = build_trainer(settings, arguments, model, tokenizer, data, resume=resume)
         monitoring = add_monitoring(trainer, settings.monitoring, data)
+        if not resume:
+            _open_wandb_run(settings, arguments)
+        # Whatever is wrong with the input has shown by now: only here something is written or deleted.
+        if is_main and not resume:
+            make_folder(folder, log_dir, overwrite=overwrite)
+            made = True
         if is_main:
             print(data.summary())
             print(f"{arguments.objective}: {model.num_parameters():,} parameters; run folder {folder}", flush=True)
@@ -120,13 +127,17 @@ def train_run(
         if checkpoint is not None and _is_last(checkpoint):
             _close_log(trainer, run_log, checkpoint)
             return FinishedRun(folder, False)
-        watch = settings.monitoring
-        open_wandb_run(arguments, watch.wandb_project, watch.wandb_entity, watch.wandb_run_name)
+        if resume and run_log is not None:
+            run_log.resume_trackers(arguments)
+        if resume:
+            _open_wandb_run(settings, arguments)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         interrupted = trainer.interrupt.interrupted
     except BaseException:
-        if is_main and not resume and (trainer is None or trainer.state.global_step == 0):
+        if made and (trainer is None or trainer.state.global_step == 0):
             delete_run(folder)  # nothing was trained
+        elif is_main and not made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # the Trainer makes it
         raise
     if is_main:
         if monitoring.samples is not None and monitoring.samples.last_samples and not interrupted:
@@ -138,6 +149,11 @@ def train_run(
         else:
             print(_ending(trainer, folder))
     return FinishedRun(folder, interrupted)
+
+
+def _open_wandb_run(settings: Settings, arguments: DiffusionTrainingArguments) -> None:
+    watch = settings.monitoring
+    open_wandb_run(arguments, watch.wandb_project, watch.wandb_entity, watch.wandb_run_name)
 
 
 def _agree_on(folder: Path, arguments: DiffusionTrainingArguments) -> Path:

@@ -18,6 +18,7 @@ from ..callbacks import (
 )
 from ..data import PreparedData
 from ..errors import UserError
+from ..evaluation.reference_model import check_reference
 from .monitoring_options import MonitoringOptions
 from .trainer import DiffusionTrainer
 
@@ -43,6 +44,8 @@ def add_monitoring(trainer: DiffusionTrainer, options: MonitoringOptions, data: 
         GradientNormCallback(options.gradient_interval),
         ModelStatisticsCallback(options.statistics_interval),
     ]
+    if options.reference_model is not None and options.generate_interval and trainer.is_world_process_zero():
+        check_reference(options.reference_model)
     samples = _samples(trainer, options, data) if options.generate_interval else None
     alerts = AlertCallback(options.fail_on) if options.alerts or options.fail_on else None
     callbacks += [callback for callback in (samples, alerts) if callback is not None]
@@ -60,7 +63,8 @@ def _samples(trainer: DiffusionTrainer, options: MonitoringOptions, data: Prepar
     return GenerationSamplesCallback(
         prompts,
         options.generate_interval,
-        options.generation_max_new_tokens,
+        # The model takes longer texts than it is trained on, but what it has not learnt costs most.
+        options.generation_max_new_tokens or max(data.block_size - 1 - min(_PROMPT_TOKENS, data.block_size // 4), 1),
         reference_model=options.reference_model,
         weights=trainer.evaluated_weights,
     )
@@ -75,7 +79,9 @@ def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> list[str]:
 
 def _lines(path: str) -> list[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"generation_prompts {path} is not UTF-8 text; convert it") from error
     except OSError as error:
         raise UserError(f"generation_prompts {path} cannot be read ({error.strerror}); give a text file") from error
     prompts = [line for line in text.splitlines() if line.strip()]

@@ -26,7 +26,7 @@ class MonitoringOptions:
     )
     generation_max_new_tokens: int | None = field(
         default=None,
-        metadata={"help": "tokens of a sample; default: what the model's length leaves, at most 1024", "min": 1},
+        metadata={"help": "tokens of a sample; default: what a prompt leaves of a block", "min": 1},
     )
     reference_model: str | None = field(
         default=None,

@@ -117,4 +117,7 @@ class DiffusionOptions:
     save_total_limit: int | None = field(default=2, metadata={"help": "keep this many checkpoints", "min": 1})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast"})
     use_cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
-    report_to: str = field(default="none", metadata={"help": "trackers: none, tensorboard, wandb, trackio, ..."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": "trackers, several with commas between: tensorboard, wandb, trackio, ...; none; all"},
+    )

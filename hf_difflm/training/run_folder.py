@@ -173,11 +173,23 @@ def make_folder(folder: Path, log_dir: Path, *, overwrite: bool) -> None:
     link = folder / JOURNAL_NAME
     if link.exists():
         raise UserError(f"{folder} holds a run that another process has just begun; give another --output-dir")
+    make_place(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)  # all that can be there by now is a link to a log that is gone
         if log_dir.resolve() != folder.resolve():
             link.symlink_to(os.path.relpath((log_dir / JOURNAL_NAME).resolve(), folder.resolve()))
+    except OSError as error:
+        raise UserError(f"--output-dir {folder} cannot be written ({error.strerror}); give another folder") from error
+
+
+def make_place(folder: Path) -> None:
+    """Make an empty folder, where there is none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output-dir {folder} cannot be written ({error.strerror}); give another folder") from error
 

@@ -239,7 +239,7 @@ def test_the_names_of_the_wandb_run_are_those_given_and_the_environment_stays(ma
 
 def test_no_wandb_run_is_opened_unasked(make_trainer, monkeypatch):
     assert not open_wandb_run(make_trainer(report_to=["tensorboard"]).args, project="p")
-    assert not open_wandb_run(make_trainer(report_to=["wandb"]).args)
+    assert not open_wandb_run(make_trainer(report_to=[]).args)
 
 
 def test_a_run_that_is_gone_on_with_keeps_its_id_whatever_wandb_has_read_before(make_trainer, offline, monkeypatch):

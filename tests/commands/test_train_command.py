@@ -291,6 +291,7 @@ def test_an_alert_that_shall_stop_the_run_does_so_with_a_sentence_and_can_be_gon
         "0",
     ]
     train = ["train", *tiny, *wild, "--max-steps", "90", "--generate-interval", "30", "--output-dir", "run"]
+    train += ["--generation-max-new-tokens", "30"]
     result = hf(*train, "--fail-on", "all")
     assert result.code == 2
     assert "alert: " in result.err
@@ -316,3 +317,42 @@ def test_the_interval_of_checkpoints_may_be_called_so(hf, tiny):
     flags = [*tiny[: tiny.index("--save-steps")], *tiny[tiny.index("--save-steps") + 2 :], "--max-steps", "4"]
     assert hf("train", *flags, "--checkpoint-interval", "2", "--output-dir", "run").code == 0
     assert {"checkpoint-2", "checkpoint-4"} <= set(os.listdir("run"))
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ("--reference-model", "nowhere/at/all"),
+        ("--generation-prompts", "nowhere.txt"),
+        ("--report-to", "mlflow"),
+        ("--fail-on", "nothing_known"),
+    ],
+)
+def test_a_mistake_beside_overwrite_deletes_nothing(hf, tiny, trained, mistake):
+    before = sorted(os.listdir(trained))
+    run_id = load_run(trained).header.run_id
+    result = hf("train", *tiny, "--max-steps", "3", "--output-dir", trained, "--overwrite", *mistake)
+    assert result.code == 2, result.err
+    assert sorted(os.listdir(trained)) == before
+    assert load_run(trained).header.run_id == run_id
+
+
+def test_several_trackers_are_named_with_commas(start, tiny, tmp_path, monkeypatch):
+    """In a process of its own: a W&B run outlives the training that began it."""
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    train = ["train", *tiny, "--max-steps", "2", "--output-dir", tmp_path / "run"]
+    process = start(*train, "--report-to", "tensorboard,wandb", "--wandb-project", "mine")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert list(tmp_path.glob("run/**/events.out.tfevents*"))
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_prompts_that_are_no_text_are_refused(hf, tiny, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"ok\n\xff\xfe bad\n")
+    result = hf("train", *tiny, "--generation-prompts", "prompts.txt", "--output-dir", "run")
+    assert result.code == 2
+    assert "is not UTF-8 text; convert it" in result.err
+    assert not os.path.exists("run")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError
+from ..evaluation.line_files import read_lines
 from ..evaluation.options import GenerationOptions
 from ..training.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
@@ -51,9 +51,9 @@ def generate(
     """Generate text from a model, from scratch or after prompts."""
     values = typed_flags(FIELDS, flags)
     use_cpu = values.pop("use_cpu", False)
-    prompts = [*(prompt or []), *(_lines(prompt_file) if prompt_file is not None else [])]
+    prompts = [*(prompt or []), *(read_lines(prompt_file, "prompt") if prompt_file is not None else [])]
     num_samples = values.pop("num_samples", SampleOptions.num_samples)
-    real = _lines(real_texts, "text") if real_texts is not None else []
+    real = read_lines(real_texts, "text") if real_texts is not None else []
     from ..evaluation.samples import QualityRequest, print_samples
     from .quiet import quiet_libraries
 
@@ -68,15 +68,3 @@ def generate(
         as_json=as_json,
         quality=QualityRequest(reference_model, real) if wanted else None,
     )
-
-
-def _lines(path: Path, what: str = "prompt") -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{what} file {path} cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what} file {path} is not UTF-8 text ({error.reason}); convert it") from error
-    if not lines:
-        raise UserError(f"{what} file {path} is empty: write one {what} on each line")
-    return lines

@@ -15,8 +15,6 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # its retries; the error itself is told in one sentence
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the error itself is one sentence
     warnings.filterwarnings("ignore", module="torch.utils.data")  # pinned memory without a GPU
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

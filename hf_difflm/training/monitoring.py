@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import TrainerCallback
 
@@ -17,7 +16,7 @@ from ..callbacks import (
     TrackerCallback,
 )
 from ..data import PreparedData
-from ..errors import UserError
+from ..evaluation.line_files import read_lines
 from ..evaluation.reference_model import check_reference
 from .monitoring_options import MonitoringOptions
 from .trainer import DiffusionTrainer
@@ -59,7 +58,8 @@ def add_monitoring(trainer: DiffusionTrainer, options: MonitoringOptions, data: 
 
 
 def _samples(trainer: DiffusionTrainer, options: MonitoringOptions, data: PreparedData) -> GenerationSamplesCallback:
-    prompts = _beginnings(trainer, data) if options.generation_prompts is None else _lines(options.generation_prompts)
+    file = options.generation_prompts
+    prompts = _beginnings(trainer, data) if file is None else read_lines(file, "generation_prompts")
     return GenerationSamplesCallback(
         prompts,
         options.generate_interval,
@@ -75,16 +75,3 @@ def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> list[str]:
     beginning = data.eval[0]["input_ids"][1 : 1 + min(_PROMPT_TOKENS, data.block_size // 4)]
     # Cut in the middle of a character, it ends in what stands for no character and takes more tokens than before.
     return ["", trainer.processing_class.decode(beginning, skip_special_tokens=True).rstrip("\ufffd")]
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"generation_prompts {path} is not UTF-8 text; convert it") from error
-    except OSError as error:
-        raise UserError(f"generation_prompts {path} cannot be read ({error.strerror}); give a text file") from error
-    prompts = [line for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise UserError(f"generation_prompts {path} has no line with a prompt; write one on each line")
-    return prompts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import threading
 
 import pytest
 import torch
@@ -134,3 +135,13 @@ def test_the_next_training_ends_the_process_of_one_that_failed(make_trainer, tmp
 def test_an_interval_below_one_is_bad_input():
     with pytest.raises(UserError, match="viz_interval is 0"):
         DashboardCallback(0)
+
+
+def test_a_training_in_a_thread_has_its_last_picture_too(make_trainer, tmp_path):
+    dashboard = DashboardCallback(2)
+    trainer = make_trainer(dashboard, RunLogCallback(run_name="tiny"))
+    thread = threading.Thread(target=trainer.train)
+    thread.start()
+    thread.join()
+    dashboard.close()
+    assert (tmp_path / "out" / "dashboard" / "training_step_000006.png").exists()

@@ -354,5 +354,5 @@ def test_prompts_that_are_no_text_are_refused(hf, tiny, tmp_path):
     (tmp_path / "prompts.txt").write_bytes(b"ok\n\xff\xfe bad\n")
     result = hf("train", *tiny, "--generation-prompts", "prompts.txt", "--output-dir", "run")
     assert result.code == 2
-    assert "is not UTF-8 text; convert it" in result.err
+    assert "generation_prompts file prompts.txt is not UTF-8 text" in result.err
     assert not os.path.exists("run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +127,29 @@ def test_a_system_without_locks_writes_without_one(tmp_path, monkeypatch):
     assert len(read_records(first.path)[0]) == 2
     first.close()
     second.close()
+
+
+def test_the_lock_of_a_journal_that_nobody_closed_goes_with_it(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(StepRecord(iter=1))
+    del journal
+    gc.collect()
+    Journal(tmp_path / "journal.jsonl").append(StepRecord(iter=2))
+
+
+def test_a_run_that_nobody_writes_and_that_was_silent_for_a_minute_seems_abandoned(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(StepRecord(iter=1))
+    look = "import sys, pathlib; from hf_difflm.runs.journal import seems_abandoned as seems; "
+    reader = look + f"sys.exit(seems(pathlib.Path({str(journal.path)!r})))"
+
+    def seems() -> bool:
+        root = str(Path(__file__).parents[2])
+        return bool(subprocess.run([sys.executable, "-c", reader], env=os.environ | {"PYTHONPATH": root}).returncode)
+
+    os.utime(journal.path, (0, 0))
+    assert not seems()  # silent, but alive
+    journal.close()
+    assert seems()
+    os.utime(journal.path)
+    assert not seems()  # it may be resumed just now

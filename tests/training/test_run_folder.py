@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.errors import UserError
-from hf_difflm.runs import Journal
+from hf_difflm.runs import Journal, Run
+from hf_difflm.runs.fairness import differences
 from hf_difflm.runs.schema import RunRecord
 from hf_difflm.training.fields import own_fields
+from hf_difflm.training.monitoring_options import MonitoringOptions
 from hf_difflm.training.run_folder import (
     NOT_IDENTITY,
     changed_settings,
@@ -238,3 +241,11 @@ def test_fresh_folders_of_one_second_differ_and_stay_below_runs(tmp_path, monkey
     second = fresh_folder(settings)
     assert first != second
     assert {first.parent, second.parent} == {Path("runs")}
+
+
+def test_what_only_watches_a_run_is_no_unfair_difference():
+    watching = {field.name for field in dataclasses.fields(MonitoringOptions)}
+    runs = [
+        Run(Path(place), headers=[RunRecord(config=dict.fromkeys(watching, place))]) for place in ("one", "another")
+    ]
+    assert differences(runs) == {}

@@ -276,3 +276,11 @@ def test_a_second_interrupt_aborts_and_the_log_says_so(make_diffusion_trainer, t
     assert trainer.state.global_step == 1
     assert [record["event"] for record in journal(tmp_path / "run") if "event" in record][-1] == "interrupted"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_epoch_that_is_logged_at_its_end_has_its_accuracy(make_diffusion_trainer):
+    trainer = make_diffusion_trainer(logging_strategy="epoch", max_steps=-1, num_train_epochs=2, save_log_to_json=False)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logs] == [6, 12]
+    assert all("accuracy" in entry for entry in logs)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import datasets
 import evaluate
 
-from hf_difflm.evaluation.text_quality import distinct_n, tokens_of
+from hf_difflm.evaluation.metrics.inputs import DESCRIPTION, token_features, token_lists
+from hf_difflm.evaluation.text_quality import distinct_n
 
 
 class DistinctN(evaluate.Metric):
@@ -15,13 +15,10 @@ class DistinctN(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Distinct n-grams over n-grams, of all predictions together; 1 repeats nothing.",
             citation="Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models",
-            inputs_description="predictions: strings, which are split in `unit` (words or bytes), or lists of token ids.",
-            features=[
-                datasets.Features({"predictions": datasets.Value("string")}),
-                datasets.Features({"predictions": datasets.Sequence(datasets.Value("int64"))}),
-            ],
+            inputs_description=DESCRIPTION,
+            features=token_features(),
         )
 
     def _compute(self, predictions: list[Any], unit: str = "words") -> dict[str, float | None]:
-        texts = [tokens_of(text, unit) if isinstance(text, str) else text for text in predictions]
+        texts = token_lists(predictions, unit)
         return {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3)}

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import datasets
 import evaluate
 
-from hf_difflm.evaluation.text_quality import mean_quality, text_quality, tokens_of
+from hf_difflm.evaluation.metrics.inputs import DESCRIPTION, token_features, token_lists
+from hf_difflm.evaluation.text_quality import mean_quality, text_quality
 
 
 class UnigramEntropy(evaluate.Metric):
@@ -15,14 +15,11 @@ class UnigramEntropy(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Entropy, in nats, of the distribution of each text's own tokens, and its length in tokens.",
             citation="Zheng et al. 2024, Masked Diffusion Models are Secretly Time-Agnostic Masked Models",
-            inputs_description="predictions: strings, which are split in `unit` (words or bytes), or lists of token ids.",
-            features=[
-                datasets.Features({"predictions": datasets.Value("string")}),
-                datasets.Features({"predictions": datasets.Sequence(datasets.Value("int64"))}),
-            ],
+            inputs_description=DESCRIPTION,
+            features=token_features(),
         )
 
     def _compute(self, predictions: list[Any], unit: str = "words") -> dict[str, float | None]:
-        texts = [tokens_of(text, unit) if isinstance(text, str) else text for text in predictions]
+        texts = token_lists(predictions, unit)
         means = mean_quality([text_quality(text) for text in texts])
         return {name: means[name] for name in ("unigram_entropy", "length")}

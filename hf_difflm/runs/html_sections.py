@@ -61,7 +61,7 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
                 count(row.tokens_per_sec),
                 duration(summary["train_seconds"]),
                 count(row.parameters),
-                run.status,
+                run.shown_status,
             ]
         )
     parts = [_table(headings, rows, "summary")]

@@ -15,7 +15,7 @@ from .journal import RECORDS_LOST
 from .measurements import last_measurements, measurement_lines
 from .metrics import losses_by_epoch
 from .places import typed
-from .run import Run
+from .run import KILLED, Run
 from .schema import STATUS_OF_EVENT
 from .tables import UNKNOWN, count, duration, line_table, number, printable, shortened, text_table, with_error
 
@@ -54,6 +54,7 @@ def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "run_name": run.name,
             "objective": run.objective,
             "status": run.status,
+            "killed": run.killed,
             "start_time": run.start_time,
             "end_time": run.end_time,
             **summarize(run),
@@ -68,7 +69,7 @@ def list_text(runs: Sequence[Run], width: int) -> str:
     cells = [
         [
             row["path"],
-            row["status"],
+            KILLED if row["killed"] else row["status"],
             count(row["final_iter"]),
             number(row["final_train_loss"], 4),
             number(row["best_val_loss"], 4),
@@ -95,7 +96,7 @@ def summary_text(runs: Sequence[Run], names: Sequence[str] | None, width: int) -
             [
                 name,
                 shortened(run.objective) if run.objective else UNKNOWN,
-                run.status,
+                run.shown_status,
                 count(summarize(run)["total_iterations"]),
                 number(losses[0], 4) if len(losses) else UNKNOWN,
                 number(losses[-1], 4) if len(losses) else UNKNOWN,
@@ -118,6 +119,7 @@ def show_data(run: Run) -> dict[str, Any]:
         "objective": run.objective,
         "bound": run.bound,
         "status": run.status,
+        "killed": run.killed,
         "start_time": run.start_time,
         "end_time": run.end_time,
         "summary": summarize(run),
@@ -146,7 +148,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
     facts = [
         ("run", f"{run.name}  ({typed(run)})"),
         ("objective", " ".join(filter(None, [run.objective, f"({run.bound})" if run.bound else ""])) or UNKNOWN),
-        ("status", " ".join([run.status, _last_message(run)]).strip()),
+        ("status", " ".join([run.shown_status, _last_message(run)]).strip()),
         ("time", _period(run, summary["train_seconds"])),
         ("model", _model(run)),
         ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),

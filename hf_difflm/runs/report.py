@@ -90,7 +90,7 @@ def _evaluations(run: Run, name: str) -> str:
     rows = evaluation_cells(run)
     if not rows:
         return f"### {name}\n\nNo evaluation was logged."
-    return f"### {name} ({run.status})\n\n{markdown_table(EVALUATION_HEADINGS, rows)}"
+    return f"### {name} ({run.shown_status})\n\n{markdown_table(EVALUATION_HEADINGS, rows)}"
 
 
 def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..errors import UserError
+from .files import JOURNAL_NAME
+from .journal import seems_abandoned
 from .schema import (
     RUNNING,
     STATUS_OF_EVENT,
@@ -26,6 +28,9 @@ from .steps import Steps
 
 if TYPE_CHECKING:
     import pandas
+
+KILLED = "killed"
+"""What people are told of a run that counts as running, though nobody trains it."""
 
 _Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
@@ -140,6 +145,17 @@ class Run:
         """``running``, ``completed``, ``interrupted`` or ``failed``; a killed process could not say: ``running``."""
         statuses = (STATUS_OF_EVENT.get(event.event) for event in reversed(self.events))
         return next((status for status in statuses if status), RUNNING)
+
+    @property
+    def killed(self) -> bool:
+        """Whether it counts as running, but no process has its journal open and nothing was written for a minute."""
+        is_journal = self.path.name == JOURNAL_NAME and self.path.is_file()
+        return is_journal and self.status == RUNNING and seems_abandoned(self.path)
+
+    @property
+    def shown_status(self) -> str:
+        """The status for people, who also want to know which runs were ``killed``."""
+        return KILLED if self.killed else self.status
 
     @property
     def start_time(self) -> str | None:

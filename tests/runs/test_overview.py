@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
+import time
 
 import numpy as np
 import pytest
-from made_runs import make_run
+from made_runs import make_run, write_run
 
 from hf_difflm.errors import UserError
+from hf_difflm.runs import load_run
+from hf_difflm.runs.files import JOURNAL_NAME
 from hf_difflm.runs.overview import best_run, best_text, list_rows, list_text, show_data, show_text, summary_text
 from hf_difflm.runs.schema import EventRecord
 from hf_difflm.runs.strict_json import dumps, plain
@@ -91,3 +96,16 @@ def test_the_summary_has_first_last_and_lowest_loss_and_the_last_epoch():
     run = make_run(steps=4, columns={"loss": loss, "epoch": np.array([0.5, 1.0, 1.5, 2.0])})
     (line,) = [line.split() for line in summary_text([run], ["MDLM"], 200).splitlines() if line.split()[:1] == ["MDLM"]]
     assert line[3:9] == ["4", "4.0000", "3.0000", "1.0000", "2", "2.5000"]
+
+
+def test_a_run_that_was_killed_is_listed_as_killed_and_one_that_has_just_written_as_running(tmp_path):
+    an_hour_ago = time.time() - 3600
+    os.utime(write_run(tmp_path / "dead", ending="") / JOURNAL_NAME, (an_hour_ago, an_hour_ago))
+    write_run(tmp_path / "alive", ending="")
+    os.utime(write_run(tmp_path / "done") / JOURNAL_NAME, (an_hour_ago, an_hour_ago))
+    runs = {name: load_run(tmp_path / name) for name in ("dead", "alive", "done")}
+    rows = {row["run_name"]: (row["status"], row["killed"]) for row in list_rows(list(runs.values()))}
+    assert rows == {"dead": ("running", True), "alive": ("running", False), "done": ("completed", False)}
+    for name, run in runs.items():
+        for text in (list_text([run], 80), show_text(run, 80), summary_text([run], None, 80)):
+            assert bool(re.search(r"\bkilled\b", text)) == (name == "dead")

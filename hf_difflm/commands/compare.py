@@ -15,6 +15,7 @@ from .application import INTERRUPTED
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags
+from .several_values import whole_numbers
 
 
 @with_flags(field for name, field in own_fields().items() if name != "objective")
@@ -60,16 +61,9 @@ def compare(
     from .quiet import quiet_libraries
 
     quiet_libraries()
-    if compare_objectives(load, output_dir, overwrite, _numbers(seeds)) is None:
+    if (
+        compare_objectives(load, output_dir, overwrite, whole_numbers("--seeds", seeds) if seeds is not None else [])
+        is None
+    ):
         print("go on with the same command", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-
-
-def _numbers(seeds: str | None) -> list[int]:
-    """``"1,2,3"`` as numbers, each once."""
-    if seeds is None:
-        return []
-    parts = [part.strip() for part in seeds.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
-        raise UserError(f"--seeds must be different whole numbers with commas between them, got {seeds!r}")
-    return [int(part) for part in parts]

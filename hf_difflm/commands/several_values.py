@@ -1,9 +1,10 @@
-"""Flags that take several values at once: ``--names MDLM AR``."""
+"""Flags that take several values at once: ``--names MDLM AR``, ``--seeds 1,2,3``."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..errors import UserError
 from .parsing import Command
 
 _FLAGS = ("--names", "--kind")
@@ -24,3 +25,15 @@ class SeveralValuesCommand(Command):
             else:
                 spread.append(token)
         return super().parse_args(ctx, spread)
+
+
+def whole_numbers(flag: str, text: str) -> list[int]:
+    """Return ``"1,2,3"`` as numbers.
+
+    Raises:
+        UserError: no such list, or a number is there twice; ``flag`` is whose value it is.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
+        raise UserError(f"{flag} must be different whole numbers with commas between them, got {text!r}")
+    return [int(part) for part in parts]

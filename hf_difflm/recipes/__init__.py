@@ -70,7 +70,7 @@ def recipe_layers(recipe: str, objectives: Sequence[str]) -> list[Layer]:
             steps = " -> ".join(step.stem for step in [*chain[chain.index(path) :], path])
             raise UserError(f"in {source}: base leads back to itself ({steps}); remove one of these base lines")
         chain.append(path)
-        content = _read(path, source)
+        content = read_mapping(path, source)
         base = content.pop("base", None)
         if base is not None and not isinstance(base, str):
             raise UserError(f"in {source}: base must be the name or file of one recipe, got {base!r}")
@@ -113,7 +113,12 @@ def _source(path: Path) -> str:
     return f"recipe {path.stem}" if path.parent == FOLDER.resolve() else f"recipe {path.name}"
 
 
-def _read(path: Path, source: str) -> dict[str, Any]:
+def read_mapping(path: Path, source: str) -> dict[str, Any]:
+    """Return a YAML file that is a mapping, its keys in snake_case; no key may be there twice.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         # UniqueKeyLoader is a SafeLoader: it builds plain values only.
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)

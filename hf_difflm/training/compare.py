@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import UserError
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
 from .options import OBJECTIVES
-from .run_folder import changed_settings, default_name, flat_config, holds_run, keeps_log, refuse_living
+from .run_folder import default_name
 from .settings import Settings
+from .several_runs import finish_runs
 
 
 def compare_objectives(
@@ -43,63 +43,11 @@ def compare_objectives(
     folder = output_dir or Path("runs") / default_name(first := next(iter(runs.values()))).removesuffix(
         f"-{first.training['objective']}"
     )
-    # What cannot work is found before anything is trained.
-    plans = {name: _plan(folder / name, part, overwrite) for name, part in runs.items()}
-    _check_networks([part for name, part in runs.items() if plans[name] != "reuse"])
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    for name, part in runs.items():
-        place = folder / name
-        if plans[name] == "reuse":
-            if is_main:
-                print(f"{name}: reusing the finished run in {place} (--overwrite trains again)")
-        else:
-            from ..callbacks.wandb_resume import finish_wandb_run
-            from .experiment import train_run
-
-            if plans[name] == "resume" and is_main:
-                print(f"{name}: going on with the unfinished run in {place}")
-            finished = train_run(part, place, resume=plans[name] == "resume", overwrite=overwrite)
-            finish_wandb_run()  # the Trainer leaves it open, and the next one would go on in it
-            if finished.interrupted:
-                return None
-    if is_main:
+    if not finish_runs(folder, runs, overwrite=overwrite, command="compare"):
+        return None
+    if int(os.environ.get("RANK", "0")) == 0:
         _show(folder, {name: load_run(folder / name) for name in runs})
     return folder
-
-
-def _check_networks(settings: list[Settings]) -> None:
-    """Build every network that is going to be trained: a twin that cannot be built must not wait for the other one."""
-    if not settings:
-        return
-    from ..data import load_tokenizer
-    from .experiment import build_model
-
-    for part in settings:
-        build_model(part, load_tokenizer(part.data.tokenizer))
-
-
-def _plan(place: Path, settings: Settings, overwrite: bool) -> str:
-    """ "train", "resume" or "reuse"."""
-    if not settings.training["save_log_to_json"]:
-        raise UserError("compare reads the run logs, so save_log_to_json cannot be off")
-    if settings.training["log_dir"]:
-        raise UserError("compare keeps each run log with its run, so --log-dir has no use here; use --output-dir")
-    refuse_living(place)
-    if overwrite or not holds_run(place):
-        return "train"
-    if not keeps_log(place):
-        raise UserError(f"the run in {place} keeps no log to compare; give another --output-dir, or --overwrite")
-    from .experiment import training_arguments
-
-    arguments = training_arguments(settings, place)
-    changed = changed_settings(place, flat_config(settings, arguments.global_batch_size or 1))
-    if changed:
-        name, (recorded, wanted) = next(iter(changed.items()))
-        raise UserError(
-            f"{place} holds a run with {name} = {recorded!r}, not {wanted!r}; give another --output-dir, or --overwrite to "
-            "train again"
-        )
-    return "reuse" if load_run(place).status == "completed" else "resume"
 
 
 def _shown(text: str) -> str:

@@ -1,0 +1,84 @@
+"""``hf-difflm ablate``: what each part of a method does, over several seeds, from finished runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UserError
+from ..training.fields import own_fields
+from ..training.settings import Settings, load_settings
+from .application import INTERRUPTED
+from .flags import given_flags, with_flags
+from .help_all import HelpAll
+from .parsing import declared_flags
+from .several_values import whole_numbers
+
+
+@with_flags(field for name, field in own_fields().items() if name not in ("objective", "seed"))
+def ablate(
+    ctx: typer.Context,
+    grid: Annotated[str, typer.Argument(metavar="NAME|FILE", help="an ablation that comes along, or a YAML file")],
+    output_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="folder of all runs; default: runs/ablation-NAME")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="1,2,3", help="train each variant once with each of these")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="markdown page; default: ablation.md in the folder")
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="train nothing; write the table of what is finished")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="train again what is already finished there")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the table as JSON, alone on stdout")] = False,
+    help_all: HelpAll = False,
+    **flags: Any,
+) -> None:
+    """Train the variants of a grid, one factor at a time, and say which differences are real.
+
+    What is finished is reused and what was stopped goes on, so the same command can be given again. Flags apply to
+    every variant. A variant gets numbers only when all of its runs are finished.
+    """
+    from ..training.ablation_grid import load_grid
+
+    wanted = load_grid(grid)
+    if seeds is not None:
+        wanted = replace(wanted, seeds=tuple(whole_numbers("--seeds", seeds)))
+    if report_only and overwrite:
+        raise UserError("--report-only and --overwrite exclude each other; give one of them")
+    given, declared = given_flags(ctx, flags), declared_flags(ctx)
+    for name, instead in (("objective", "set it in a variant"), ("seed", "use --seeds"), ("resume", "leave it out")):
+        if name in given:
+            raise UserError(f"flag --{name} has no use here, since the grid decides what is trained; {instead}")
+
+    def load(values: Mapping[str, Any]) -> Settings:
+        return load_settings(wanted.recipe, {**values, **given}, declared)
+
+    from ..training.ablation import run_ablation
+    from .quiet import quiet_libraries
+
+    quiet_libraries()
+    folder = output_dir or Path("runs") / f"ablation-{wanted.name}"
+    # With --json the table is alone on stdout: what the trainings say goes with the progress.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        table = run_ablation(wanted, load, folder, overwrite=overwrite, report_only=report_only, page=output)
+    if table is None:
+        print("go on with the same command", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    if not table.entries:  # another process writes
+        return
+    if as_json:
+        print(json.dumps(table.data(), indent=2, allow_nan=False))
+    else:
+        print(table.to_text(shutil.get_terminal_size((160, 24)).columns))
+        print(f"\npage {output or folder / 'ablation.md'}")

@@ -1,0 +1,121 @@
+"""The quality of a run's samples, kept in a file that is good as long as the weights and the options are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..runs.files import write_text
+from ..runs.strict_json import dumps, plain
+from .generation import generate_samples
+from .options import GenerationOptions
+from .sample_quality import quality_of_all
+from .targets import load_target
+
+_KEPT = ("distinct_2", "unigram_entropy", "reference_perplexity")
+
+
+def sample_numbers(
+    run: Path,
+    options: GenerationOptions,
+    samples: int,
+    file: Path,
+    *,
+    reference: Path | None = None,
+    use_cpu: bool = False,
+) -> dict[str, float]:
+    """Draw texts from nothing with the weights of a run, and tell what they are worth and what they cost.
+
+    Args:
+        run: its folder.
+        options: how to draw them; what does not fit an autoregressive model is left out for one.
+        samples: how many texts.
+        file: JSON that keeps the numbers; read instead of drawing again where weights and options are those in it.
+        reference: run of a causal LM whose perplexity is told.
+        use_cpu: draw on the CPU even where there is a GPU.
+
+    Returns:
+        distinct_2, unigram_entropy (nats), reference_perplexity, forwards and seconds a text.
+
+    Raises:
+        UserError: there is nothing to load, or the options do not fit the model.
+    """
+    made_from = {
+        "weights": _checksum(run),
+        "reference": None if reference is None else _checksum(reference),
+        "options": dataclasses.asdict(options),
+        "samples": samples,
+    }
+    if (kept := _kept(file, made_from)) is not None:
+        return kept
+    target = load_target(str(run), use_cpu=use_cpu)
+    if not target.is_denoiser:
+        options = dataclasses.replace(options, **_only_for_denoisers(options))
+    with _ForwardCounter(target.model) as forwards:
+        start = time.perf_counter()
+        texts = generate_samples(target.model, target.tokenizer, [""] * samples, options)
+        seconds = time.perf_counter() - start
+    judge = None
+    if reference is not None:
+        from .reference_model import load_reference
+
+        judge = load_reference(str(_weights(reference)), target.model.device)
+    found = quality_of_all(texts, judge)
+    numbers = {name: float(found[name]) for name in _KEPT if found.get(name) is not None}
+    numbers |= {"forwards": forwards.rows / samples, "seconds": seconds / samples}
+    record = {"made_from": made_from, "numbers": plain(numbers), "texts": [text.text for text in texts]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, dumps(record, indent=1))
+    return numbers
+
+
+class _ForwardCounter:
+    """Counts the sequences that pass through a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.rows = 0
+        self._model = model
+
+    def __enter__(self) -> _ForwardCounter:
+        self._hook = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.remove()
+
+    def _count(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.rows += len(args[0] if args else kwargs["input_ids"])
+
+
+def _only_for_denoisers(options: GenerationOptions) -> dict[str, Any]:
+    """The options that a causal LM has no use for, switched off."""
+    shared = {"max_new_tokens", "temperature", "top_k", "top_p", "seed"}
+    return {field.name: None for field in dataclasses.fields(options) if field.name not in shared}
+
+
+def _kept(file: Path, made_from: dict[str, Any]) -> dict[str, float] | None:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return record["numbers"] if record["made_from"] == json.loads(dumps(made_from)) else None
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not one of ours
+        return None
+
+
+def _weights(run: Path) -> Path:
+    if not (run / "best" / "config.json").exists():
+        raise UserError(f"{run} keeps no best weights to draw samples with; evaluate during its training")
+    return run / "best"
+
+
+def _checksum(run: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(_weights(run).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""``ablate``: from a grid to a page, from finished runs only."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+
+from hf_difflm.runs import load_run
+
+GRID = {
+    "recipe": "markov",
+    "settings": {
+        **{
+            "max_steps": 4,
+            "eval_steps": 2,
+            "save_steps": 4,
+            "logging_steps": 2,
+            "eval_replicates": 2,
+            "viz_interval": 0,
+        },
+        **{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "use_cpu": True},
+        **{"max_train_blocks": 64, "max_eval_blocks": 8, "global_batch_size": 4, "per_device_train_batch_size": 4},
+        "generation_max_new_tokens": 8,
+    },
+    "seeds": [1, 2],
+    "reference": "ar",
+    "samples": 2,
+    "variants": {
+        "mdlm": {"max_new_tokens": 16, "max_denoising_steps": 8},
+        "ar": {"objective": "ar", "max_new_tokens": 16},
+    },
+    "factors": {"noise_sampling": ["iid"], "sampler": ["ddpm"]},
+}
+
+
+@pytest.fixture
+def grid(tmp_path, cache_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(GRID, sort_keys=False))
+    return path
+
+
+def test_every_number_of_the_page_is_that_of_finished_runs(hf, grid, snapshot, tmp_path):
+    first = hf("ablate", grid, "--output-dir", "out", "--json")
+    assert first.code == 0, first.err
+    rows = {row["variant"]: row for row in json.loads(first.out)}
+    assert list(rows) == ["mdlm", "ar", "mdlm, noise_sampling=iid", "mdlm, sampler=ddpm"]
+    for name, folder in (("mdlm", "mdlm"), ("ar", "ar"), ("mdlm, noise_sampling=iid", "mdlm-noise_sampling=iid")):
+        runs = [load_run(tmp_path / "out" / f"{folder}-seed{seed}") for seed in (1, 2)]
+        assert [run.config["seed"] for run in runs] == [1, 2]
+        mean = sum(run.best_evaluation.nll for run in runs) / 2
+        assert rows[name]["eval_nll"]["mean"] == pytest.approx(mean, rel=1e-12)
+        assert set(rows[name]["generation"]) >= {"unigram_entropy", "reference_perplexity", "forwards", "seconds"}
+    assert rows["mdlm, sampler=ddpm"]["verdict"] == "same weights"
+    assert rows["mdlm, sampler=ddpm"]["generation"]["forwards"]["mean"] == 8.0
+    assert rows["mdlm"]["generation"]["forwards"]["mean"] <= 8.0
+    assert not (tmp_path / "out" / "mdlm-sampler=ddpm-seed1").exists()  # its weights are those of mdlm
+    page = (tmp_path / "out" / "ablation.md").read_text()
+    assert f"{rows['mdlm']['eval_nll']['mean']:.4f} ± " in page
+    assert str(tmp_path) not in page
+
+    # Once more: nothing is trained, nothing is drawn, the same page.
+    before = {path.name: snapshot(path) for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    again = hf("ablate", grid, "--output-dir", "out", "--json")
+    assert again.code == 0
+    assert again.err.count("reusing the finished run") == 6
+    assert json.loads(again.out) == list(rows.values())
+    assert {path.name: snapshot(path) for path in (tmp_path / "out").iterdir() if path.is_dir()} == before
+
+
+def test_a_report_of_what_is_there_has_no_number_for_what_is_not(hf, grid, strike, tmp_path):
+    content = {
+        **GRID,
+        "samples": 0,
+        "reference": None,
+        "variants": {"mdlm": {}},
+        "factors": {"noise_sampling": ["iid"]},
+    }
+    grid.write_text(yaml.safe_dump(content, sort_keys=False))
+    nothing = hf("ablate", grid, "--output-dir", "out", "--report-only")
+    assert nothing.code == 2
+    assert "holds no finished run of this ablation" in nothing.err
+    assert hf("ablate", grid, "--output-dir", "out").code == 0
+    strike("out/mdlm-noise_sampling=iid-seed2", "completed")
+    result = hf("ablate", grid, "--output-dir", "out", "--report-only")
+    assert result.code == 0, result.err
+    page = (tmp_path / "out" / "ablation.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| mdlm, noise_sampling=iid"))
+    assert "not finished (1 of 2 runs)" in row
+    assert not re.search(r"\d\.\d{4}", row)
+
+
+def test_a_run_of_other_settings_counts_as_missing_and_is_never_trained_over(hf, grid, tmp_path):
+    content = {**GRID, "samples": 0, "reference": None, "seeds": [1], "variants": {"mdlm": {}}, "factors": {}}
+    grid.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert hf("ablate", grid, "--output-dir", "out").code == 0
+    other = hf("ablate", grid, "--output-dir", "out", "--learning-rate", "1e-5", "--report-only")
+    assert other.code == 2
+    assert "no finished run" in other.err
+    refused = hf("ablate", grid, "--output-dir", "out", "--learning-rate", "1e-5")
+    assert refused.code == 2
+    assert "holds a run with learning_rate" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["nosuch"], "ablation 'nosuch' is unknown"),
+        (["noise", "--seeds", "1,x"], "--seeds must be different whole numbers"),
+        (["noise", "--report-only", "--overwrite"], "exclude each other"),
+        (["noise", "--objective", "ar"], "flag --objective has no use here"),
+        (["noise", "--seed", "3"], "use --seeds"),
+    ],
+)
+def test_bad_input_is_one_sentence(hf, tmp_path, monkeypatch, flags, sentence):
+    monkeypatch.chdir(tmp_path)
+    result = hf("ablate", *flags)
+    assert result.code == 2
+    assert sentence in result.err
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+
+
+def test_a_sampler_that_does_not_exist_is_told_before_anything_is_trained(hf, grid, tmp_path):
+    grid.write_text(yaml.safe_dump({**GRID, "factors": {"sampler": ["nosuch"]}}, sort_keys=False))
+    result = hf("ablate", grid, "--output-dir", "out")
+    assert result.code == 2
+    assert "in variant 'mdlm, sampler=nosuch'" in result.err
+    assert not (tmp_path / "out").exists()

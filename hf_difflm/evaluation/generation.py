@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..models.masked_diffusion.samplers import check_sampler
 from .options import GenerationOptions
 from .undisturbed import undisturbed
 
@@ -62,13 +63,18 @@ def generate_samples(
     arguments: dict[str, Any] = {"max_new_tokens": new_tokens, "temperature": options.temperature}
     arguments |= {"top_k": options.top_k, "top_p": options.top_p}
     if is_denoiser:
+        try:
+            check_sampler(options.sampler, options.sampler_config)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         arguments |= {
             "max_denoising_steps": options.max_denoising_steps,
             "sampler": options.sampler,
+            "sampler_config": options.sampler_config,
             "seed": options.seed,
         }
     else:
-        for name in ("max_denoising_steps", "sampler"):
+        for name in ("max_denoising_steps", "sampler", "sampler_config"):
             if getattr(options, name) is not None:
                 raise UserError(f"{name} is for masked diffusion models, but this is a causal LM; leave it out")
         greedy = options.temperature == 0

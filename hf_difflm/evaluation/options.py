@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..models.masked_diffusion.sampler_names import SAMPLERS
+
 
 @dataclass
 class GenerationOptions:
@@ -15,7 +17,10 @@ class GenerationOptions:
     )
     sampler: str | None = field(
         default=None,
-        metadata={"help": "how masks are resolved; masked diffusion only", "choices": ("ddpm", "ddpm_cache")},
+        metadata={"help": "how masks are resolved; masked diffusion only", "choices": SAMPLERS},
+    )
+    sampler_config: dict | None = field(
+        default=None, metadata={"help": "parameters of the sampler by name; masked diffusion only"}
     )
     temperature: float | None = field(
         default=None, metadata={"help": "below 1 sharper, above 1 flatter, 0 the likeliest token", "min": 0.0}

@@ -13,12 +13,14 @@ _HOMES = {
     "MaskedDiffusionConfig": ".masked_diffusion.configuration_masked_diffusion",
     "MaskedDiffusionForMaskedLM": ".masked_diffusion.modeling_masked_diffusion",
     "MaskedDiffusionGenerationConfig": ".masked_diffusion.generation_masked_diffusion",
+    "RecordingStreamer": ".masked_diffusion.generation_streamers",
 }
 __all__ = [
     "MaskedDiffusionConfig",
     "MaskedDiffusionForMaskedLM",
     "MaskedDiffusionGenerationConfig",
     "ModelOptions",
+    "RecordingStreamer",
     "build_causal_lm",
     "build_denoiser",
 ]
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .build import build_causal_lm, build_denoiser
     from .masked_diffusion.configuration_masked_diffusion import MaskedDiffusionConfig
     from .masked_diffusion.generation_masked_diffusion import MaskedDiffusionGenerationConfig
+    from .masked_diffusion.generation_streamers import RecordingStreamer
     from .masked_diffusion.modeling_masked_diffusion import MaskedDiffusionForMaskedLM
 
 

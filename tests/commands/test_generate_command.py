@@ -76,3 +76,16 @@ def test_plain_output_is_prompt_and_text_and_numbers_several(hf, run_of_either_k
 def test_a_checkpoint_and_the_run_of_its_step_write_the_same(samples, trained):
     flags = ["--max-new-tokens", "8"]
     assert samples(trained / "checkpoint-6", *flags) == samples(trained, *flags)
+
+
+def test_parameters_of_a_sampler_are_given_as_json_and_a_wrong_one_is_a_sentence(hf, trained):
+    common = ["--sampler", "uncertainty", "--max-new-tokens", "8", "--max-denoising-steps", "4", "--use-cpu", "--json"]
+    texts = []
+    for order in ("confident_first", "uncertain_first"):
+        result = hf("generate", trained, *common, "--sampler-config", json.dumps({"order": order}))
+        assert result.code == 0, result.err
+        texts.append(json.loads(result.out)[0]["text"])
+    assert texts[0] != texts[1]
+    wrong = hf("generate", trained, *common, "--sampler-config", '{"measur": "margin"}')
+    assert wrong.code == 2
+    assert wrong.err == "error: sampler uncertainty has no parameter 'measur'; did you mean measure?\n"

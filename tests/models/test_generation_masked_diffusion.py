@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hf_difflm.models import MaskedDiffusionForMaskedLM
-from hf_difflm.models.masked_diffusion.generation_masked_diffusion import _draw_reveals, _draw_tokens
+from hf_difflm.models.masked_diffusion.generation_random import RowDraws, draw_tokens, row_seeds
 from hf_difflm.models.masked_diffusion.noise_schedule import SCHEDULES, NoiseSchedule
+from hf_difflm.models.masked_diffusion.samplers_timed import reveal_steps
 
 VOCABULARY, MASK, BOS, PAD = 30, 29, 1, 0
 SAMPLERS = ("ddpm", "ddpm_cache")
@@ -53,6 +54,26 @@ def test_the_cache_skips_forwards_and_changes_no_token(model, prompts, seed):
     # Without the cache each of the 30 steps costs a forward.
     torch.testing.assert_close(plain.tokens_per_forward, torch.full((5,), 12 / 30))
     assert (cached.tokens_per_forward >= 1).all()
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_ancestral_texts_are_those_of_the_plain_loop_with_the_same_numbers(model, prompts, seed):
+    """So a seed keeps its text: two numbers a token from Philox, the first says when, the second inverts the CDF."""
+    new, steps = 9, 13
+    canvas = torch.nn.functional.pad(prompts, (0, new), value=MASK)
+    draws = [
+        np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row]))).random((2, new)) for row in range(5)
+    ]
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            cumulative = model(canvas).logits.double().softmax(-1).cumsum(-1).numpy()
+        for row, (when, which) in enumerate(draws):
+            for place in range(new):
+                if 1 - step / steps <= when[place] < 1 - (step - 1) / steps:
+                    canvas[row, 4 + place] = int((cumulative[row, 4 + place] <= which[place]).sum())
+    for sampler in SAMPLERS:
+        ids = model.generate(prompts, max_new_tokens=new, max_denoising_steps=steps, sampler=sampler, seed=seed)
+        assert torch.equal(ids, canvas)
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it(model, prompts):
@@ -102,7 +123,8 @@ def test_a_prompt_padded_on_the_left_gives_the_text_of_the_bare_prompt(model, pr
 def test_positions_are_revealed_at_the_times_of_the_schedule(schedule):
     """The share still masked after step i is 1 - alpha at its time."""
     schedule, steps, positions = NoiseSchedule(schedule), 8, 40_000
-    step, _ = _draw_reveals(schedule, 1, positions, steps, seed=0)
+    when, _ = RowDraws([[0, 0]]).once(np.ones((1, positions), dtype=bool))
+    step = reveal_steps(schedule, steps, when)
     assert step.min() >= 1
     assert step.max() <= steps
     masked = np.array([(step[0] > i).mean() for i in range(1, steps + 1)])
@@ -113,8 +135,13 @@ def test_positions_are_revealed_at_the_times_of_the_schedule(schedule):
 
 
 def test_the_draws_of_rows_and_seeds_are_unrelated():
-    draws = [_draw_reveals(NoiseSchedule(), 2, 2000, 100, seed) for seed in (0, 1)]
-    series = [row for steps, uniforms in draws for row in (*steps, *uniforms)]
+    where = np.ones((2, 2000), dtype=bool)
+    rows, columns = np.nonzero(where)
+    series = []
+    for draws in (RowDraws(row_seeds(seed, 2, 1)) for seed in (0, 1)):
+        series += [row for numbers in draws.once(where) for row in numbers]
+        counted = [draws.uniform(purpose, step, rows, columns) for purpose in (0, 1, 2) for step in (1, 2, 65)]
+        series += [row for numbers in counted for row in numbers.reshape(2, -1)]
     correlations = np.corrcoef(series) - np.eye(len(series))
     assert np.abs(correlations).max() < 0.1
 
@@ -122,7 +149,7 @@ def test_the_draws_of_rows_and_seeds_are_unrelated():
 def test_tokens_are_drawn_with_their_probabilities():
     logits = torch.tensor([0.0, -1.0, float("-inf"), 2.0, -8.0, float("-inf")])
     uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    frequency = torch.bincount(_draw_tokens(logits.expand(100_000, -1), uniform), minlength=6) / 100_000
+    frequency = torch.bincount(draw_tokens(logits.expand(100_000, -1), uniform), minlength=6) / 100_000
     torch.testing.assert_close(frequency.double(), logits.double().softmax(-1), atol=2e-5, rtol=0)
 
 
@@ -130,7 +157,7 @@ def test_tokens_are_drawn_with_their_probabilities():
 def test_the_ends_of_the_uniform_numbers_land_on_tokens_that_have_probability(uniform):
     logits = torch.full((1, 1000), float("-inf"))
     logits[0, 300:600] = torch.randn(300, generator=torch.Generator().manual_seed(0))
-    token = int(_draw_tokens(logits, torch.tensor([uniform], dtype=torch.float64)))
+    token = int(draw_tokens(logits, torch.tensor([uniform], dtype=torch.float64)))
     assert 300 <= token < 600
 
 

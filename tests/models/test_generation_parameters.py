@@ -107,7 +107,7 @@ def test_an_end_in_the_prompt_ends_nothing(model):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"max_new_tokens": 0},
+        {"max_new_tokens": -1},
         {"max_new_tokens": 2.5},
         {"max_denoising_steps": -1},
         {"sampler": "gibbs"},
@@ -118,6 +118,11 @@ def test_an_end_in_the_prompt_ends_nothing(model):
         {"top_p": 1.5},
         {"top_p": float("nan")},
         {"seed": -1},
+        {"seed": [1, -1]},
+        {"block_length": 0},
+        {"num_return_sequences": 0},
+        {"repetition_penalty": 0.0},
+        {"guidance_scale": -1.0},
         {"num_beams": 4},
         {"validate": 1},
     ],

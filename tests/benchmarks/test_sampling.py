@@ -1,0 +1,24 @@
+"""``benchmarks/sampling.py`` at toy size: all sides run in turn, and the forwards it tells are those there must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_all_sides_generate_in_turn_and_the_ratios_are_told():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "benchmarks/sampling.py"), "--toy", "--pairs", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for run in json.loads(done.stdout)["runs"]:
+        assert set(run["median_ms"]) == {"plain", "ddpm_cache", "first_hitting", "autoregressive"}
+        assert run["speedup_over_plain"] > 0
+        forwards = run["mean_forwards_a_text"]
+        assert forwards["first_hitting"] == run["new_tokens"]
+        assert 0 < forwards["ddpm_cache"] <= min(run["steps"], run["new_tokens"])

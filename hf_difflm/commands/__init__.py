@@ -1,7 +1,8 @@
 """The command line: one file a subcommand - arguments in, one call out. Heavy imports wait until a command runs."""
 
-from . import compare, dashboard, doctor, eval, generate, plot, recipes, report, run_samples, train
+from . import ablate, compare, dashboard, doctor, eval, generate, plot, recipes, report, run_samples, train
 from .application import app
+from .data import data_app
 from .parsing import Command, TrainingCommand
 from .runs import runs_app
 from .several_values import SeveralValuesCommand
@@ -11,12 +12,14 @@ __all__ = ["app"]
 # In the order of the help.
 app.command("train", cls=TrainingCommand)(train.train)
 app.command("compare", cls=TrainingCommand)(compare.compare)
+app.command("ablate", cls=TrainingCommand)(ablate.ablate)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command("generate", cls=Command)(generate.generate)
 runs_app.command("samples", cls=Command)(run_samples.samples)
 app.add_typer(runs_app, name="runs")
+app.add_typer(data_app, name="data")
 app.command("plot", cls=SeveralValuesCommand)(plot.plot)
 app.command("report", cls=SeveralValuesCommand)(report.report)
 app.command("dashboard", cls=Command)(dashboard.dashboard)
 app.command("recipes", cls=Command)(recipes.recipes)
-app.command("doctor", cls=Command)(doctor.doctor)
+app.command("doctor", cls=TrainingCommand)(doctor.doctor)

@@ -13,7 +13,7 @@ from .options import DataOptions
 _HOMES = {
     "Collator": ".collator",
     "MarkovSource": ".markov",
-    "PreparedData": ".prepare",
+    "PreparedData": ".prepared",
     "load_tokenizer": ".tokenizers",
     "prepare_data": ".prepare",
 }
@@ -22,7 +22,8 @@ __all__ = ["Collator", "DataOptions", "MarkovSource", "PreparedData", "load_toke
 if TYPE_CHECKING:
     from .collator import Collator
     from .markov import MarkovSource
-    from .prepare import PreparedData, prepare_data
+    from .prepare import prepare_data
+    from .prepared import PreparedData
     from .tokenizers import load_tokenizer
 
 

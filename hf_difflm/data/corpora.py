@@ -9,6 +9,7 @@ import datasets
 
 from hf_difflm.errors import UserError, did_you_mean
 
+from .articles import group_articles, is_wikitext
 from .columns import text_only
 from .local_files import SUFFIXES, load_local
 from .markov import MarkovSource, markov_documents
@@ -69,6 +70,8 @@ class Corpus:
 def load_corpus(name: str, config: str | None = None, *, text_column: str = "text", block_size: int) -> Corpus:
     """Find the data set ``name``: an embedded one, else a path that exists, else one on the Hub.
 
+    The lines of WikiText are put together to articles, which are its documents and what is sliced.
+
     Args:
         config: configuration of a Hub data set, or of a local folder laid out like one.
         text_column: column that holds the text, where the source has columns.
@@ -86,7 +89,11 @@ def load_corpus(name: str, config: str | None = None, *, text_column: str = "tex
     if path.exists() and config is None:
         return Corpus(name, load_local(path, text_column))
     refuse_missing(name)
-    return Corpus(name, _load_from_hub(name, config), text_column)
+    splits = _load_from_hub(name, config)
+    if is_wikitext(name):
+        rows = {split: text_only(lines, text_column, f"data set {name!r}") for split, lines in splits.items()}
+        return Corpus(name, datasets.DatasetDict({split: group_articles(lines) for split, lines in rows.items()}))
+    return Corpus(name, splits, text_column)
 
 
 def refuse_missing(name: str) -> None:

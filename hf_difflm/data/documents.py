@@ -94,6 +94,11 @@ def _hash_table(table: pa.Table) -> pa.Table:
     )
 
 
+def document_key(text: str) -> int:
+    """Return the key of one text, see ``Documents.keys``."""
+    return int.from_bytes(hashlib.sha256(_SALT + text.encode("utf-8")).digest()[:8], "big")
+
+
 def hold_out(documents: Documents, fraction: float) -> tuple[Documents, Documents]:
     """Split off a share of the distinct documents by their hash: (training, evaluation) documents.
 

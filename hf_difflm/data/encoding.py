@@ -68,15 +68,30 @@ class DocumentEncoder:
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         pairs = []
         for text, encoding in zip(texts, encodings, strict=True):
-            ids = np.array(encoding.ids, dtype=np.int32)
-            if (ids == self.mask_token_id).any():
-                raise UserError(
-                    f"the tokenizer turns plain text into its mask token (id {self.mask_token_id}), which no model may "
-                    "predict: choose a tokenizer whose mask is a special token, or remove that text"
-                )
+            ids = self._checked(encoding.ids)
             ends = np.fromiter((end for _, end in encoding.offsets), dtype=np.int64, count=len(ids))
             pairs.append((ids, bytes_of_tokens(text, ends)))
         return pairs
+
+    def encode_ids(self, texts: list[str]) -> list[np.ndarray]:
+        """Return the ids, (T,) int32, of each text: all that training needs, in less time.
+
+        Raises:
+            UserError: see :meth:`encode`.
+        """
+        if self._ids_of_bytes is not None:
+            return [_encode_bytes(text, self._ids_of_bytes)[0] for text in texts]
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [self._checked(encoding.ids) for encoding in encodings]
+
+    def _checked(self, ids: list[int]) -> np.ndarray:
+        ids_T = np.array(ids, dtype=np.int32)
+        if (ids_T == self.mask_token_id).any():
+            raise UserError(
+                f"the tokenizer turns plain text into its mask token (id {self.mask_token_id}), which no model may "
+                "predict: choose a tokenizer whose mask is a special token, or remove that text"
+            )
+        return ids_T
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Encode the column ``text`` of a table: the form `datasets` maps."""

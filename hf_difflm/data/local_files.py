@@ -33,10 +33,15 @@ def load_local(path: Path, text_column: str) -> datasets.DatasetDict:
     Raises:
         UserError: nothing readable there, or something in it is not what its suffix promises.
     """
-    if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+    if is_saved(path):
         return _load_saved(path, text_column)
-    files = _files(path)
-    return datasets.DatasetDict({split: _read(paths, text_column) for split, paths in _splits(files).items()})
+    files = find_files(path)
+    return datasets.DatasetDict({split: _read(paths, text_column) for split, paths in split_files(files).items()})
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``path`` is a folder that ``save_to_disk`` has written."""
+    return path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
 
 
 def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
@@ -49,7 +54,12 @@ def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
     return datasets.DatasetDict({split: text_only(rows, text_column, str(path)) for split, rows in loaded.items()})
 
 
-def _files(path: Path) -> list[Path]:
+def find_files(path: Path) -> list[Path]:
+    """Return a file, or the readable files in a folder in the order of their paths.
+
+    Raises:
+        UserError: there is none.
+    """
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"cannot read {path}: rename it to one of {', '.join(SUFFIXES)}, whichever it is")
@@ -61,7 +71,8 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _splits(files: list[Path]) -> dict[str, list[Path]]:
+def split_files(files: list[Path]) -> dict[str, list[Path]]:
+    """Return files by split, see :func:`load_local`."""
     matches = [_SPLIT_FILE.fullmatch(file.stem) for file in files]
     names = [match.group(1) for match in matches if match]
     if len(names) < len(files) or "train" not in names:
@@ -134,16 +145,20 @@ def _documents(
 def _texts(path: Path, text_column: str) -> Iterator[str]:
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        yield _decode(path.read_bytes(), str(path))
+        yield decode_text(path.read_bytes(), str(path))
         return
     for record, where in _json_lines(path) if suffix == ".jsonl" else _json_records(path):
-        yield _text_of(record, text_column, where)
+        yield text_of_record(record, text_column, where)
 
 
-def _decode(content: bytes, where: str) -> str:
-    """Decode UTF-8 byte for byte; only a byte-order mark, a signature and no text, is left out."""
+def decode_text(content: bytes, where: str, signature: bool = True) -> str:
+    """Decode UTF-8 byte for byte; only a byte-order mark at the beginning, a ``signature`` and no text, is left out.
+
+    Raises:
+        UserError: it is not UTF-8; ``where`` is for the message.
+    """
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig" if signature else "utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where} is not UTF-8 text (byte {error.start:,} is 0x{error.object[error.start]:02x}): "
@@ -155,14 +170,14 @@ def _json_lines(path: Path) -> Iterator[tuple[Any, str]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"line {number:,} of {path}"
-            text = _decode(line.rstrip(b"\r\n"), where)
+            text = decode_text(line.rstrip(b"\r\n"), where)
             if text.strip():
-                yield _parse(text, where), where
+                yield parse_json(text, where), where
 
 
 def _json_records(path: Path) -> Iterator[tuple[Any, str]]:
     """Read one array of objects, one object, or objects line by line: all three go by the name .json."""
-    text = _decode(path.read_bytes(), str(path))
+    text = decode_text(path.read_bytes(), str(path))
     if not text.strip():
         return
     try:
@@ -175,7 +190,12 @@ def _json_records(path: Path) -> Iterator[tuple[Any, str]]:
         yield record, f"record {number:,} of {path}"
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON; ``where`` is for messages.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -186,7 +206,12 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where} is not usable JSON ({first_line(error)}): repair or remove it") from error
 
 
-def _text_of(record: Any, text_column: str, where: str) -> str:
+def text_of_record(record: Any, text_column: str, where: str) -> str:
+    """Return the text of an object of JSON, empty where it is null; ``where`` is for messages.
+
+    Raises:
+        UserError: it has no text.
+    """
     if not isinstance(record, dict):
         raise UserError(f"{where} holds {type(record).__name__}, not an object with a column {text_column!r}")
     if text_column not in record:

@@ -13,7 +13,7 @@ class DataOptions:
         default="python-docs",
         metadata={
             "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.json/.csv/.parquet file, a folder of them, "
-            "or a save_to_disk folder"
+            "a save_to_disk folder, or a folder of `data prepare`"
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
@@ -48,4 +48,20 @@ class DataOptions:
     max_chunks: int | None = field(
         default=None, metadata={"help": "train on the first so many chunks of tokens_per_chunk tokens", "min": 1}
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "read the training text while training on it: a Hub data set, .jsonl, .txt, .parquet files or folders"
+        },
+    )
+    shuffle_window: int = field(
+        default=2048, metadata={"help": "blocks of a stream that are shuffled among each other", "min": 1}
+    )
     num_preprocessing_workers: int = field(default=1, metadata={"help": "processes that tokenise", "min": 1})
+
+    def most_train_blocks(self) -> int | None:
+        """How many blocks ``max_train_blocks`` and ``max_chunks`` leave; None for all."""
+        limits = [] if self.max_train_blocks is None else [self.max_train_blocks]
+        if self.max_chunks is not None:
+            limits.append(max(self.max_chunks * self.tokens_per_chunk // self.block_size, 1))
+        return min(limits, default=None)

@@ -5,73 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
-import datasets
 from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
 
 from .corpora import Corpus, load_corpus
 from .documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
-from .encoding import DocumentEncoder, encode_documents
+from .making import BlockMaker
 from .markov import MarkovSource, markov_states
 from .options import DataOptions
-from .packing import Packer, pack_documents
+from .prepare_stream import StreamPreparation
+from .prepared import PreparedData
+from .prepared_folder import is_prepared, load_prepared
 from .sentences import plural
-
-
-@dataclass(frozen=True)
-class SideCounts:
-    """How much text one side has; tokens are scored tokens (every block also has its BOS).
-
-    Attributes:
-        documents: non-empty documents.
-        blocks: blocks used, ``tokens`` in them, which stand for ``num_bytes`` bytes of UTF-8.
-        dropped_tokens: tokens at the end that did not fill a block.
-    """
-
-    documents: int
-    blocks: int
-    tokens: int
-    dropped_tokens: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """What a run reads.
-
-    Attributes:
-        train: blocks with ``input_ids`` (block_size,) and ``num_bytes``; None if training data was not asked for.
-        eval: the same, with ``document_ids`` (block_size,), -1 at BOS, and ``index``, the row's number.
-        source_nll: nats per scored token of the very evaluation blocks under the source that made them, which no
-            model can beat but by chance; None where the source is not known.
-        fingerprint: SHA-256 of the documents of both sides, the tokenizer and the block size.
-        counts: by side, ``train`` and ``eval``.
-        block_size: tokens in a block, BOS included.
-        notes: sentences on what was decided on the way.
-    """
-
-    train: datasets.Dataset | None
-    eval: datasets.Dataset
-    source_nll: float | None
-    fingerprint: str
-    counts: dict[str, SideCounts]
-    block_size: int
-    notes: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """Return a line for each side and each note, for the terminal."""
-        lines = [
-            f"{side}: {plural(count.documents, 'document')}, {plural(count.blocks, 'block')} of {self.block_size:,} "
-            f"tokens, {count.tokens:,} scored tokens, {count.num_bytes:,} bytes"
-            + (f" ({plural(count.dropped_tokens, 'token')} dropped at the end)" if count.dropped_tokens else "")
-            for side, count in self.counts.items()
-        ]
-        if self.source_nll is not None:
-            lines.append(f"the source itself has {self.source_nll:.4f} nats per token on the evaluation blocks")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, need_train: bool = True) -> PreparedData:
@@ -81,6 +28,9 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
     the data set's validation or test split; a share held out by content hash; the end of the text, if it is one
     document. A training document that is also an evaluation document is dropped (not for synthetic text, where equal
     documents are independent draws). ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
+
+    With ``streaming`` the training text is never held, see `StreamPreparation`; a folder of prepared blocks is used as it
+    is, see `load_prepared`.
 
     Under several processes the first of each machine prepares while the others wait, then find its cache files; build
     the TrainingArguments before, since they decide the device and with it the backend the processes talk over.
@@ -100,6 +50,10 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
     if not 0 < options.eval_fraction < 1:
         raise UserError(f"eval_fraction is {options.eval_fraction:g}: give a share above 0 and below 1")
     with _first_local_process_goes_first():
+        if is_prepared(options.dataset):
+            return load_prepared(options, tokenizer, need_train=need_train)
+        if options.streaming:
+            return StreamPreparation(options, tokenizer).run(need_train)
         return _Preparation(options, tokenizer).run(need_train)
 
 
@@ -111,15 +65,11 @@ def _first_local_process_goes_first() -> AbstractContextManager[None]:
     return PartialState().local_main_process_first()
 
 
-class _Preparation:
+class _Preparation(BlockMaker):
     """One call of `prepare_data`: what its steps share."""
 
     def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.options = options
-        self.tokenizer = tokenizer
-        self.encoder = DocumentEncoder(tokenizer)
-        self.notes: list[str] = []
-        self.counts: dict[str, SideCounts] = {}
+        super().__init__(options, tokenizer)
         self.eval_source: MarkovSource | None = None
         self.train_source: MarkovSource | None = None
 
@@ -127,8 +77,8 @@ class _Preparation:
         train_documents, eval_documents = self._documents(need_train)
         train = None
         if train_documents is not None:
-            train = self._blocks("train", train_documents, self.train_source, self._most_train_blocks())
-        evaluation = self._blocks("eval", eval_documents, self.eval_source, self.options.max_eval_blocks)
+            train = self.blocks("train", train_documents, self.train_source, self.options.most_train_blocks())
+        evaluation = self.blocks("eval", eval_documents, self.eval_source, self.options.max_eval_blocks)
         parts = [train_documents.fingerprint if train_documents else "", eval_documents.fingerprint]
         parts += [self.encoder.fingerprint, str(self.options.block_size)]
         return PreparedData(
@@ -140,13 +90,6 @@ class _Preparation:
             block_size=self.options.block_size,
             notes=self.notes,
         )
-
-    def _most_train_blocks(self) -> int | None:
-        """How many blocks ``max_train_blocks`` and ``max_chunks`` leave; None for all."""
-        limits = [] if self.options.max_train_blocks is None else [self.options.max_train_blocks]
-        if self.options.max_chunks is not None:
-            limits.append(max(self.options.max_chunks * self.options.tokens_per_chunk // self.options.block_size, 1))
-        return min(limits, default=None)
 
     # The documents of both sides.
 
@@ -214,44 +157,6 @@ class _Preparation:
             dropped = plural(len(train) - len(kept), "training document")
             self.notes.append(f"left out {dropped} of {len(train):,} that the evaluation documents hold, too")
         return kept
-
-    # Blocks.
-
-    def _blocks(
-        self, side: str, documents: Documents, source: MarkovSource | None, most: int | None
-    ) -> datasets.Dataset:
-        where = {"train": "the training text", "eval": "the evaluation text"}[side]
-        encoded = encode_documents(documents, self.encoder, workers=self.options.num_preprocessing_workers)
-        if source is not None:
-            self._check_one_token_per_letter(encoded)
-        packer = Packer(
-            block_size=self.options.block_size,
-            bos_token_id=self.tokenizer.bos_token_id,
-            # Documents of a synthetic source are one block each and stand alone.
-            eos_token_id=self.tokenizer.eos_token_id if source is None else None,
-            with_document_ids=side == "eval",
-        )
-        key = [documents.fingerprint, self.encoder.fingerprint]
-        blocks, dropped = pack_documents(encoded, packer, key=key, where=where)
-        if most is not None and most < len(blocks):
-            self.notes.append(f"{side}: used the first {most:,} of {plural(len(blocks), 'block')}")
-            blocks = blocks.select(range(most))
-        self.counts[side] = SideCounts(
-            documents=len(documents),
-            blocks=len(blocks),
-            tokens=len(blocks) * (self.options.block_size - 1),
-            dropped_tokens=dropped,
-            num_bytes=int(sum(blocks.with_format("numpy")["num_bytes"][:])),
-        )
-        return blocks.with_format("numpy")
-
-    def _check_one_token_per_letter(self, encoded: datasets.Dataset) -> None:
-        width = self.options.block_size - 1
-        if any(len(ids) != width for ids in encoded.data.column("input_ids").to_pylist()):
-            raise UserError(
-                "the data set markov needs a tokenizer that makes one token of each letter, so that a document is a "
-                "block: set tokenizer to bytes"
-            )
 
     def _source_nll(self, documents: Documents, num_blocks: int) -> float | None:
         if self.eval_source is None:

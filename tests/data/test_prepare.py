@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hf_difflm.data import Collator, MarkovSource, PreparedData, load_tokenizer
-from hf_difflm.data.prepare import SideCounts
+from hf_difflm.data.prepared import SideCounts
 from hf_difflm.errors import UserError
 
 Prepare = Callable[..., PreparedData]

@@ -1,0 +1,64 @@
+"""Documents that are held to blocks that are held: tokenised, packed, counted."""
+
+from __future__ import annotations
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from hf_difflm.errors import UserError
+
+from .documents import Documents
+from .encoding import DocumentEncoder, encode_documents
+from .markov import MarkovSource
+from .options import DataOptions
+from .packing import Packer, pack_documents
+from .prepared import SideCounts
+from .sentences import plural
+
+
+class BlockMaker:
+    """What all ways from options to blocks share: the encoder, and what there is to say in the end."""
+
+    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.options = options
+        self.tokenizer = tokenizer
+        self.encoder = DocumentEncoder(tokenizer)
+        self.notes: list[str] = []
+        self.counts: dict[str, SideCounts] = {}
+
+    def blocks(
+        self, side: str, documents: Documents, source: MarkovSource | None, most: int | None
+    ) -> datasets.Dataset:
+        """Return the blocks of ``side``, train or eval, at most ``most``; counts them."""
+        where = {"train": "the training text", "eval": "the evaluation text"}[side]
+        encoded = encode_documents(documents, self.encoder, workers=self.options.num_preprocessing_workers)
+        if source is not None:
+            self._check_one_token_per_letter(encoded)
+        packer = Packer(
+            block_size=self.options.block_size,
+            bos_token_id=self.tokenizer.bos_token_id,
+            # Documents of a synthetic source are one block each and stand alone.
+            eos_token_id=self.tokenizer.eos_token_id if source is None else None,
+            with_document_ids=side == "eval",
+        )
+        key = [documents.fingerprint, self.encoder.fingerprint]
+        blocks, dropped = pack_documents(encoded, packer, key=key, where=where)
+        if most is not None and most < len(blocks):
+            self.notes.append(f"{side}: used the first {most:,} of {plural(len(blocks), 'block')}")
+            blocks = blocks.select(range(most))
+        self.counts[side] = SideCounts(
+            documents=len(documents),
+            blocks=len(blocks),
+            tokens=len(blocks) * (self.options.block_size - 1),
+            dropped_tokens=dropped,
+            num_bytes=int(sum(blocks.with_format("numpy")["num_bytes"][:])),
+        )
+        return blocks.with_format("numpy")
+
+    def _check_one_token_per_letter(self, encoded: datasets.Dataset) -> None:
+        width = self.options.block_size - 1
+        if any(len(ids) != width for ids in encoded.data.column("input_ids").to_pylist()):
+            raise UserError(
+                "the data set markov needs a tokenizer that makes one token of each letter, so that a document is a "
+                "block: set tokenizer to bytes"
+            )

@@ -1,0 +1,102 @@
+"""From options to blocks where the training text is a stream."""
+
+from __future__ import annotations
+
+import hashlib
+
+from .documents import Documents, hash_documents
+from .making import BlockMaker
+from .prepared import PreparedData, SideCounts
+from .sentences import plural
+from .streaming import BlockStream, LeftOut, Opened, evaluation_documents, open_stream
+
+MOST_EVAL_BLOCKS = 1024
+"""Evaluation blocks of a stream where ``max_eval_blocks`` is not given."""
+
+
+class StreamPreparation(BlockMaker):
+    """Training blocks as a `BlockStream`, evaluation blocks held.
+
+    The evaluation documents are the first of ``eval_dataset``, of ``eval_split``, of the validation or test split, or,
+    where there is none, of those whose content hash lies in the lowest ``eval_fraction`` of all hashes. Training sees
+    neither these documents nor any other that is held out. In a .txt file a document is a stretch of lines.
+    """
+
+    def run(self, need_train: bool) -> PreparedData:
+        """Return what `prepare_data` returns.
+
+        Raises:
+            UserError: for whatever is wrong with the data.
+        """
+        options = self.options
+        opened = open_stream(options.dataset, options.dataset_config, options.text_column)
+        evaluation, left_out = self._evaluation(opened)
+        blocks = self.blocks("eval", evaluation, None, self._most_eval_blocks)
+        train = self._stream(opened, left_out) if need_train else None
+        parts = [train.fingerprint if train is not None else "", evaluation.fingerprint]
+        parts += [self.encoder.fingerprint, str(options.block_size)]
+        return PreparedData(
+            train=train,
+            eval=blocks,
+            source_nll=None,
+            fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+            counts=dict(reversed(self.counts.items())),
+            block_size=options.block_size,
+            notes=self.notes,
+        )
+
+    @property
+    def _most_eval_blocks(self) -> int:
+        return self.options.max_eval_blocks or MOST_EVAL_BLOCKS
+
+    def _evaluation(self, opened: Opened) -> tuple[Documents, LeftOut]:
+        options = self.options
+        if options.eval_dataset is None:
+            corpus = opened
+            spec = options.eval_split or _evaluation_split(opened, options.train_split)
+        else:
+            corpus = open_stream(options.eval_dataset, None, options.text_column)
+            spec = options.eval_split or _evaluation_split(corpus, None) or corpus.splits[0]
+        chosen = LeftOut(options.eval_fraction) if spec is None else None
+        source = corpus.source(spec or options.train_split)
+        num_tokens = self._most_eval_blocks * (options.block_size - 1) + 1
+        where = f"the evaluation text of {corpus.name!r}"
+        documents = hash_documents(evaluation_documents(source, self.encoder, num_tokens, chosen), where)
+        count = plural(len(documents), "document")
+        if chosen is not None:
+            self.notes.append(
+                f"data set {corpus.name!r} has no evaluation split: {100 * chosen.fraction:g} % of its documents are held "
+                f"out by content hash, and the evaluation blocks are of the first {count} of them"
+            )
+        if options.max_eval_blocks is None:
+            self.notes.append(
+                f"a stream has at most {MOST_EVAL_BLOCKS:,} evaluation blocks unless max_eval_blocks says more"
+            )
+        return documents, chosen or LeftOut(keys=frozenset(documents.keys.tolist()))
+
+    def _stream(self, opened: Opened, left_out: LeftOut) -> BlockStream:
+        options = self.options
+        source = opened.source(options.train_split)
+        num_blocks = self.options.most_train_blocks()
+        keys = hashlib.sha256(str(sorted(left_out.keys)).encode()).hexdigest()
+        parts = [source.fingerprint, self.encoder.fingerprint, str(left_out.fraction), keys]
+        parts += [str(options.block_size), str(options.shuffle_window)]
+        if num_blocks is not None:
+            tokens = num_blocks * (options.block_size - 1)
+            self.counts["train"] = SideCounts(None, num_blocks, tokens, dropped_tokens=0, num_bytes=None)
+        return BlockStream(
+            source,
+            left_out,
+            self.encoder,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            block_size=options.block_size,
+            window_size=options.shuffle_window,
+            num_blocks=num_blocks,
+            tokens_per_chunk=options.tokens_per_chunk,
+            fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        )
+
+
+def _evaluation_split(opened: Opened, taken: str | None) -> str | None:
+    return next((split for split in ("validation", "test") if split in opened.splits and split != taken), None)

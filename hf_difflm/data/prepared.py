@@ -1,0 +1,70 @@
+"""What a run reads, once it is ready to be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .sentences import plural
+
+
+@dataclass(frozen=True)
+class SideCounts:
+    """How much text one side has; tokens are scored tokens (every block also has its BOS).
+
+    Attributes:
+        documents: non-empty documents; None where the text is a stream, which nobody has read to its end.
+        blocks: blocks used, ``tokens`` in them, which stand for ``num_bytes`` bytes of UTF-8 (None: not counted).
+        dropped_tokens: tokens at the end that did not fill a block.
+    """
+
+    documents: int | None
+    blocks: int
+    tokens: int
+    dropped_tokens: int
+    num_bytes: int | None
+
+    def sentence(self, block_size: int) -> str:
+        """Return the counts in words."""
+        words = [
+            "" if self.documents is None else plural(self.documents, "document"),
+            f"{plural(self.blocks, 'block')} of {block_size:,} tokens",
+            f"{self.tokens:,} scored tokens",
+            "" if self.num_bytes is None else f"{self.num_bytes:,} bytes",
+        ]
+        dropped = f" ({plural(self.dropped_tokens, 'token')} dropped at the end)" if self.dropped_tokens else ""
+        return ", ".join(word for word in words if word) + dropped
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What a run reads.
+
+    Attributes:
+        train: blocks with ``input_ids`` (block_size,), and ``num_bytes`` where they are held: a `datasets.Dataset`, a
+            `BlockStream` or `BlockFile`; None if training data was not asked for.
+        eval: blocks with both and ``document_ids`` (block_size,), -1 at BOS, and ``index``, the row's number.
+        source_nll: nats per scored token of the very evaluation blocks under the source that made them, which no
+            model can beat but by chance; None where the source is not known.
+        fingerprint: SHA-256 of the documents of both sides, the tokenizer and the block size.
+        counts: by side, ``train`` and ``eval``; no ``train`` where that is a stream without an end.
+        block_size: tokens in a block, BOS included.
+        notes: sentences on what was decided on the way.
+    """
+
+    train: Any
+    eval: Any
+    source_nll: float | None
+    fingerprint: str
+    counts: dict[str, SideCounts]
+    block_size: int
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return a line for each side and each note, for the terminal."""
+        lines = [f"{side}: {count.sentence(self.block_size)}" for side, count in self.counts.items()]
+        if self.source_nll is not None:
+            lines.append(f"the source itself has {self.source_nll:.4f} nats per token on the evaluation blocks")
+        if getattr(self.train, "is_stream", False):
+            lines.append(f"train: a stream, shuffled within windows of {plural(self.train.window_size, 'block')}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

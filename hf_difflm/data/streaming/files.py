@@ -1,0 +1,122 @@
+"""Streams of local files: .jsonl by lines, .txt by lines of about 64 KiB together, .parquet by rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_difflm.errors import UserError
+
+from ..columns import missing_column
+from ..local_files import decode_text, parse_json, text_of_record
+from ..sentences import first_line
+from .sources import Piece, Position
+
+STREAMED = (".jsonl", ".txt", ".parquet")
+_PIECE = 1 << 16
+_ENDS = 1 << 16  # bytes read at either end of a file to tell whether it is still the same
+
+
+@dataclass(frozen=True)
+class Files:
+    """The text of files, one after the other; a position is the number of the file and the byte or row in it."""
+
+    name: str
+    paths: tuple[Path, ...]
+    text_column: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A SHA-256 over names, sizes, beginnings and ends of the files, and the column."""
+        digest = hashlib.sha256(self.text_column.encode())
+        for path in self.paths:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                ends = file.read(_ENDS)
+                file.seek(max(size - _ENDS, 0))
+                ends += file.read(_ENDS)
+            digest.update(f"\n{path.name} {size} ".encode() + hashlib.sha256(ends).digest())
+        return digest.hexdigest()
+
+    def pieces(self, position: Position | None = None) -> Iterator[Piece]:
+        """See :class:`Source`."""
+        first, offset = (0, 0) if position is None else (position["file"], position["offset"])
+        for number in range(first, len(self.paths)):
+            path = self.paths[number]
+            try:
+                for start, text, starts in self._read(path, offset):
+                    if text:
+                        yield Piece({"file": number, "offset": start}, text, starts)
+            except OSError as error:
+                raise UserError(f"cannot read {path} ({error.strerror or first_line(error)}): check it") from error
+            offset = 0
+
+    def _read(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
+        suffix = path.suffix.lower()
+        if suffix == ".parquet":
+            return self._rows(path, offset)
+        return self._lines(path, offset) if suffix == ".jsonl" else _parts(path, offset)
+
+    def _lines(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                where = f"the line at byte {offset:,} of {path}"
+                text = decode_text(line.rstrip(b"\r\n"), where)
+                if text.strip():
+                    yield offset, text_of_record(parse_json(text, where), self.text_column, where), True
+                offset += len(line)
+
+    def _rows(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                names = file.schema_arrow.names
+                if self.text_column not in names:
+                    raise missing_column(self.text_column, names, str(path))
+                kind = file.schema_arrow.field(self.text_column).type
+                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+                    raise UserError(f"column {self.text_column!r} of {path} holds {kind}, not text: set text_column")
+                row = 0
+                for group in range(file.num_row_groups):
+                    size = file.metadata.row_group(group).num_rows
+                    if row + size > offset:
+                        at = row
+                        for batch in file.iter_batches(64, row_groups=[group], columns=[self.text_column]):
+                            begin = max(offset - at, 0)
+                            for place, text in enumerate(batch.column(0)[begin:].to_pylist(), start=at + begin):
+                                yield place, text or "", True
+                            at += len(batch)
+                    row += size
+        except pa.ArrowException as error:
+            raise UserError(f"cannot read {path} as .parquet: {first_line(error)}; repair or remove it") from error
+
+
+def _parts(path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
+    """Cut a text file after lines; a longer line is cut between two characters."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        while content := file.read(_PIECE):
+            content += file.readline(_PIECE)
+            if not content.endswith(b"\n"):
+                content = _whole_characters(content)
+                file.seek(offset + len(content))
+            where = f"{path} from byte {offset:,} on"
+            # A byte-order mark is a signature at the beginning alone, and a character elsewhere.
+            yield offset, decode_text(content, where, signature=offset == 0), offset == 0
+            offset += len(content)
+
+
+def _whole_characters(content: bytes) -> bytes:
+    """Leave out a character of UTF-8 that the end of ``content`` cuts in two."""
+    for back in range(1, min(4, len(content)) + 1):
+        byte = content[-back]
+        if byte & 0xC0 != 0x80:  # the first byte of a character, which tells its length
+            length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+            return content[:-back] or content if length > back else content
+    return content

@@ -1,0 +1,76 @@
+"""Find the text of a stream by name: training and evaluation source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_difflm.errors import UserError, did_you_mean
+
+from ..articles import is_wikitext
+from ..local_files import find_files, is_saved, split_files
+from .files import STREAMED, Files
+from .hub import HubSource, open_builder, splits_of
+from .sources import Articles, Source
+
+_EMBEDDED = ("python-docs", "markov")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A data set that is read as a stream.
+
+    Attributes:
+        name: as the user gave it.
+        splits: names of its splits.
+    """
+
+    name: str
+    splits: list[str]
+    _files: Mapping[str, list[Path]] | None
+    _builder: object
+    _text_column: str
+
+    def source(self, split: str) -> Source:
+        """Return the text of a split.
+
+        Raises:
+            UserError: there is no such split, or nothing in it can be read.
+        """
+        if split not in self.splits:
+            hint = did_you_mean(split, self.splits)
+            if "[" in split:
+                hint = ": a stream has no slices, so name a whole split, or leave out streaming"
+            raise UserError(
+                f"data set {self.name!r} has no split {split!r}, its splits are {', '.join(self.splits)}{hint}"
+            )
+        if self._files is not None:
+            return Files(self.name, tuple(self._files[split]), self._text_column)
+        if is_wikitext(self.name):
+            return Articles(HubSource(self.name, self._builder, split, self._text_column, empty_too=True))
+        return HubSource(self.name, self._builder, split, self._text_column)
+
+
+def open_stream(name: str, config: str | None, text_column: str) -> Opened:
+    """Find the data set ``name`` without reading it: a path that exists, else one on the Hub.
+
+    Raises:
+        UserError: it cannot be found, or cannot be read as a stream.
+    """
+    if name in _EMBEDDED:
+        raise UserError(f"data set {name} fits into memory and is no stream: leave out streaming")
+    path = Path(name).expanduser()
+    if path.exists() and config is None:
+        if path.is_dir() and is_saved(path):
+            raise UserError(f"{path} is a save_to_disk folder, which is mapped and not read: leave out streaming")
+        files = split_files(find_files(path))
+        for file in [file for part in files.values() for file in part]:
+            if file.suffix.lower() not in STREAMED:
+                raise UserError(
+                    f"{file} cannot be read as a stream: convert it to {', '.join(STREAMED[:-1])} or {STREAMED[-1]}, "
+                    "or leave out streaming"
+                )
+        return Opened(name, list(files), files, None, text_column)
+    builder = open_builder(name, config)
+    return Opened(name, splits_of(builder), None, builder, text_column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import uuid
@@ -16,6 +17,7 @@ from .. import __version__
 from ..runs.redaction import redact, redact_command
 from ..runs.schema import RunRecord
 from ..runs.strict_json import plain
+from .engines import engine_of, sharding_of
 from .wandb_resume import HEADER_KEY, active_wandb_run
 
 
@@ -59,7 +61,8 @@ def _model(model: torch.nn.Module | None) -> dict[str, Any]:
     config = getattr(model, "config", None)
     return {
         "type": getattr(config, "model_type", None) or type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        # ZeRO-3 leaves an empty tensor where a weight was.
+        "parameters": sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()),
     }
 
 
@@ -70,8 +73,9 @@ def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[st
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "dtype": compute_dtype(args, model),
-        "compile": bool(args.torch_compile),
-        "engine": _engine(args),
+        "compile": _compiles(args),
+        "engine": engine_of(args),
+        "sharding": sharding_of(args),
         "versions": {
             "hf_difflm": __version__,
             "torch": torch.__version__,
@@ -84,22 +88,17 @@ def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[st
 
 def compute_dtype(args: TrainingArguments, model: torch.nn.Module | None) -> str | None:
     """Return what the model computes in: the type of autocast, else that of its weights; ``bfloat16`` and so on."""
-    if args.bf16 or args.fp16:
-        return "bfloat16" if args.bf16 else "float16"
+    # The launcher's configuration may ask for a precision, too.
+    mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else getattr(args, "mixed_precision", "no")
+    if mixed in ("bf16", "fp16"):
+        return "bfloat16" if mixed == "bf16" else "float16"
     first = None if model is None else next(model.parameters(), None)
     return None if first is None else str(first.dtype).removeprefix("torch.")
 
 
-def _engine(args: TrainingArguments) -> str:
-    """What spreads the training over processes: the field's names ``single``, ``ddp``, ``fsdp``, ``deepspeed``."""
-    # FSDP and DeepSpeed chosen by `accelerate launch` are in the accelerate state, not in the arguments.
-    state = args.distributed_state
-    kind = str(getattr(getattr(state, "distributed_type", None), "value", "")).lower()
-    if args.deepspeed or kind == "deepspeed":
-        return "deepspeed"
-    if args.fsdp or kind == "fsdp":
-        return "fsdp"
-    return "ddp" if args.world_size > 1 else "single"
+def _compiles(args: TrainingArguments) -> bool:
+    """Whether the model is compiled, by a flag of the Trainer's or by the launcher's configuration."""
+    return bool(args.torch_compile) or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
 
 
 def _version(package: str) -> str | None:

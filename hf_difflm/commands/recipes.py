@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from ..errors import UserError
 from ..recipes import overlay, recipe_layers, recipe_names
+from ..training.launch_configs import launch_configs
 from ..training.options import OBJECTIVES
 from ..training.settings import load_settings
 
@@ -16,14 +19,42 @@ def recipes(
     recipe: Annotated[
         str | None, typer.Argument(metavar="[NAME|FILE]", help="print this recipe with all it inherits, as YAML")
     ] = None,
+    accelerate: Annotated[
+        bool, typer.Option("--accelerate", help="list the configurations for `accelerate launch` and when to use each")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, alone on stdout")] = False,
 ) -> None:
     """List the recipes, or print one with all that it inherits."""
-    if recipe is None:
+    if accelerate:
+        if recipe is not None:
+            raise UserError(
+                f"--accelerate lists configurations and takes no recipe, got {recipe!r}; leave one of them out"
+            )
+        _list_launch_configs(as_json)
+    elif recipe is not None:
+        content = _resolved(recipe)
+        print(
+            json.dumps(content, indent=2)
+            if as_json
+            else yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
+        )
+    elif as_json:
+        print(json.dumps([{"name": name, "description": _description(name)} for name in recipe_names()], indent=2))
+    else:
         width = max(len(name) for name in recipe_names())
         for name in recipe_names():
             print(f"{name:<{width}}  {_description(name)}".rstrip())
-    else:
-        print(_resolved(recipe), end="")
+
+
+def _list_launch_configs(as_json: bool) -> None:
+    configs = launch_configs()
+    if as_json:
+        entries = [{"name": config.name, "path": str(config.path), "use": config.use} for config in configs]
+        print(json.dumps(entries, indent=2))
+        return
+    width = max(len(config.name) for config in configs)
+    for config in configs:
+        print(f"{config.name:<{width}}  {config.use}\n{'':<{width}}  {config.path}")
 
 
 def _description(recipe: str) -> str:
@@ -32,8 +63,8 @@ def _description(recipe: str) -> str:
     return " ".join(descriptions[-1].split()) if descriptions else ""
 
 
-def _resolved(recipe: str) -> str:
-    """Return the recipe as one YAML without a base: shared keys, then those of each objective."""
+def _resolved(recipe: str) -> dict[str, Any]:
+    """Return the recipe as one mapping without a base: shared keys, then those of each objective."""
     for objective in OBJECTIVES:
         load_settings(recipe, {"objective": objective})  # says what is wrong with it, as training would
     by_objective = {
@@ -47,4 +78,4 @@ def _resolved(recipe: str) -> str:
     for objective, values in by_objective.items():
         own = {name: value for name, value in values.items() if name not in shared}
         content |= {objective: own} if own else {}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return content

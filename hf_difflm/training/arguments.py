@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from dataclasses import dataclass
 
-import torch
 from transformers import TrainingArguments
 
 from ..errors import UserError
 from .options import DiffusionOptions
-
-logger = logging.getLogger(__name__)
+from .processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 
 
 @dataclass
@@ -23,17 +19,14 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
     explicit ``gradient_accumulation_steps`` above 1 wins over it.
 
     Raises:
-        UserError: several CPU processes without ``use_cpu``; a global batch size that cannot be cut evenly.
+        UserError: a launch that would do something else (:func:`check_launch`); a global batch size that cannot be cut.
     """
 
     def __post_init__(self) -> None:
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        if world_size > 1 and not self.use_cpu and not torch.accelerator.is_available():
-            raise UserError(
-                f"{world_size} processes were started on a machine without an accelerator, and without --use-cpu they would "
-                "train without each other; add --use-cpu"
-            )
+        check_launch(use_cpu=self.use_cpu, bf16=self.bf16, fp16=self.fp16, fsdp=self.fsdp, deepspeed=self.deepspeed)
+        check_sharding(asked_engine(self.fsdp, self.deepspeed), ema=self.ema_decay is not None)
         super().__post_init__()
+        build_models_whole()
         # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the
         # result depend on the number of processes.
         self.dataloader_drop_last = True
@@ -43,11 +36,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
             self.metric_for_best_model = "eval_nll"
             self.greater_is_better = False
         if self.n_gpu > 1:
-            logger.warning(
-                "using 1 of %d GPUs; to use them all: accelerate launch --multi_gpu --num_processes %d cli.py ...",
-                self.n_gpu,
-                self.n_gpu,
-            )
+            use_one_gpu(self.n_gpu)
             self._n_gpu = 1
         self._derive_accumulation()
 

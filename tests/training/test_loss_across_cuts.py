@@ -36,7 +36,8 @@ def train(make_diffusion_trainer, micro_batch: int, accumulation: int, **setting
         **settings,
     )
     trainer.train()
-    return seen.rows, {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    return seen.rows, weights, trainer.evaluate() if trainer.eval_dataset is not None else {}
 
 
 @pytest.mark.parametrize("kind", ["equal", "ragged", "prompts"])
@@ -54,10 +55,16 @@ def test_loss_gradient_norm_and_weights_do_not_depend_on_accumulation(
     results = []
     for cut in CUTS:
         model = tiny_denoiser(noise_schedule="cosine") if "time" in rest else None
-        results.append(train(make_diffusion_trainer, *cut, model=model, train=rows, **settings))
-    (expected_rows, expected_weights), *others = results
+        evaluated = {"evaluation": train_rows(7, ragged=True, seed=1), "per_device_eval_batch_size": cut[0]}
+        results.append(train(make_diffusion_trainer, *cut, model=model, train=rows, **evaluated, **settings))
+    (expected_rows, expected_weights, expected_evaluation), *others = results
     assert len(expected_rows) == 3
-    for (steps, weights), cut in zip(others, CUTS[1:], strict=True):
+    assert expected_evaluation["eval_nll_data_stderr"] > 0
+    for (steps, weights, evaluation), cut in zip(others, CUTS[1:], strict=True):
+        for name, value in expected_evaluation.items():
+            if name not in ("eval_runtime", "eval_samples_per_second"):
+                close = value if isinstance(value, str) else pytest.approx(value, rel=1e-5, abs=1e-6)
+                assert evaluation[name] == close, (cut, name)
         for step, expected in zip(steps, expected_rows, strict=True):
             for name in ("loss", "grad_norm"):
                 assert step[name] == pytest.approx(expected[name], rel=1e-5), (cut, name)
@@ -78,7 +85,7 @@ def test_the_loss_of_a_step_is_what_the_objective_says_of_the_whole_batch(
     from hf_difflm.training.data_order import EpochSampler
 
     rows = train_rows(16, ragged=True)
-    steps, _ = train(make_diffusion_trainer, 2, 8, train=rows, seed=7)
+    steps, *_ = train(make_diffusion_trainer, 2, 8, train=rows, seed=7)
     ordered = [rows[i] for i in EpochSampler(16, 16, 7)]
     batch = Collator(tokenizer)(ordered)
     model = tiny_denoiser()
@@ -91,7 +98,7 @@ def test_the_loss_of_a_step_is_what_the_objective_says_of_the_whole_batch(
 
 
 def test_logged_gradient_norm_is_that_before_clipping(make_diffusion_trainer):
-    tight, _ = train(make_diffusion_trainer, 8, 1)
+    tight, *_ = train(make_diffusion_trainer, 8, 1)
     assert all(row["grad_norm"] > 1.0 for row in tight[:1])
 
 

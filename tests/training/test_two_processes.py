@@ -21,7 +21,8 @@ from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
 ROOT = Path(__file__).parents[2]
-RUNS = {"mdlm": ("mdlm", 1), "mdlm-accumulated": ("mdlm", 2), "ar": ("ar", 1)}
+# Objective and accumulation: 2 processes x 4 sequences, and 2 x 2 accumulated twice.
+RUNS = {"mdlm": ("mdlm", 1), "mdlm-accumulated": ("mdlm", 2), "ar": ("ar", 1), "ar-accumulated": ("ar", 2)}
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second
 
 
@@ -122,21 +123,23 @@ def by_two(tmp_path_factory) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_and_evaluate_as_one(by_two, name, tmp_path):
-    trainer, rows = make_trainer(tmp_path, *RUNS[name], ranks=1)
+    """Against one process that takes the optimiser batch in one piece."""
+    trainer, rows = make_trainer(tmp_path, RUNS[name][0], 1, ranks=1)
     trainer.train()
     one, two = outcome(trainer, rows), by_two[name]["whole"]
     assert [row["iter"] for row in two["rows"]] == list(range(1, STEPS + 1))
     assert two["tokens"] == one["tokens"]
     for ours, theirs in zip(two["rows"], one["rows"], strict=True):
         for key in theirs.keys() - {"time_ms", "tokens_per_sec"}:
-            expected = theirs[key] and pytest.approx(theirs[key], rel=2e-5)  # the accuracy of most steps is None
+            expected = theirs[key] and pytest.approx(theirs[key], rel=1e-5)  # the accuracy of most steps is None
             assert ours[key] == expected, (ours["iter"], key)
     for key, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][key], weight, rtol=1e-5, atol=1e-5, msg=key)
     assert [entry["step"] for entry in two["evaluations"]] == [4, 8]
     for ours, theirs in zip(two["evaluations"], one["evaluations"], strict=True):
         for key in theirs.keys() - {"eval_runtime", "eval_samples_per_second"}:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key
+            close = 1e-4 if "stderr" in key else 1e-5  # an error of a mean is a difference of nearly equal numbers
+            assert ours[key] == pytest.approx(theirs[key], rel=close, abs=1e-6), key
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -46,3 +47,100 @@ def test_the_sanity_check_goes_on_after_what_fails_and_exits_with_2(hf, tiny):
     assert len(crosses) == 4
     assert all("mend that first" in line for line in crosses[1:])
     assert result.err == "error: the sanity check failed; see the lines marked ✗ above\n"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def test_with_a_recipe_it_estimates_memory_of_each_device_and_trains_nothing(hf, no_gpu):
+    result = hf("doctor", "--recipe", "openwebtext", "--devices", "8", "--num-hidden-layers", "2")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[1] == "8 devices (ddp): micro-batch 16, accumulation 4, global_batch_size 512"
+    sizes = {line[:48].split("  ")[0]: line.split()[-2:] for line in lines[3:13] if line.endswith(("GB", "MB"))}
+    assert sizes["weights"] == sizes["moving average of the weights"] == sizes["buffers of ddp"]
+    assert float(sizes["needed on each device"][0]) == float(sizes["a training step"][0])
+    assert "no GPU here to compare with: give --device-memory, e.g. 80GB" in lines
+    assert os.listdir() == []
+
+
+def test_the_estimate_as_json_adds_up_and_is_alone_on_stdout(hf):
+    flags = ["--device-memory", "24GiB", "--json", "--num-hidden-layers", "2"]
+    result = hf("doctor", "--recipe", "openwebtext", "--devices", "4", *flags)
+    assert result.code == 0, result.err
+    estimate = json.loads(result.out)
+    parts = ("weights", "gradients", "optimizer", "average", "activations", "logits", "buffers")
+    assert estimate["training"] == sum(estimate[part] for part in parts)
+    assert estimate["total"] == max(estimate["training"], estimate["evaluation"])
+    assert estimate["device_memory"] == 24 * 2**30
+    assert estimate["fits"] == (estimate["total"] <= 0.9 * 24 * 2**30)
+    cut = estimate["largest_micro_batch"] * estimate["largest_accumulation"] * 4
+    assert cut == estimate["global_batch_size"] == 512
+
+
+def test_engine_and_devices_come_from_a_configuration_of_accelerate(hf, tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "distributed_type: FSDP\nnum_processes: 4\nmixed_precision: bf16\nfsdp_config: {fsdp_version: 2}\n"
+    )
+    small = ["--recipe", "demo", "--num-hidden-layers", "1", "--json"]
+    own = json.loads(hf("doctor", *small, "--accelerate-config", "own.yaml").out)
+    assert (own["engine"], own["devices"], own["half"], own["accumulation"]) == ("fsdp2", 4, True, 1)
+    shipped = json.loads(hf("doctor", *small, "--accelerate-config", "ddp", "--devices", "2").out)
+    assert (shipped["engine"], shipped["devices"], shipped["half"]) == ("ddp", 2, False)
+
+
+def test_flags_that_only_training_arguments_know_count_too(hf):
+    small = ["--recipe", "demo", "--json"]
+    kept = json.loads(hf("doctor", *small).out)
+    recomputed = json.loads(hf("doctor", *small, "--gradient-checkpointing", "--optim", "sgd").out)
+    assert recomputed["checkpointing"]
+    assert recomputed["activations"] < kept["activations"]
+    assert recomputed["optimizer"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--devices", "3"], "these flags need --recipe"),
+        (["--block-size", "64"], "these flags need --recipe"),
+        (["--recipe", "nowhere"], "recipe 'nowhere' is unknown"),
+        (["--recipe", "demo", "--devices", "0"], "invalid value for '--devices'"),
+        (["--recipe", "demo", "--devices", "5"], "global_batch_size 32 cannot be divided among 5 processes"),
+        (["--recipe", "demo", "--device-memory", "eight"], "device_memory must be a size such as 80GB"),
+        (["--recipe", "demo", "--device-memory", "0"], "device_memory must be a size such as 80GB"),
+        (
+            ["--recipe", "demo", "--engine", "zero4"],
+            "engine must be one of ddp, fsdp2, zero1, zero2, zero3, got 'zero4'",
+        ),
+        (
+            ["--recipe", "demo", "--accelerate-config", "dpp"],
+            "there is no accelerate configuration 'dpp'; did you mean",
+        ),
+        (["--recipe", "demo", "--accelerate-config", "ddp", "--engine", "ddp"], "exclude each other"),
+        (["--recipe", "demo", "--backbone", "lama"], "did you mean 'llama'"),
+    ],
+)
+def test_bad_input_of_an_estimate_is_one_sentence_and_exit_code_2(hf, flags, sentence):
+    result = hf("doctor", *flags)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert sentence in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [", "is no YAML file"),
+        ("a: 1", "has no distributed_type"),
+        ("distributed_type: FSDP\nfsdp_config: {}", "asks for fsdp1, which cannot be estimated"),
+        ("distributed_type: MULTI_GPU\nnum_processes: two", "must be a positive integer, got 'two'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_named(hf, tmp_path, text, sentence):
+    (tmp_path / "bad.yaml").write_text(text)
+    result = hf("doctor", "--recipe", "demo", "--accelerate-config", "bad.yaml")
+    assert result.code == 2
+    assert sentence in result.err

@@ -1,0 +1,56 @@
+"""How many positions of a micro-batch can be masked at once: what the LM head must have memory for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..models.masked_diffusion.noise_schedule import NoiseSchedule
+from ..objectives import MaskedDiffusionObjective, NoiseKey
+from ..objectives.noise import van_der_corput_ranks
+
+_DRAWS, _DEVIATIONS = 64, 4.0
+_LONGEST_CYCLE = 4096
+
+
+def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: int) -> int:
+    """Return how many positions of a micro-batch have a loss at most.
+
+    Args:
+        training: objective, loss form, sampling and schedule by name.
+        rows, length: of the micro-batch, in sequences and tokens; the first token of each is context.
+        batch: sequences of the optimiser batch it is a part of.
+
+    Exact counts drawn stratified have a bound, which is returned; of all other noise the mean over draws and four
+    standard deviations.
+    """
+    scored = length - 1
+    if training["objective"] == "ar":
+        return rows * scored
+    if training["loss_form"] == "any_order" and training["noise_sampling"] == "stratified":
+        return min(rows + int(scored * _largest_share(rows, batch)), rows * scored)
+    schedule = NoiseSchedule(
+        training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
+    )
+    objective = MaskedDiffusionObjective(0, training["loss_form"], training["noise_sampling"], schedule)
+    scored_BL = np.ones((rows, scored), dtype=bool)
+    size = max(batch, rows)
+    counts = [
+        objective.corrupt(scored_BL, NoiseKey(0, step, np.arange(rows), size)).masked_BL.sum() for step in range(_DRAWS)
+    ]
+    return min(int(np.mean(counts) + _DEVIATIONS * np.std(counts)), rows * scored)
+
+
+def _largest_share(rows: int, batch: int) -> float:
+    """The largest sum of the stratified uniforms of a micro-batch, over its place in the batch and the common offset.
+
+    Each uniform is (U + v) mod 1. As U grows the sum grows, until the largest v wraps round: just before each of these
+    moments it may be the largest.
+    """
+    size = min(max(batch, rows), max(_LONGEST_CYCLE // rows, 1) * rows)
+    size -= size % rows
+    v_WR = np.sort((van_der_corput_ranks(size) / size).reshape(-1, rows), axis=-1)
+    wrapped_R = rows - 1 - np.arange(rows)  # those above, which have wrapped round before
+    return float((v_WR.sum(-1, keepdims=True) + rows * (1 - v_WR) - wrapped_R).max())

@@ -1,0 +1,107 @@
+"""``benchmarks/gpu_train.py`` at toy size on the CPU: its rows belong together; memory that runs out lowers the batch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_difflm.runs.flops import Architecture
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu_train.py"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("gpu_train")
+
+
+def settings(**more: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"toy": True, "steps": 2, "warmup": 1, "length": 32, **more})
+
+
+@pytest.mark.slow
+def test_it_runs_on_a_cpu_and_its_rates_belong_together(tmp_path):
+    done = run("--device", "cpu", "--toy", "--no-compile", "--output", tmp_path / "result.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [(row["objective"], row["compile"]) for row in result["rows"]] == [("mdlm", False), ("ar", False)]
+    assert result["torch"] == torch.__version__
+    for row in result["rows"]:
+        tokens = row["micro_batch"] * row["length"]
+        assert row["tokens_per_sec"] == pytest.approx(1e3 * tokens / row["ms_per_step"], rel=1e-3)
+        assert row["scored_tokens_per_sec"] == pytest.approx(row["tokens_per_sec"] * 31 / 32, rel=1e-3)
+        share = 100 * row["model_flops_per_sec"] / result["product_flops_per_sec"]
+        assert row["percent_of_product"] == pytest.approx(share)
+        assert row["mfu_percent"] is None  # of a CPU no peak is known
+
+
+def test_without_a_gpu_it_says_so_and_what_to_do():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run()
+    assert done.returncode == 2
+    assert "there is no GPU here; --device cpu --toy" in done.stderr
+
+
+def test_the_flops_of_a_row_are_those_of_a_count_by_hand(benchmark):
+    done = benchmark.train_once((32, 2, 2, 4), "ar", False, settings(), torch.device("cpu"))
+    width, layers, inner, vocabulary, length, rows = 32, 2, 96, 512, 32, 4
+    products = layers * (4 * width * width + 3 * width * inner) * length
+    pairs = layers * 2 * width * length * (length + 1) // 2
+    head = width * vocabulary * (length - 1)
+    assert done["flops"] == 3 * 2 * (products + pairs + head) * rows * 2  # of two steps
+    assert done["tokens"] == 2 * rows * (length - 1)
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_is_told(benchmark, monkeypatch):
+    train_once = benchmark.train_once
+
+    def small_card(size: tuple[int, ...], *more: Any) -> dict[str, Any]:
+        if size[-1] > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return train_once(size, *more)
+
+    monkeypatch.setattr(benchmark, "train_once", small_card)
+    card = {"peak_flops": 1e12, "product_flops_per_sec": 1e11}
+    row = benchmark.measure("toy", (32, 2, 2, 8), "mdlm", False, settings(), torch.device("cpu"), card)
+    assert (row["micro_batch"], row["too_large"]) == (2, [8, 4])
+    assert row["mfu_percent"] == pytest.approx(row["model_flops_per_sec"] / 1e10)
+
+
+def test_a_row_that_fails_is_told_and_does_not_end_the_others(benchmark, monkeypatch):
+    def broken(*arguments: Any) -> dict[str, Any]:
+        raise RuntimeError("the compiler gave up\nlong story")
+
+    monkeypatch.setattr(benchmark, "train_once", broken)
+    row = benchmark.measure("toy", (32, 2, 2, 8), "mdlm", True, settings(), torch.device("cpu"), {})
+    assert row["error"] == "RuntimeError: the compiler gave up"
+
+
+@pytest.mark.parametrize(("name", "millions"), [("124M", 124), ("350M", 350)])
+def test_the_sizes_are_called_what_they_are(benchmark, name, millions):
+    from hf_difflm.models.options import ModelOptions
+    from hf_difflm.training.memory import _Vocabulary
+    from hf_difflm.training.simulated_step import SimulatedNetwork
+
+    width, layers, heads, _ = benchmark.SIZES[name]
+    options = ModelOptions(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads)
+    network = SimulatedNetwork(lambda: benchmark.build_denoiser(options, _Vocabulary(benchmark.VOCABULARY), 1024))
+    assert network.num_parameters == pytest.approx(1e6 * millions, rel=0.02)
+    assert Architecture.from_config(network.model.config.to_dict()) is not None

@@ -36,7 +36,8 @@ test: $(BIN)/.installed-test  ## the fast tests (under 8 minutes on two cores)
 test-all: $(BIN)/.installed-test  ## every test CI runs
 	@$(PYTEST)
 
-torture: $(BIN)/.installed-test  ## kill a real training 20 times and resume it; the run log must not notice (minutes)
+torture: $(BIN)/.installed-test  ## kill real trainings 100 times and resume them; every bit must be the same (minutes)
+	@$(BIN)/python tests/torture_resume.py --kills 100
 	@$(BIN)/python tests/torture_run_log.py --kills 20
 
 lint: $(BIN)/.installed-test  ## ruff: style and formatting
@@ -51,6 +52,8 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/trainer_overhead.py
 	@$(BIN)/python benchmarks/run_log.py
 	@$(BIN)/python benchmarks/callbacks.py
+	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/sampling.py
 
 results: $(BIN)/.installed  ## train on tinyshakespeare (TEXT=file) and write docs/results.md from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare

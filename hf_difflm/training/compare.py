@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
-from .options import OBJECTIVES
 from .run_folder import default_name
 from .settings import Settings
 from .several_runs import finish_runs
+
+TWINS = ("mdlm", "ar")
+"""The objectives that are compared; variants of one objective are a matter for ``ablate``."""
 
 
 def compare_objectives(
@@ -37,7 +39,7 @@ def compare_objectives(
     """
     runs = {
         objective if seed is None else f"{objective}-seed{seed}": load(objective, seed)
-        for objective in OBJECTIVES
+        for objective in TWINS
         for seed in (seeds or (None,))
     }
     folder = output_dir or Path("runs") / default_name(first := next(iter(runs.values()))).removesuffix(
@@ -59,7 +61,7 @@ def _show(folder: Path, named: dict[str, Run]) -> None:
     """The table, the texts, and where everything is."""
     runs = list(named.values())
     sys.stdout.write(f"\n{compare_runs(runs).to_text()}\n")
-    for run in [next(run for run in runs if run.objective == objective) for objective in OBJECTIVES]:
+    for run in [next(run for run in runs if run.objective == objective) for objective in TWINS]:
         for sample in run.samples[-2:]:
             prompt = f"prompt {sample.prompt!r}" if sample.prompt else "no prompt"
             print(f"\n--- {run.objective}, step {sample.iter}, {prompt}\n{_shown(sample.prompt + sample.text)}")

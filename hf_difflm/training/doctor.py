@@ -146,7 +146,11 @@ def _model(subject: _Subject) -> str:
         arguments = training_arguments(subject.settings, Path(folder))
     set_seed(arguments.seed)
     subject.model = build_model(subject.settings, subject.tokenizer).to(arguments.device)
-    subject.objective = objective_for(arguments, subject.model)
+    bos_token_id = subject.tokenizer.bos_token_id
+    subject.objective = objective_for(arguments, subject.model, subject.data.train, bos_token_id)
+    if subject.objective.networks is not None:
+        subject.objective.networks.to(subject.model.device)
+    subject.objective.begin(max(arguments.max_steps, 1))
     return f"{arguments.objective}, {subject.model.num_parameters():,} parameters on {subject.model.device}"
 
 
@@ -160,6 +164,9 @@ def _step(subject: _Subject) -> str:
     output = subject.objective(subject.model, batch, key, scored, subject.model.device)
     output.loss.backward()
     norms = [p.grad.norm() for p in subject.model.parameters() if p.grad is not None]
+    networks = subject.objective.networks
+    if networks is not None and not any(bool(p.grad.any()) for p in networks.parameters() if p.grad is not None):
+        raise CheckFailed("no gradient reaches the importance estimator; set importance_loss_weight above 0")
     loss, norm = float(output.loss.detach()), float(torch.stack(norms).norm())
     if not (np.isfinite(loss) and np.isfinite(norm)):
         raise CheckFailed(f"loss {loss}, gradient norm {norm}; check dtype and initialisation")

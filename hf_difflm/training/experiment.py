@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import PrinterCallback, ProgressCallback, TrainerState, set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..callbacks import RunLogCallback
 from ..callbacks.wandb_names import open_wandb_run
 from ..data import PreparedData, load_tokenizer, prepare_data
 from ..data.corpora import refuse_missing
+from ..data.prepared_folder import is_prepared
 from ..errors import UserError
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..runs import load_run
-from ..runs.checkpoints import newest_good
-from ..runs.schema import COMPLETED, SampleRecord
+from ..runs.schema import COMPLETED
 from .argument_checks import check_values
 from .arguments import DiffusionTrainingArguments
 from .complaints import complaints_about
+from .data_order import NO_END
+from .identity import as_lines
 from .monitoring import add_monitoring
+from .objective_choice import adaptive_settings, minimised
 from .progress import ConsoleCallback
+from .run_ends import close_log, ending, is_last, newest_checkpoint, write_samples
 from .run_folder import (
     check_folder,
     default_name,
     delete_run,
     flat_config,
     fresh_folder,
+    harmless_changes,
     keeps_log,
     log_folder,
     make_folder,
@@ -43,7 +46,6 @@ from .run_folder import (
 from .settings import Settings
 from .trainer import DiffusionTrainer
 
-logger = logging.getLogger(__name__)
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C stopped
 
 
@@ -76,6 +78,8 @@ def train_run(
     """
     if resume and output_dir is None:
         raise UserError("--resume needs --output-dir, the folder of the run to go on with")
+    if not resume:
+        _refuse_unused_names(settings)
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
     if sanity_check:
@@ -96,11 +100,18 @@ def train_run(
         if is_main:
             print(f"the run in {folder} is complete: nothing is left to train")
         return FinishedRun(folder, False)
+    if resume and is_main:
+        changes = harmless_changes(folder, config)  # of those in the Trainer's arguments the Trainer tells
+        print(
+            "".join(f"{line}\n" for line in as_lines({n: c for n, c in changes.items() if n not in settings.training})),
+            end="",
+        )
     if settings.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
         raise UserError("attn_implementation flex_attention does not train on a CPU; use sdpa")
     for name in (settings.data.dataset, settings.data.eval_dataset):
         if name is not None:
             refuse_missing(name)
+    _refuse_no_end(settings)
     tokenizer = load_tokenizer(settings.data.tokenizer)
     if is_main:
         print(f"preparing {settings.data.dataset} (cached for the next run)", flush=True)
@@ -123,9 +134,9 @@ def train_run(
         if is_main:
             print(data.summary())
             print(f"{arguments.objective}: {model.num_parameters():,} parameters; run folder {folder}", flush=True)
-        checkpoint = _newest_checkpoint(folder) if resume else None
-        if checkpoint is not None and _is_last(checkpoint):
-            _close_log(trainer, run_log, checkpoint)
+        checkpoint = newest_checkpoint(folder) if resume else None
+        if checkpoint is not None and is_last(checkpoint):
+            close_log(trainer, run_log, checkpoint)
             return FinishedRun(folder, False)
         if resume and run_log is not None:
             run_log.resume_trackers(arguments)
@@ -141,14 +152,31 @@ def train_run(
         raise
     if is_main:
         if monitoring.samples is not None and monitoring.samples.last_samples and not interrupted:
-            _write_samples(monitoring.samples.last_samples, folder)
+            write_samples(monitoring.samples.last_samples, folder)
         if monitoring.alerts is not None and monitoring.alerts.failure is not None:
             raise UserError(f"{monitoring.alerts.failure}; go on with --resume --fail-on none")
         if interrupted:
             print(f"interrupted at step {trainer.state.global_step}, which is saved", file=sys.stderr)
         else:
-            print(_ending(trainer, folder))
+            print(ending(trainer, folder))
     return FinishedRun(folder, interrupted)
+
+
+def _refuse_unused_names(settings: Settings) -> None:
+    """Raise UserError where a name is given to a W&B run that there will not be."""
+    reports_to = settings.training["report_to"]
+    named = [name for name in ("wandb_project", "wandb_entity", "wandb_run_name") if name in settings.given]
+    for name in named:
+        if getattr(settings.monitoring, name) is not None and not {"wandb", "all"} & set(reports_to):
+            raise UserError(f"{name} has no effect without Weights & Biases: add --report-to wandb, or leave it out")
+
+
+def _refuse_no_end(settings: Settings) -> None:
+    """Raise UserError where neither the steps nor the text end; before the text is read."""
+    data = settings.data
+    endless = data.streaming and data.most_train_blocks() is None and not is_prepared(data.dataset)
+    if endless and settings.training["max_steps"] <= 0:
+        raise UserError(NO_END)
 
 
 def _open_wandb_run(settings: Settings, arguments: DiffusionTrainingArguments) -> None:
@@ -167,6 +195,8 @@ def _agree_on(folder: Path, arguments: DiffusionTrainingArguments) -> Path:
 def training_arguments(settings: Settings, folder: Path) -> DiffusionTrainingArguments:
     """The Trainer's arguments, with its complaints as one sentence; progress bars are for terminals."""
     check_values(settings.training)
+    if settings.training["objective"] == "atat":
+        adaptive_settings(settings.training)  # says what is wrong before any data are read
     quiet = {"disable_tqdm": not sys.stderr.isatty(), "log_level_replica": "error"}
     with complaints_about("these training arguments do not work here", "change or leave out the one it names"):
         return DiffusionTrainingArguments(output_dir=str(folder), **{**quiet, **settings.training})
@@ -246,6 +276,7 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
     return {
         "objective": trainer.objective.name,
         "bound": trainer.objective.bound,
+        "metadata": minimised(trainer.objective),
         "config": config,
         "data": {
             "fingerprint": data.fingerprint,
@@ -254,52 +285,3 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
             "notes": data.notes,
         },
     }
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to resume from; says which were passed over."""
-    checkpoint, warnings = newest_good(folder)
-    for warning in warnings:
-        logger.warning(warning)
-    if checkpoint is None:
-        logger.warning("no finished checkpoint to resume from: starting at step 0")
-    return checkpoint
-
-
-def _is_last(checkpoint: Path) -> bool:
-    """Whether nothing was left to train after it; the Trainer would go one step too far."""
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state.global_step >= state.max_steps
-
-
-def _close_log(trainer: DiffusionTrainer, run_log: RunLogCallback | None, checkpoint: Path) -> None:
-    """Write down that a run is complete that was stopped between its last checkpoint and its end."""
-    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    trainer.state.is_world_process_zero = trainer.is_world_process_zero()
-    if run_log is not None:
-        run_log.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
-        run_log.close()
-    if trainer.is_world_process_zero():
-        print(f"the run had done its last step already: nothing is left to train after {checkpoint}")
-
-
-def _write_samples(samples: Sequence[SampleRecord], folder: Path) -> None:
-    """The texts of the last step, as ``samples.txt``; what cannot be UTF-8 is replaced."""
-    texts = [
-        f"=== step {record.iter}, {record.extra['mode']}, prompt {record.prompt!r}\n{record.prompt}{record.text}\n"
-        for record in samples
-    ]
-    (folder / "samples.txt").write_text("\n".join(texts), encoding="utf-8", errors="replace")
-
-
-def _ending(trainer: DiffusionTrainer, folder: Path) -> str:
-    """What a run found, where it is, and what to type next."""
-    evaluations = [logs for logs in trainer.state.log_history if "eval_nll" in logs]
-    if evaluations:
-        best = min(evaluations, key=lambda logs: logs["eval_nll"])
-        kept = f"lowest eval_nll {best['eval_nll']:.4f} nats/token at step {best['step']}, kept in {folder / 'best'}"
-    elif (newest := newest_good(folder)[0]) is not None:
-        kept = f"never evaluated; the weights are in {newest}"
-    else:
-        return f"done: no weights were kept, since both save_strategy and eval_strategy are no; samples in {folder}"
-    return f"done: {kept}\nnext: hf-difflm generate {folder}\n      hf-difflm eval {folder}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from torch import nn
+
 from ..objectives import Batch, ObjectiveOutput
 from ..runs.flops import Architecture, training_flops
 
@@ -14,11 +16,13 @@ class BatchFlops:
 
     Args:
         model: the network; of families that :mod:`hf_difflm.runs.flops` does not know nothing is counted.
+        networks: what the objective trains beside it; each knows ``training_flops(lengths, predicted)``.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, networks: nn.ModuleDict | None = None) -> None:
         config: Any = getattr(model, "config", None)
         self._architecture = Architecture.from_config(config.to_dict()) if hasattr(config, "to_dict") else None
+        self._networks: list[Any] = [] if networks is None else list(networks.values())
 
     def __call__(self, batch: Batch, output: ObjectiveOutput) -> float | None:
         """Return the model FLOPs of one forward and backward pass; None where they are not known.
@@ -35,4 +39,6 @@ class BatchFlops:
             lengths = Counter({length: rows})
         else:
             lengths = Counter((mask_BL != 0).sum(-1).tolist())
-        return training_flops(self._architecture, lengths, len(output.rows_N))
+        predicted = len(output.rows_N)
+        beside = sum(network.training_flops(lengths, predicted) for network in self._networks)
+        return training_flops(self._architecture, lengths, predicted) + beside

@@ -15,6 +15,7 @@ from ..callbacks import (
     ThroughputCallback,
     TrackerCallback,
 )
+from ..callbacks.text_log import TextLogCallback
 from ..data import PreparedData
 from ..evaluation.line_files import read_lines
 from ..evaluation.reference_model import check_reference
@@ -50,6 +51,8 @@ def add_monitoring(trainer: DiffusionTrainer, options: MonitoringOptions, data: 
     callbacks += [callback for callback in (samples, alerts) if callback is not None]
     if trainer.args.report_to:
         callbacks.append(TrackerCallback(log_checkpoints=options.wandb_log_checkpoints))
+    if options.text_log and trainer.args.save_log_to_json:
+        callbacks.append(TextLogCallback())
     if options.viz_interval and trainer.args.save_log_to_json:
         callbacks.append(DashboardCallback(options.viz_interval))
     for callback in callbacks:

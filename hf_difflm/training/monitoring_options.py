@@ -44,6 +44,9 @@ class MonitoringOptions:
         default=None,
         metadata={"help": "least steps between throughput reports; default: each log; 0: none", "min": 0},
     )
+    text_log: bool = field(
+        default=True, metadata={"help": "write train.log beside the run log: a line a log, for tail and grep"}
+    )
     alerts: bool = field(
         default=True, metadata={"help": "say so on the terminal and in the log when the training goes wrong"}
     )

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-OBJECTIVES = ("mdlm", "ar")
+OBJECTIVES = ("mdlm", "ar", "atat")
 LOSS_FORMS = ("any_order", "time")
 NOISE_SAMPLINGS = ("stratified", "iid")
 NOISE_SCHEDULES = ("loglinear", "linear", "cosine", "polynomial", "geometric")
+IMPORTANCES = ("full", "learned_only", "frequency_only", "none")
+MASKINGS = ("proportional", "inverse", "balanced", "time_only", "none")
+CURRICULUM_SCHEDULES = ("linear", "step", "exponential")
 
 
 @dataclass
@@ -20,7 +23,10 @@ class DiffusionOptions:
 
     objective: str = field(
         default="mdlm",
-        metadata={"help": "mdlm: masked diffusion; ar: autoregressive (stock causal LM)", "choices": OBJECTIVES},
+        metadata={
+            "help": "mdlm: masked diffusion; ar: autoregressive (stock causal LM); atat: adaptive masked diffusion",
+            "choices": OBJECTIVES,
+        },
     )
     loss_form: str = field(
         default="any_order",
@@ -42,6 +48,45 @@ class DiffusionOptions:
     )
     sigma_min: float = field(default=1e-4, metadata={"help": "least noise of the geometric schedule", "above": 0.0})
     sigma_max: float = field(default=20.0, metadata={"help": "most noise of the geometric schedule", "above": 0.0})
+    importance: str = field(
+        default="full",
+        metadata={
+            "help": "atat: importance of tokens: 0.7 learned + 0.3 by frequency (full), one of them, or none",
+            "choices": IMPORTANCES,
+        },
+    )
+    masking: str = field(
+        default="proportional",
+        metadata={
+            "help": "atat: important tokens are masked earlier (proportional), later (inverse), first later and then "
+            "earlier (balanced), or as all others (time_only, none)",
+            "choices": MASKINGS,
+        },
+    )
+    masking_temperature: float = field(
+        default=1.0, metadata={"help": "atat: the higher, the nearer to uniform masking", "above": 0.0}
+    )
+    position_bias: float = field(
+        default=0.0, metadata={"help": "atat: how much earlier late tokens are masked, as a log of odds"}
+    )
+    curriculum: str = field(
+        default="none",
+        metadata={
+            "help": "atat: when medium and hard tokens come in: none, thirds, 30-70, early, late, or two shares of "
+            "training such as 0.2,0.6"
+        },
+    )
+    curriculum_schedule: str = field(
+        default="linear",
+        metadata={"help": "atat: how hard tokens come in within the stages", "choices": CURRICULUM_SCHEDULES},
+    )
+    importance_loss_weight: float = field(
+        default=0.1, metadata={"help": "atat: weight of the importance estimator's own loss", "min": 0.0}
+    )
+    posterior_tilt: bool = field(
+        default=True,
+        metadata={"help": "atat with frequency_only: predict what being masked says about a token by formula"},
+    )
     global_batch_size: int | None = field(
         default=None,
         metadata={

@@ -11,61 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..callbacks.log_lines import TEXT_LOG_NAME
 from ..errors import UserError
 from ..runs import dashboard_names, load_run
 from ..runs.dashboard_names import FOLDER as DASHBOARD
 from ..runs.derived import derived_files
 from ..runs.files import JOURNAL_NAME
 from ..runs.journal import has_other_writer
-from .fields import find_field, own_fields
-from .monitoring_options import MonitoringOptions
+from .identity import another_experiment, only_watching, refusal
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
 # What a run writes besides its log; all that --overwrite deletes.
 _WRITTEN = ("checkpoint-*", "best", "best.*", "best_evaluation.json", "samples.txt")
-
-# Settings of ours that change how a run is watched, cut up or placed, but not which run it is ...
-NOT_IDENTITY = frozenset(
-    {
-        "bf16",
-        "eval_steps",
-        "eval_strategy",
-        "experiment_name",
-        "gradient_accumulation_steps",
-        "log_dir",
-        "log_eval_only",
-        "log_save_interval",
-        "logging_steps",
-        "num_preprocessing_workers",
-        "peak_flops",
-        "per_device_eval_batch_size",
-        "per_device_train_batch_size",
-        "report_to",
-        "run_name",
-        "save_log_to_json",
-        "save_steps",
-        "save_strategy",
-        "save_total_limit",
-        "use_cpu",
-        *(field.name for field in dataclasses.fields(MonitoringOptions)),
-    }
-)
-# ... and those of TrainingArguments that do: a run with another value is another run.
-TRAINER_IDENTITY = frozenset(
-    {
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "data_seed",
-        "lr_scheduler_kwargs",
-        "neftune_noise_alpha",
-        "optim",
-        "optim_args",
-        "optim_target_modules",
-    }
-)
 
 
 def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:
@@ -143,11 +102,7 @@ def check_folder(folder: Path, log_dir: Path, config: dict[str, Any], *, resume:
         if (log_dir / JOURNAL_NAME).exists() and log_folder(log_dir).resolve() != recorded.resolve():
             raise UserError(f"{log_dir} already holds the log of another run; give another --log-dir")
     if resume and (changed := changed_settings(folder, config)):
-        name, (was, wanted) = next(iter(changed.items()))
-        raise UserError(
-            f"cannot resume {folder} with {name} = {wanted!r}, since it was started with {was!r}; give the same "
-            "recipe and flags, or start another run"
-        )
+        raise UserError(refusal(f"cannot resume {folder}", changed, config))
 
 
 def refuse_living(folder: Path) -> None:
@@ -211,6 +166,7 @@ def delete_run(folder: Path) -> None:
         except UserError as error:  # damaged beyond reading, so that nothing says which files are its own
             logger.warning("%s", error)
         shutil.rmtree(logs / DASHBOARD, ignore_errors=True)
+        (logs / TEXT_LOG_NAME).unlink(missing_ok=True)
         (logs / JOURNAL_NAME).unlink()
         shutil.rmtree(logs / dashboard_names.FOLDER, ignore_errors=True)
     journal.unlink(missing_ok=True)  # where it was a link
@@ -232,15 +188,12 @@ def changed_settings(folder: Path, config: dict[str, Any]) -> dict[str, tuple[An
 
     Empty where the run keeps no log, since nothing says what its settings were.
     """
-    if not keeps_log(folder):
-        return {}
-    recorded = load_run(folder).config
-    found = {}
-    for name in sorted((own_fields().keys() - NOT_IDENTITY) | (TRAINER_IDENTITY & (recorded.keys() | config.keys()))):
-        was, wanted = (_value(values, name) for values in (recorded, config))
-        if was != wanted:
-            found[name] = (was, wanted)
-    return found
+    return another_experiment(load_run(folder).config, config) if keeps_log(folder) else {}
+
+
+def harmless_changes(folder: Path, config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Further settings in which ``config`` differs, and a run may when it is resumed: name to (recorded, wanted)."""
+    return only_watching(load_run(folder).config, config) if keeps_log(folder) else {}
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
@@ -287,11 +240,3 @@ def _check_writable(folder: Path, flag: str) -> None:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.+=-]+", "-", name).strip("-.") or "run"
-
-
-def _value(config: dict[str, Any], name: str) -> Any:
-    """A setting as JSON would give it back, its default where it is not in ``config``."""
-    field = find_field(name)
-    value = config[name] if name in config or field is None else field.default
-    value = getattr(value, "value", value)  # an enumeration of transformers'
-    return list(value) if isinstance(value, tuple) else value

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
-from ..objectives import ObjectiveOutput
+from ..objectives import ObjectiveOutput, Summary
 
 
 @dataclass
@@ -28,6 +29,7 @@ class _Step:
     predicted: int
     flops: float | None
     epoch: float | None
+    summaries: list[Summary]
 
 
 @dataclass
@@ -40,6 +42,7 @@ class MetricsWindow:
     _steps: list[tuple[int, _Step]] = field(default_factory=list)
     _losses: list[torch.Tensor] = field(default_factory=list)
     _outputs: list[tuple[dict[str, np.ndarray], torch.Tensor | None, int]] = field(default_factory=list)
+    _summaries: list[Summary] = field(default_factory=list)
     _tokens: int = 0
     _flops: float | None = None
     _mark: float = field(default_factory=time.perf_counter)
@@ -56,6 +59,8 @@ class MetricsWindow:
         """Note the metrics of one forward pass; ``flops`` are the model FLOPs of it and its backward pass."""
         correct = None if output.token_correct_N is None else output.token_correct_N.sum()
         self._outputs.append((output.row_metrics, correct, len(output.rows_N)))
+        if output.summary is not None:
+            self._summaries.append(output.summary)
         self._tokens += tokens
         if flops is not None:
             self._flops = (self._flops or 0.0) + flops
@@ -85,11 +90,12 @@ class MetricsWindow:
                     predicted=sum(n for _, _, n in self._outputs),
                     flops=self._flops,
                     epoch=epoch,
+                    summaries=self._summaries,
                 ),
             )
         )
         self._mark = now
-        self._losses, self._outputs, self._tokens, self._flops = [], [], 0, None
+        self._losses, self._outputs, self._summaries, self._tokens, self._flops = [], [], [], 0, None
 
     def has_open_step(self) -> bool:
         """Whether something was added since the last ``close_step``."""
@@ -101,7 +107,9 @@ class MetricsWindow:
     def fetch(
         self, gather: Callable[[torch.Tensor], torch.Tensor], device: torch.device, world_size: int
     ) -> list[dict[str, Any]]:
-        """Empty the window and return one row a step, averaged over ranks; one device-to-host transfer.
+        """Empty the window and return one row a step, averaged over ranks.
+
+        One device-to-host transfer, and one more for each micro-batch of which the objective has more to say.
 
         Args:
             gather: (1, n) on each rank to (ranks, n).
@@ -110,11 +118,14 @@ class MetricsWindow:
         """
         steps, self._steps = self._steps, []
         zero = torch.zeros((), device=device)
-        on_device = [x for _, s in steps for x in (s.loss, s.grad_norm, zero if s.correct is None else s.correct)]
+        on_device = [
+            x for _, s in steps for x in (s.loss, _whole(s.grad_norm), zero if s.correct is None else s.correct)
+        ]
         device_values = torch.stack([torch.as_tensor(x, dtype=torch.float32, device=device) for x in on_device])
         on_host = [x for _, s in steps for x in _host_numbers(s)]
         if world_size > 1:
-            both = torch.cat([device_values, torch.tensor(on_host, dtype=torch.float32, device=device)])
+            # Sums of many squares, of which variances are made, need more digits than float32 has.
+            both = torch.cat([device_values.double(), torch.tensor(on_host, dtype=torch.float64, device=device)])
             values_RX = np.array(gather(both.unsqueeze(0)).tolist())
         else:
             values_RX = np.array([device_values.tolist() + on_host])
@@ -130,10 +141,17 @@ class MetricsWindow:
         return rows
 
 
+def _whole(norm: torch.Tensor | float) -> torch.Tensor | float:
+    """FSDP2 leaves each process its share of the gradient norm; every process must ask for the whole."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
 def _host_numbers(step: _Step) -> list[float]:
     numbers = [float(step.tokens), float(step.predicted), step.flops or 0.0]
     for values_B in step.row_metrics.values():
         numbers += [values_B.sum(), values_B.min(), values_B.max(), len(values_B)]
+    if step.summaries:
+        numbers += step.summaries[0].merged([summary.numbers() for summary in step.summaries])
     return numbers
 
 
@@ -159,4 +177,7 @@ def _row(number: int, step: _Step, device_R3: np.ndarray, host_RX: np.ndarray) -
         sums_R, mins_R, maxs_R, counts_R = host_RX[:, 3 + 4 * i : 7 + 4 * i].T
         row[name] = sums_R.sum() / counts_R.sum()
         row[f"{name}_min"], row[f"{name}_max"] = mins_R.min(), maxs_R.max()
+    if step.summaries:
+        summary = step.summaries[0]
+        row.update(summary.metrics(summary.merged(host_RX[:, 3 + 4 * len(step.row_metrics) :].tolist())))
     return {name: float(value) if isinstance(value, np.floating) else value for name, value in row.items()}

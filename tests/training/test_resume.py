@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
+from hf_difflm.runs import load_run
 from hf_difflm.runs.checkpoints import newest_good
 
 STEPS = 9  # of 6 an epoch: into the second one
@@ -89,6 +93,70 @@ def test_a_checkpoint_between_two_logging_steps_loses_no_token_and_no_row(make_d
     resumed = make_diffusion_trainer(**settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert resumed.state.num_input_tokens_seen == whole.state.num_input_tokens_seen == 6 * 4 * 11
+
+
+class Crash(TrainerCallback):
+    """Ends the process as far as the Trainer can tell: in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_killed_at_any_step_and_resumed_it_equals_the_uninterrupted_run(
+    make_diffusion_trainer, tiny_denoiser, tiny_causal, train_rows, tmp_path, case
+):
+    """Steps, intervals, accumulation and objective at random; 6 or 3 steps are an epoch."""
+    draw = random.Random(case)
+    objective, steps = draw.choice(("mdlm", "ar")), draw.randint(5, 13)
+    settings = {
+        "objective": objective,
+        "max_steps": steps,
+        "gradient_accumulation_steps": draw.choice((1, 2)),
+        "ema_decay": draw.choice((None, 0.9)),
+        "logging_steps": draw.randint(1, 4),
+        "eval_strategy": "steps",
+        "eval_steps": draw.randint(1, 5),
+        "save_strategy": "steps",
+        "save_steps": draw.randint(1, 4),
+        "save_total_limit": draw.choice((1, 2, None)),
+        "evaluation": train_rows(5, seed=1),
+        "run_name": "run",
+    }
+    whole = make_diffusion_trainer(output_dir=str(tmp_path / "whole"), **settings)
+    whole.train()
+    kill = draw.randint(settings["save_steps"] + 1, steps)
+    with pytest.raises(RuntimeError, match="killed"):
+        make_diffusion_trainer(Crash(kill), **settings).train()
+    model = tiny_denoiser(seed=99) if objective == "mdlm" else tiny_causal(seed=99)
+    resumed = make_diffusion_trainer(model=model, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert_bit_equal(resumed, whole)
+    ours, theirs = load_run(tmp_path / "run"), load_run(tmp_path / "whole")
+    assert ours.column("iter").tolist() == list(range(1, steps + 1))
+    for name in (
+        "loss",
+        "lr",
+        "grad_norm",
+        "accuracy",
+        "tokens_seen",
+        "total_flops",
+        "epoch",
+        "noise_level",
+        "masking_rate",
+    ):
+        np.testing.assert_array_equal(ours.column(name), theirs.column(name), name)
+    assert [(e.iter, e.nll) for e in ours.evaluations] == [(e.iter, e.nll) for e in theirs.evaluations]
+    assert (resumed.state.best_metric, resumed.state.best_global_step) == (
+        whole.state.best_metric,
+        whole.state.best_global_step,
+    )
+    best = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert best[0] == best[1]
 
 
 def test_a_damaged_newest_checkpoint_is_skipped(make_diffusion_trainer, tmp_path, caplog):

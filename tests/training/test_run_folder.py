@@ -16,15 +16,16 @@ from hf_difflm.runs import Journal, Run
 from hf_difflm.runs.fairness import differences
 from hf_difflm.runs.schema import RunRecord
 from hf_difflm.training.fields import own_fields
+from hf_difflm.training.identity import NOT_IDENTITY
 from hf_difflm.training.monitoring_options import MonitoringOptions
 from hf_difflm.training.run_folder import (
-    NOT_IDENTITY,
     changed_settings,
     check_folder,
     default_name,
     delete_run,
     flat_config,
     fresh_folder,
+    harmless_changes,
     holds_run,
     log_folder,
     make_folder,
@@ -84,6 +85,34 @@ def test_what_makes_another_run_is_named_with_both_values(tmp_path, config, writ
     assert changed_settings(tmp_path, config) == {name: ("was", config[name])}
     with pytest.raises(UserError, match=f"cannot resume .* with {name} = "):
         _check(tmp_path, config, resume=True)
+
+
+def test_all_that_makes_another_run_is_named_at_once(tmp_path, config, write_log):
+    write_log(tmp_path, learning_rate=1.0, seed=1)
+    with pytest.raises(UserError) as refused:
+        _check(tmp_path, config, resume=True)
+    assert str(refused.value) == (
+        f"cannot resume {tmp_path} with learning_rate = 0.0003 and seed = 42, since it was started with learning_rate = 1.0 "
+        "and seed = 1; give the same recipe and flags, or start another run"
+    )
+
+
+def test_an_optimiser_batch_that_follows_from_more_processes_names_the_accumulation_that_keeps_it(
+    tmp_path, write_log, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    settings = load_settings(None, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4})
+    write_log(tmp_path, global_batch_size=16)
+    with pytest.raises(
+        UserError, match=r"global_batch_size = 32, .*; gradient_accumulation_steps 2 keeps the optimiser"
+    ):
+        _check(tmp_path, flat_config(settings, 32), resume=True)
+
+
+def test_harmless_changes_are_found_with_both_values(tmp_path, config, write_log):
+    write_log(tmp_path, save_steps=7, log_dir="elsewhere", seed=1)
+    assert harmless_changes(tmp_path, config) == {"save_steps": (7, config["save_steps"])}
+    assert harmless_changes(tmp_path / "nowhere", config) == {}
 
 
 def test_a_flag_of_the_trainer_that_was_given_only_once_counts_against_its_default(tmp_path, config, write_log):

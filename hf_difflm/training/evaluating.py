@@ -1,0 +1,86 @@
+"""Evaluation under fixed noise: the likelihood of a data set, whatever the training and the number of processes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from ..errors import UserError
+from ..evaluation.batches import data_unit, evaluation_batches, spread
+from ..evaluation.likelihood import LikelihoodResult, evaluate_likelihood
+from ..objectives import Objective
+from .trainer_parts import TrainerPart
+
+
+class EvaluatingPart(TrainerPart):
+    """Evaluates the model of :class:`DiffusionTrainer`."""
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Likelihood of the evaluation set under fixed noise: the same weights always give the same numbers.
+
+        At most ``eval_iters`` batches of it, evenly spread, whatever the number of processes.
+
+        Returns:
+            ``eval_loss`` = ``eval_nll`` (nats per scored token), ``eval_nll_stderr``, ``eval_nll_data_stderr``,
+            ``eval_bpb``, ``eval_ppl``, ``eval_accuracy`` (and by masking rate), ``eval_bound``; and where training
+            minimises another bound: ``eval_native_nll``, ``eval_native_nll_stderr``, ``eval_native_bound``.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, dict):
+            metrics: dict[str, float] = {}
+            for name, part in dataset.items():
+                metrics.update(self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}"))
+            return metrics
+        if dataset is None or len(dataset) == 0:
+            raise UserError("there is no evaluation set; pass eval_dataset")
+        if self.args.eval_iters is not None:
+            dataset = spread(dataset, self.args.eval_iters * self.args.per_device_eval_batch_size)
+        start = time.perf_counter()
+        self.last_evaluation = result = self._likelihood(dataset, self.objective.for_evaluation())
+        native = self.objective.native(self.state.global_step)
+        other = None if native is None else self._likelihood(dataset, native)
+        seconds = time.perf_counter() - start
+        metrics = result.metrics(metric_key_prefix)
+        if other is not None:
+            metrics[f"{metric_key_prefix}_native_nll"] = other.nll
+            if other.nll_stderr is not None:
+                metrics[f"{metric_key_prefix}_native_nll_stderr"] = other.nll_stderr
+        metrics[f"{metric_key_prefix}_runtime"] = seconds
+        metrics[f"{metric_key_prefix}_samples_per_second"] = (
+            result.forwards + (0 if other is None else other.forwards)
+        ) / seconds
+        self.log(metrics)
+        metrics[f"{metric_key_prefix}_bound"] = result.bound  # type: ignore[assignment]
+        if other is not None:
+            metrics[f"{metric_key_prefix}_native_bound"] = other.bound  # type: ignore[assignment]
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _likelihood(self, dataset: Any, objective: Objective) -> LikelihoodResult:
+        rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, self.args.eval_batch_size
+        batches: Any = evaluation_batches(dataset, self.data_collator, rows, rank, ranks)
+        steps = -(-len(dataset) // (rows * ranks))
+        model = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        with self.evaluated_weights(), self.accelerator.autocast():
+            return evaluate_likelihood(
+                model,
+                objective,
+                self._with_progress(batches, steps),
+                len(dataset),
+                replicates=self.args.eval_replicates,
+                seed=self.args.eval_seed,
+                data_unit=data_unit(dataset),
+                device=self.args.device,
+                gather=gather_object if ranks > 1 else list,
+            )
+
+    def _with_progress(self, batches: Any, total: int) -> Any:
+        if self.args.disable_tqdm or not self.is_local_process_zero():
+            return batches
+        from tqdm.auto import tqdm
+
+        return tqdm(batches, total=total, desc="evaluate", leave=False, dynamic_ncols=True)

@@ -1,0 +1,103 @@
+"""Which objective the arguments name, checked against the model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset
+
+from ..errors import UserError
+from ..objectives import (
+    AdaptiveSettings,
+    CausalObjective,
+    MaskedDiffusionObjective,
+    Objective,
+    adaptive_objective,
+    count_tokens,
+)
+from .arguments import DiffusionTrainingArguments
+
+_STREAM_ROWS = 4096  # of a stream are counted: enough to tell common from rare, and read in seconds
+
+
+def objective_for(
+    args: DiffusionTrainingArguments, model: Any, train_dataset: Any = None, bos_token_id: int | None = None
+) -> Objective:
+    """The objective ``args`` describe, for this model.
+
+    Args:
+        args: the arguments.
+        model: what it trains.
+        train_dataset: whose tokens are counted, where the objective needs their frequencies.
+        bos_token_id: a row without labels that starts with it has it as context, as in the :class:`Collator`.
+
+    Raises:
+        UserError: the model is not of the kind the objective trains; settings that make no objective.
+    """
+    config: Any = getattr(model, "config", None)
+    is_denoiser = getattr(config, "model_type", None) == "masked_diffusion"
+    if args.objective == "ar":
+        if is_denoiser:
+            raise UserError(
+                "objective ar needs a causal LM, but the model is a masked diffusion model; use objective mdlm"
+            )
+        return CausalObjective()
+    if args.objective not in ("mdlm", "atat"):
+        raise UserError(f"objective must be mdlm, ar or atat, got {args.objective!r}")
+    if not is_denoiser:
+        raise UserError(
+            f"objective {args.objective} needs a MaskedDiffusionForMaskedLM, but the model is a {type(model).__name__}; "
+            "use objective ar"
+        )
+    p0 = MaskedDiffusionObjective(config.mask_token_id, args.loss_form, args.noise_sampling, config.schedule())
+    if args.objective == "mdlm":
+        return p0
+    settings = adaptive_settings(vars(args))
+    counts_V = None
+    if settings.needs_counts:
+        if train_dataset is None:
+            raise UserError(
+                f"importance {settings.importance} needs the token frequencies of a training set, and there is none; pass "
+                "train_dataset, or choose importance learned_only or none"
+            )
+        counts_V = _counts(train_dataset, config.vocab_size, bos_token_id)
+    objective = adaptive_objective(config, p0, settings, counts_V, args.seed)
+    if args.max_steps > 0:
+        objective.begin(args.max_steps)
+    return objective
+
+
+def minimised(objective: Objective) -> dict[str, str]:
+    """What training minimises, for the header of a run log, where that is not what evaluations report."""
+    return {} if objective.train_objective is None else {"train_objective": objective.train_objective}
+
+
+def adaptive_settings(training: Mapping[str, Any]) -> AdaptiveSettings:
+    """What is adaptive, from training arguments by name.
+
+    Raises:
+        UserError: a curriculum that is none, or one without importance.
+    """
+    return AdaptiveSettings(
+        importance=training["importance"],
+        masking=training["masking"],
+        temperature=training["masking_temperature"],
+        position_bias=training["position_bias"],
+        curriculum=training["curriculum"],
+        curriculum_schedule=training["curriculum_schedule"],
+        loss_weight=training["importance_loss_weight"],
+        posterior_tilt=training["posterior_tilt"],
+    )
+
+
+def _counts(dataset: Any, vocab_size: int, bos_token_id: int | None) -> np.ndarray:
+    """(V,) how often each token of the training set is scored; of a stream, of its first blocks."""
+    if getattr(dataset, "is_stream", False) and hasattr(dataset, "one_pass"):  # its own windows stay as they are
+        blocks = itertools.islice(dataset.one_pass(_STREAM_ROWS), 1)
+        rows: Iterable[Any] = ({"input_ids": ids_L} for blocks_BL in blocks for ids_L in blocks_BL)
+        return count_tokens(rows, vocab_size, bos_token_id=bos_token_id)
+    most_rows = _STREAM_ROWS if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") else None
+    return count_tokens(dataset, vocab_size, most_rows, bos_token_id)

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from .base import Batch, NoiseKey, Objective, ObjectiveOutput
+from .adaptive import AdaptiveMaskingObjective, adaptive_objective
+from .adaptive_settings import AdaptiveSettings
+from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
 from .causal import CausalObjective
+from .frequency_prior import count_tokens
 from .masked_diffusion import MaskedDiffusionObjective
 
-__all__ = ["Batch", "CausalObjective", "MaskedDiffusionObjective", "NoiseKey", "Objective", "ObjectiveOutput"]
+__all__ = [
+    "AdaptiveMaskingObjective",
+    "AdaptiveSettings",
+    "Batch",
+    "CausalObjective",
+    "MaskedDiffusionObjective",
+    "NoiseKey",
+    "Objective",
+    "ObjectiveOutput",
+    "Summary",
+    "adaptive_objective",
+    "count_tokens",
+]

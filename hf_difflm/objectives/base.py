@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 Batch = dict[str, torch.Tensor]
 """Clean tokens on the host: ``input_ids``, ``attention_mask``, ``labels`` (-100 where a token is context), all (B, L)."""
@@ -32,6 +35,24 @@ class NoiseKey:
     purpose: str = "train"
 
 
+class Summary(ABC):
+    """What is to be logged of the tokens of a micro-batch, as numbers that merge over a step's micro-batches and ranks."""
+
+    @abstractmethod
+    def numbers(self) -> list[float]:
+        """The numbers, always as many; waits for the device, so it is for logging steps."""
+
+    @classmethod
+    @abstractmethod
+    def merged(cls, numbers_MX: Sequence[Sequence[float]]) -> list[float]:
+        """One list of numbers from those of several micro-batches or ranks."""
+
+    @classmethod
+    @abstractmethod
+    def metrics(cls, numbers_X: Sequence[float]) -> dict[str, float]:
+        """What the log says, by name; what is unknown is left out."""
+
+
 @dataclass
 class ObjectiveOutput:
     """A loss and what can be said about it.
@@ -44,6 +65,7 @@ class ObjectiveOutput:
         token_weights_N: (N,) weights with which ``token_nll_N`` sum to the nll of their sequence (the bound).
         token_correct_N: (N,) whether the likeliest token is right; None unless asked for.
         row_metrics: (B,) host arrays about each sequence, e.g. ``noise_level`` and ``masking_rate``.
+        summary: what else is to be logged of the step; None where there is nothing.
     """
 
     loss: torch.Tensor
@@ -53,6 +75,7 @@ class ObjectiveOutput:
     token_weights_N: np.ndarray
     token_correct_N: torch.Tensor | None = None
     row_metrics: dict[str, np.ndarray] = field(default_factory=dict)
+    summary: Summary | None = None
 
 
 class Objective(ABC):
@@ -63,6 +86,11 @@ class Objective(ABC):
     """"nelbo" where ``eval_nll`` is an upper bound on the nll, "exact" where it is the nll."""
     stochastic: bool
     """Whether the evaluation needs several draws of noise."""
+    train_objective: str | None = None
+    """What training minimises, where that is not what ``for_evaluation`` reports."""
+    networks: nn.ModuleDict | None = None
+    """Networks that are trained beside the model; None where there are none. The Trainer moves them to the device, optimises
+    them in groups of their own, clips them apart from the model, and adds up their gradients over ranks."""
 
     @abstractmethod
     def __call__(
@@ -88,6 +116,26 @@ class Objective(ABC):
     def for_evaluation(self) -> Objective:
         """The objective evaluations report: P0, however the model was trained."""
         return self
+
+    def native(self, step: int) -> Objective | None:
+        """The bound that training minimises after ``step`` steps, for an evaluation.
+
+        None where it is the reported one, or where how far ``step`` is on the way is not known (see ``begin``).
+        """
+        return None
+
+    def transition(self, step: int) -> str | None:
+        """What begins with optimiser step ``step``, the first being 0, in words; None where nothing does."""
+        return None
+
+    def begin(self, total_steps: int) -> None:  # noqa: B027 - most objectives do not change as training goes on
+        """Training is about to start or to be resumed, and will have this many optimiser steps in all."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027 - most objectives learn nothing themselves
+        """Write what the objective itself has learned into a folder that holds a model."""
+
+    def load(self, folder: Path) -> None:  # noqa: B027
+        """Read back what ``save`` wrote."""
 
 
 def scored_mask(batch: Batch) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What the run log costs a training: the summed time in its hooks, per optimiser step, on a real training.
 
-Claim: below 0.1 ms a step, with a logging step every 10. Rebuilding the derived files, at most 1/600 of the time by
-construction, is part of it.
+Claim: below 0.1 ms a step, with a logging step every 10. The derived files are rebuilt by a process beside the training:
+only asking for it, and starting that process, is part of it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import nn
 
 from .device_fetch import DeviceFetch
 from .histograms import Histogram, add_over_processes, keeper
-from .parameter_groups import layer_label, layers_of, rounded, unwrapped
+from .parameter_groups import layer_label, layers_of, rounded
 
 DEAD_BELOW = 1e-3
 """A unit of a smooth activation (SiLU, GELU) counts as dead whose magnitude stays below this."""
@@ -32,7 +32,7 @@ class ActivationHooks:
     ``attention_mask`` is not 0; all do where there is none, and in an encoder-decoder. Sums stay on the device.
 
     Args:
-        model: a model with layers; without, nothing is reported.
+        model: a model with layers, without its wrappers (:func:`unwrapped`); where it has none, nothing is reported.
         histograms: whether to keep histograms, too.
     """
 
@@ -41,13 +41,12 @@ class ActivationHooks:
         """Host seconds spent in the hooks so far."""
         self._inside = False
         self._mask: torch.Tensor | None = None
-        root = unwrapped(model)
-        self._two_masks = bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
-        layers = layers_of(root)
+        self._two_masks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        layers = layers_of(model)
         self._layers = [_LayerSums(next(layer.parameters()).device, histograms) for layer in layers]
         self._handles = [
-            root.register_forward_pre_hook(self._enter, with_kwargs=True),
-            root.register_forward_hook(self._leave, always_call=True),
+            model.register_forward_pre_hook(self._enter, with_kwargs=True),
+            model.register_forward_hook(self._leave, always_call=True),
         ]
         for sums, layer in zip(self._layers, layers, strict=True):
             self._handles.append(layer.register_forward_hook(self._watch(sums.add_output)))

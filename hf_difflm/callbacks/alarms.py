@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UserError, did_you_mean
@@ -49,23 +50,27 @@ class Alarm:
 
 
 class _Recent:
-    """The last finite values, and their median."""
+    """The last finite values, and their median; they are kept in order, since each step asks for it."""
 
     def __init__(self) -> None:
-        self._values: deque[float] = deque(maxlen=_WINDOW)
+        self._values: deque[float] = deque()
+        self._ordered: list[float] = []
 
     def median(self) -> float | None:
         """Return the median; None where there are too few values to judge by."""
-        return _median(self._values) if len(self._values) >= _ENOUGH else None
+        return _middle(self._ordered) if len(self._ordered) >= _ENOUGH else None
 
     def deviation(self) -> float:
         """Return a robust estimate of the standard deviation: one spike hardly moves it."""
-        middle = _median(self._values)
-        return _TO_DEVIATION * _median(abs(value - middle) for value in self._values)
+        middle = _middle(self._ordered)
+        return _TO_DEVIATION * _middle(sorted(abs(value - middle) for value in self._ordered))
 
     def add(self, value: float) -> None:
         if math.isfinite(value):
             self._values.append(value)
+            insort(self._ordered, value)
+            if len(self._values) > _WINDOW:
+                del self._ordered[bisect_left(self._ordered, self._values.popleft())]
 
 
 class LossAlarm:
@@ -80,7 +85,8 @@ class LossAlarm:
         alarm = None
         if not math.isfinite(loss):
             alarm = Alarm("loss_spike", step, loss, math.inf, f"the loss is {loss} at step {step}")
-        elif middle is not None:
+        # Nearly always the second condition spares the deviation, which is the longest to compute.
+        elif middle is not None and loss > middle + _SPIKE_SHARE * abs(middle):
             bound = middle + max(_SPIKE_DEVIATIONS * self._recent.deviation(), _SPIKE_SHARE * abs(middle))
             if loss > bound:
                 message = f"the loss is {loss:.4g} at step {step}, the median of the steps before {middle:.4g}"
@@ -130,7 +136,6 @@ def judge_sample(step: int, top_share: float, prompt: str) -> Alarm | None:
     return Alarm("degenerate_samples", step, top_share, _DEGENERATE_SHARE, message)
 
 
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
+def _middle(ordered: Sequence[float]) -> float:
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

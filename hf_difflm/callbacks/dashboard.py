@@ -98,6 +98,10 @@ class DashboardCallback(TrainerCallback):
             self.drawing_cpu_seconds = self._process.cpu_seconds
             self._process = None
 
+    def let_go(self) -> None:
+        """The same as :meth:`close`, for a Trainer that failed: it wants its last picture most."""
+        self.close()
+
     def _start(self, state: TrainerState) -> None:
         journal = self.journal or reports_of(state).journal_path
         if journal is None:

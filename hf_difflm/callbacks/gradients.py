@@ -14,11 +14,24 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..errors import UserError
 from ..runs.schema import MeasurementRecord
-from .parameter_groups import GroupedParameter, norms_by_label, parameter_groups, rounded
+from .parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded
 from .reports import reports_of
 from .tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 
 logger = logging.getLogger(__name__)
+
+# To ask an enumeration for a member takes longer than all else at a step that reports nothing.
+_EPOCH, _STEPS = IntervalStrategy.EPOCH, IntervalStrategy.STEPS
+
+
+class _Trained:
+    """The parameters that are trained, how each is cut over processes, and what their norms are summed into."""
+
+    def __init__(self, parameters: list[GroupedParameter]) -> None:
+        self.parameters = [item.parameter for item in parameters]
+        self.shardings = [sharding_of(parameter) for parameter in self.parameters]
+        self.sums = NormSums(parameters)
+        self.sharded = any(self.shardings)
 
 
 @dataclass
@@ -27,7 +40,7 @@ class _Taken:
 
     step: int
     norms_N: torch.Tensor
-    parameters: list[GroupedParameter]
+    trained: _Trained
     there: list[bool]
 
 
@@ -56,6 +69,7 @@ class GradientNormCallback(TrainerCallback):
             raise UserError(f"the interval of gradient norms is {interval}; give a number of steps, or 0 for none")
         self.interval = interval
         self._parameters: list[GroupedParameter] = []
+        self._trained: dict[tuple[bool, ...], _Trained] = {}
         self._available = True
         self._reported = 0
         self._taken: _Taken | None = None
@@ -63,7 +77,7 @@ class GradientNormCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        self._parameters, self._taken, self._available = [], None, True
+        self._parameters, self._trained, self._taken, self._available = [], {}, None, True
         self._reported = state.global_step
 
     def on_pre_optimizer_step(
@@ -74,18 +88,18 @@ class GradientNormCallback(TrainerCallback):
             return
         if not self._parameters:
             self._parameters = parameter_groups(model)
-        trained = [item for item in self._parameters if item.parameter.requires_grad]  # what is frozen may change
-        gradients = [item.parameter.grad for item in trained]
-        shardings = [sharding_of(item.parameter) for item in trained]
-        if all(gradient is None for gradient in gradients) or is_deepspeed(args) or engine_with_its_own_weights(model):
+            self._available = not (is_deepspeed(args) or engine_with_its_own_weights(model))
+        trained = self._those_trained()
+        gradients = [parameter.grad for parameter in trained.parameters]
+        there = [gradient is not None for gradient in gradients]
+        if not self._available or not any(there):
             self._available = False
             logger.warning("gradient norms by group are not available: the gradients are kept by the training engine")
             return
-        if not state.is_world_process_zero and not any(shardings):
+        if not state.is_world_process_zero and not trained.sharded:
             return
         parts = [None if gradient is None else local_part(gradient) for gradient in gradients]
-        norms_N = tensor_norms(parts, shardings, trained[0].parameter.device)
-        there = [gradient is not None for gradient in gradients]
+        norms_N = tensor_norms(parts, trained.shardings, trained.parameters[0].device)
         self._taken = _Taken(step, norms_N, trained, there)
 
     def on_log(
@@ -106,10 +120,19 @@ class GradientNormCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         norms = [norm if has else None for norm, has in zip(taken.norms_N.tolist(), taken.there, strict=True)]
-        sums = norms_by_label(taken.parameters, norms)
+        sums = taken.trained.sums.of(norms)
         scale = _clipped_by(sums["global"], logs.get("grad_norm"))
         metrics = {f"grad_norm/{label}": rounded(norm * scale) for label, norm in sums.items()}
         reports_of(state).publish(MeasurementRecord(iter=step, source="gradients", metrics=metrics))
+
+    def _those_trained(self) -> _Trained:
+        """What is frozen may change from step to step."""
+        flags = tuple(item.parameter.requires_grad for item in self._parameters)
+        found = self._trained.get(flags)
+        if found is None:
+            trained = [item for item, flag in zip(self._parameters, flags, strict=True) if flag]
+            found = self._trained[flags] = _Trained(trained)
+        return found
 
     def _is_due(self, step: int) -> bool:
         if self.interval is None:
@@ -119,11 +142,10 @@ class GradientNormCallback(TrainerCallback):
 
 def _may_log(step: int, args: TrainingArguments, state: TrainerState) -> bool:
     """Whether the Trainer may log after a step; some log the last one whatever the interval."""
-    if args.logging_strategy == IntervalStrategy.EPOCH:
-        return True
     if step >= state.max_steps or (step == 1 and args.logging_first_step):
         return True
-    return args.logging_strategy == IntervalStrategy.STEPS and step % max(int(state.logging_steps), 1) == 0
+    strategy = args.logging_strategy
+    return strategy == _EPOCH or (strategy == _STEPS and step % max(int(state.logging_steps), 1) == 0)
 
 
 def _clipped_by(clipped: float, logged: Any) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,22 +13,33 @@ _PORTION = 2**24  # a float32 count is exact up to here
 _OUTSIDE = 1e9  # histc leaves out what is outside of its range
 
 
+def may_wait_for(device: torch.device) -> bool:
+    """Whether looking at a result keeps nobody waiting."""
+    return device.type == "cpu"
+
+
 class Histogram:
     """Counts in 64 bins whose width is a power of two and whose edges are multiples of it.
 
     So when later values need a wider range, whole bins go into one bin: the counts are exact, whatever the order in
     which values come, and no value need be known beforehand. The range is as narrow as that allows: nearly half of it or
     more is used, unless the values differ by less than 0.1 % of their size. Values that are not finite are left out; what is
-    2**-126 of a bin or less counts as 0. Nothing here waits for the device.
+    2**-126 of a bin or less counts as 0.
+
+    Args:
+        device: where to count.
+        may_wait: whether intermediate results may be looked at, which is faster where that means no waiting for the device;
+            default: on a CPU. Either way the result is the same.
 
     Attributes:
         low_high_2: the least and the greatest value so far (infinite before the first), float32.
         counts_K: int64.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, may_wait: bool | None = None) -> None:
         self.low_high_2 = torch.tensor([torch.inf, -torch.inf], device=device)
         self.counts_K = torch.zeros(BINS, dtype=torch.int64, device=device)
+        self._add = self._add_looking if (may_wait_for(device) if may_wait is None else may_wait) else self._add_blindly
 
     def add(self, values: torch.Tensor, counted: torch.Tensor | None = None) -> None:
         """Count values of any shape; where ``counted`` is given, those where it is True (it must broadcast to them)."""
@@ -36,10 +47,40 @@ class Histogram:
         where = None if counted is None else counted.expand(values.shape).flatten()
         for start in range(0, values.numel(), _PORTION):
             part = values.flatten()[start : start + _PORTION].float()
-            kept = part.isfinite()
-            self._add(part, kept if where is None else kept & where[start : start + _PORTION])
+            self._add(part, None if where is None else where[start : start + _PORTION])
 
-    def _add(self, values_N: torch.Tensor, kept_N: torch.Tensor) -> None:
+    def add_all(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count the values of several tensors on one device, short ones at once: to count takes many short operations."""
+        waiting: list[torch.Tensor] = []
+        size = 0
+        for tensor in tensors:
+            if waiting and size + tensor.numel() > _PORTION:
+                self.add(torch.cat(waiting))
+                waiting, size = [], 0
+            waiting.append(tensor.detach().flatten())
+            size += tensor.numel()
+        if waiting:
+            self.add(waiting[0] if len(waiting) == 1 else torch.cat(waiting))
+
+    def _add_looking(self, values_N: torch.Tensor, kept_N: torch.Tensor | None) -> None:
+        """Select what counts, and count whole numbers."""
+        if kept_N is not None:
+            values_N = values_N[kept_N]
+        if not len(values_N):
+            return
+        low_high_2 = torch.stack(values_N.aminmax())
+        if not low_high_2.isfinite().all():
+            self._add_looking(values_N, values_N.isfinite())
+            return
+        self.widen(low_high_2)
+        width, first = _grid(self.low_high_2)
+        bins_N = (values_N / width).floor_().sub_(first).int()
+        self.counts_K += torch.bincount(bins_N, minlength=BINS)
+
+    def _add_blindly(self, values_N: torch.Tensor, kept_N: torch.Tensor | None) -> None:
+        """Count without waiting for the device."""
+        finite_N = values_N.isfinite()
+        kept_N = finite_N if kept_N is None else finite_N & kept_N
         low = values_N.where(kept_N, torch.inf).min()
         high = values_N.where(kept_N, -torch.inf).max()
         self.widen(torch.stack([low, high]))

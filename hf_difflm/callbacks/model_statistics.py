@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import weakref
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ..runs.schema import MeasurementRecord
 from .activation_hooks import ActivationHooks
 from .device_fetch import DeviceFetch
 from .histograms import Histogram, add_over_processes, keeper
-from .parameter_groups import GroupedParameter, norms_by_label, parameter_groups, rounded
+from .parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded, unwrapped
 from .reports import reports_of
 from .tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 
@@ -57,7 +58,7 @@ class ModelStatisticsCallback(TrainerCallback):
         self.histograms = histograms
         self._weights: list[GroupedParameter] = []
         self._sharded = False
-        self._watches = False
+        self._watched: nn.Module | None = None
         self._hooks: ActivationHooks | None = None
         self._before: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
@@ -74,8 +75,9 @@ class ModelStatisticsCallback(TrainerCallback):
         # What is quantised is no number before its scale is known.
         self._weights = [p for p in found if p.parameter.is_floating_point() and p.parameter.element_size() > 1]
         self._sharded = any(sharding_of(item.parameter) for item in self._weights)
-        self._watches = not (_is_compiled(args, model) or args.n_gpu > 1)
-        if not self._watches:
+        watches = not (_is_compiled(args, model) or args.n_gpu > 1)
+        self._watched = unwrapped(model) if watches else None
+        if not watches:
             logger.warning("there will be no statistics of activations: the model is compiled or copied to each device")
 
     def on_step_begin(
@@ -84,8 +86,9 @@ class ModelStatisticsCallback(TrainerCallback):
         if not self._is_due(state.global_step + 1, state):
             return
         self.let_go()
-        if self._watches:
-            self._hooks = ActivationHooks(model, self.histograms)
+        if self._watched is not None:
+            self._hooks = ActivationHooks(self._watched, self.histograms)
+            weakref.finalize(self, self._hooks.remove)  # a Trainer that fails calls no hook: they go with this at last
         if is_deepspeed(args):
             self._note_weights(state)  # the hook before its optimiser's step comes too late
 
@@ -149,7 +152,7 @@ class ModelStatisticsCallback(TrainerCallback):
 
     def _report_weights(self, fetch: DeviceFetch, metrics: dict[str, Any], histograms: dict[str, Any]) -> None:
         def tell_norms(norms: list[float]) -> None:
-            sums = norms_by_label(self._weights, norms)
+            sums = NormSums(self._weights).of(norms)
             metrics.update({f"param_norm/{label}": rounded(norm) for label, norm in sums.items()})
 
         fetch.add(_norms(self._weights, [local_part(item.parameter) for item in self._weights]), tell_norms)
@@ -160,8 +163,8 @@ class ModelStatisticsCallback(TrainerCallback):
                 torch._foreach_sub_(moved, [local_part(item.parameter) for item in trained])
 
             def tell_ratios(norms: list[float]) -> None:
-                before = norms_by_label(trained, norms[: len(trained)])
-                change = norms_by_label(trained, norms[len(trained) :])
+                sums = NormSums(trained)
+                before, change = sums.of(norms[: len(trained)]), sums.of(norms[len(trained) :])
                 ratios = {
                     f"update_ratio/{label}": rounded(change[label] / before[label]) for label in change if before[label]
                 }
@@ -179,14 +182,18 @@ class ModelStatisticsCallback(TrainerCallback):
             return {}
         processes = next(iter(shardings), ())
         first = all(dist.get_rank(group) == 0 for group in processes)
-        found: dict[str, Histogram] = {}
+        parts: dict[str, list[torch.Tensor]] = {}
         for item in self._weights:
-            part = local_part(item.parameter)
-            histogram = found.setdefault(item.group, Histogram(part.device))
+            found = parts.setdefault(item.group, [])
             if first or sharding_of(item.parameter):  # what all hold is counted once
-                histogram.add(part)
-        add_over_processes(list(found.values()), processes)
-        return found
+                found.append(local_part(item.parameter))
+        histograms: dict[str, Histogram] = {}
+        for group in parts:
+            device = next(item.parameter.device for item in self._weights if item.group == group)
+            histograms[group] = Histogram(device)
+            histograms[group].add_all(parts[group])
+        add_over_processes(list(histograms.values()), processes)
+        return histograms
 
 
 def _norms(items: list[GroupedParameter], parts: list[torch.Tensor]) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,16 +137,26 @@ def _group_outside(words: list[str]) -> str:
     return "other"
 
 
-def norms_by_label(parameters: Iterable[GroupedParameter], norms: Iterable[float | None]) -> dict[str, float]:
-    """Return the norm of each label from those of its parameters (None: left out), ``global`` first and layers last."""
-    found: dict[str, list[float]] = {}
-    for item, norm in zip(parameters, norms, strict=True):
-        if norm is not None:
+class NormSums:
+    """Adds up norms of parameters into those of their labels, ``global`` first and layers last; made once for many sums."""
+
+    def __init__(self, parameters: Iterable[GroupedParameter]) -> None:
+        places: dict[str, list[int]] = {}
+        for place, item in enumerate(parameters):
             for label in item.labels:
-                found.setdefault(label, []).append(norm)
-    order = {label: place for place, label in enumerate(("global", *GROUPS))}
-    labels = sorted(found, key=lambda label: (order.get(label, len(order)), len(label), label))
-    return {label: math.hypot(*found[label]) for label in labels}
+                places.setdefault(label, []).append(place)
+        order = {label: rank for rank, label in enumerate(("global", *GROUPS))}
+        labels = sorted(places, key=lambda label: (order.get(label, len(order)), len(label), label))
+        self._places = {label: places[label] for label in labels}
+
+    def of(self, norms: Sequence[float | None]) -> dict[str, float]:
+        """Return the norm of each label from those of its parameters; None is left out."""
+        found = {}
+        for label, places in self._places.items():
+            known = [norm for place in places if (norm := norms[place]) is not None]
+            if known:
+                found[label] = math.hypot(*known)
+        return found
 
 
 def rounded(value: float) -> float:

@@ -30,8 +30,10 @@ class PhaseClock(TrainingClock):
 
     def step_begins(self) -> None:
         """The batches of the next step are there."""
-        self.data_wait += max(0.0, time.perf_counter() - self._boundary)
-        self.boundary()
+        now = time.perf_counter()
+        if now > self._boundary:
+            self.data_wait += now - self._boundary
+        self._boundary = now
 
     def phase(self, name: str) -> None:
         """What has passed since the last boundary was ``name`` and no training."""

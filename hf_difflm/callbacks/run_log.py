@@ -8,18 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import UserError
-from ..runs.derived import derived_files
-from ..runs.files import JOURNAL_NAME, remove_leftovers
-from ..runs.flops import mfu
+from ..runs.files import JOURNAL_NAME
 from ..runs.journal import Journal
 from ..runs.journal_reading import find_run
 from ..runs.redaction import redact
-from ..runs.run import Run
 from ..runs.schema import (
     COMPLETED,
     STATUS_OF_EVENT,
@@ -28,15 +24,15 @@ from ..runs.schema import (
     EventRecord,
     Record,
     SampleRecord,
-    StepRecord,
 )
-from .device_peak import device_peak
-from .flops_counter import FlopsCounter
 from .log_writer import LogWriter
 from .reports import reports_of
-from .run_header import run_record
-from .step_records import SinceEvaluation, round_times, step_record, step_records
+from .run_log_start import Place, begin_attempt
+from .step_lines import StepLines
+from .step_rates import StepRates
+from .step_records import SinceEvaluation, step_record, step_records
 from .training_clock import TrainingClock
+from .trial_folder import training_folder, trial_of
 from .wandb_resume import WandbResume
 
 _ENDINGS = tuple(name for name, status in STATUS_OF_EVENT.items() if name == status)
@@ -49,7 +45,8 @@ class RunLogCallback(TrainerCallback):
     other gets one row a log.
 
     Args:
-        log_dir: folder of the files; default: the output folder.
+        log_dir: folder of the files; default: the output folder. A trial of a hyper-parameter search has a folder of its
+            own within it, as its checkpoints have.
         run_name: name of the run; default: ``args.run_name``, else the experiment's name, else ``run_{date}_{time}``. A
             resumed run keeps its name.
         log_save_interval: optimiser steps between rebuilds of the derived files.
@@ -97,18 +94,15 @@ class RunLogCallback(TrainerCallback):
         self.log_eval_only = log_eval_only
         self.peak_flops = peak_flops
         self._log: LogWriter | None = None
+        self._lines = StepLines()
+        self._output = Path()
         self._clock = TrainingClock()
-        self._flops: FlopsCounter | None = None
-        self._peak: float | None = None
+        self._rates: StepRates | None = None
         self._wandb = WandbResume()
         self._since_evaluation = SinceEvaluation()
         self._ending: tuple[str, str | None] = (COMPLETED, None)
-        self._running = False
-        self._begun = False
-        self._step = 0
-        self._logged_step = 0
-        self._tokens_seen = 0
-        self._total_flops = 0.0
+        self._running = self._begun = False
+        self._step = self._logged_step = 0
         self._last_nll: float | None = None
 
     @property
@@ -125,10 +119,9 @@ class RunLogCallback(TrainerCallback):
     def resume_trackers(self, args: TrainingArguments) -> None:
         """Go on with the W&B run of the run that is resumed; call it before ``train``, since W&B starts before this log."""
         path = self._folder(args) / JOURNAL_NAME
-        if args.process_index == 0 and path.exists():
-            previous = find_run(path)
-            if previous is not None:
-                self._wandb.name(args, previous.header.metadata)
+        previous = find_run(path) if args.process_index == 0 and path.exists() else None
+        if previous is not None:
+            self._wandb.name(args, previous.header.metadata)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -136,48 +129,21 @@ class RunLogCallback(TrainerCallback):
         self._wandb.forget()
         if not state.is_world_process_zero:
             return
-        journal = Journal(self._folder(args) / JOURNAL_NAME)
+        journal = Journal(self._folder(args, trial_of(args, state)) / JOURNAL_NAME)
+        self._output = training_folder(args, state)
         resumed = self.resume or state.global_step > 0
         if self._running and self._log is not None:  # it raised: auto_find_batch_size or the user tries again
             resumed = resumed or (self._log.journal.path == journal.path and not self.overwrite)
             self.close("failed", "the training ended with an error")
         step = state.global_step
-        try:
-            previous = self._claim(args, journal, resumed)
-            # Under one run id all attempts have one name.
-            name = previous.name if previous else self._name(args)
-            header = {"experiment_name": self.experiment_name, **self.header}
-            if previous is not None:
-                header["experiment_name"] = previous.headers[0].experiment_name
-            record = run_record(args, model, header, name, previous.header.run_id if previous else None)
-            begun = EventRecord(event="resumed" if resumed else "started", iter=step)
-            begun.resumed_from_step = step if resumed else None
-            journal.append(record)
-            journal.append(begun)
-        except OSError as error:
-            journal.close()
-            advice = "choose another log folder"
-            if isinstance(error, BlockingIOError):
-                advice = (
-                    "wait until it has ended (a training of this process that failed holds it until its Trainer is "
-                    f"deleted), or {advice}"
-                )
-            raise UserError(
-                f"the run log {str(journal.path)!r} cannot be written ({error.strerror}); {advice}"
-            ) from error
-        for path in derived_files(journal.path.parent, name, record.experiment_name):
-            remove_leftovers(path)
-        self._log = LogWriter(journal, self.log_save_interval)
+        place = Place(journal, self._name(args, trial_of(args, state)), resumed, self.overwrite)
+        attempt = begin_attempt(place, args, model, {"experiment_name": self.experiment_name, **self.header}, step)
+        self._log = LogWriter(journal, attempt.derived, self.log_save_interval)
         self._step = self._logged_step = step
-        self._tokens_seen = state.num_input_tokens_seen
-        self._total_flops = _flops_until(previous, step)
+        self._rates = StepRates(args, state, model, attempt.flops_until(step), self.peak_flops)
         self._since_evaluation = SinceEvaluation()
         self._last_nll = None
-        self._ending, self._running = (COMPLETED, None), True
-        self._begun = False
-        self._peak = device_peak(args, model) if self.peak_flops is None else self.peak_flops
-        # Dynamo would compile the hook of the counter into the model, and again for each new count.
-        self._flops = FlopsCounter(model) if model is not None and not args.torch_compile else None
+        self._ending, self._running, self._begun = (COMPLETED, None), True, False
         self._log.rebuild()
         self._clock = TrainingClock()
         reports = reports_of(state)
@@ -204,24 +170,17 @@ class RunLogCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         step = state.global_step
-        if self._log is None or not logs or "loss" not in logs or step <= self._logged_step:
+        if self._log is None or self._rates is None or not logs or "loss" not in logs or step <= self._logged_step:
             return
         steps = step - self._logged_step
         seconds = self._clock.lap()
         record = step_record(logs, iter=step, steps=steps)
-        record.time_ms = 1000 * seconds / steps if record.time_ms is None else record.time_ms
-        if record.tokens_seen is not None:
-            if record.tokens_per_sec is None and seconds > 0:
-                record.tokens_per_sec = (record.tokens_seen - self._tokens_seen) / seconds
-            self._tokens_seen = record.tokens_seen
-        flops = self._flops.take() if self._flops is not None else None
-        if flops is not None:
-            flops *= args.world_size
-            self._total_flops += flops
-            record.total_flops = self._total_flops
-            record.mfu = mfu(flops, seconds, args.world_size, self._peak)
-        round_times(record)
-        self._append_steps([record])
+        self._rates.complete(record, seconds)
+        if self.log_eval_only:
+            self._since_evaluation.add(record)
+        else:
+            self._append(record)
+        self._logged(record.iter)
 
     def on_evaluate(
         self,
@@ -241,7 +200,7 @@ class RunLogCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._log is not None:
-            folder = Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            folder = self._output / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             path = Path(os.path.relpath(folder, self._log.journal.path.parent)).as_posix()
             self._append(CheckpointRecord(iter=state.global_step, path=path, val_loss=self._last_nll))
         self._clock.exclude()
@@ -265,16 +224,18 @@ class RunLogCallback(TrainerCallback):
             rows: one mapping a step, with ``iter`` and any of the keys of :class:`StepRecord`; ``tokens`` and ``flops``
                 are the scored tokens and the model FLOPs of the step. Further numbers are kept.
         """
-        if self._log is None:
+        if self._log is None or self._rates is None:
             return
         self._clock.lap()  # the rows bring their own times
-        if self._flops is not None:  # and their own FLOPs
-            self._flops.remove()
-            self._flops = None
-        self._total_flops += sum(float(row.get("flops") or 0.0) for row in rows)
-        self._append_steps(step_records(rows, state.num_input_tokens_seen, self._total_flops))
-
-    # ---- for those who use the log ----
+        self._rates.let_go()  # and their own FLOPs
+        self._rates.total_flops += sum(float(row.get("flops") or 0.0) for row in rows)
+        totals = state.num_input_tokens_seen, self._rates.total_flops
+        if self.log_eval_only:
+            for record in step_records(rows, *totals):
+                self._since_evaluation.add(record)
+        else:
+            self._log.append_lines(self._lines.of(rows, *totals), self._step)
+        self._logged(max(row["iter"] for row in rows))
 
     def record_sample(self, step: int, prompt: str, text: str, **extra: Any) -> None:
         """Write down a text the model wrote after ``step`` optimiser steps; call it once training has begun.
@@ -301,69 +262,39 @@ class RunLogCallback(TrainerCallback):
         event, said = self._ending
         self._append(EventRecord(event=event, iter=self._step, message=redact(said)))
         self._running = False
-        if self._flops is not None:
-            self._flops.remove()
+        self.let_go()
         if self._log is not None:
             self._log.finish()
 
+    def let_go(self) -> None:
+        """Take the hook that counts FLOPs off the model; harmless where that has been done."""
+        if self._rates is not None:
+            self._rates.let_go()
+
     # ---- writing ----
 
-    def _folder(self, args: TrainingArguments) -> Path:
-        return Path(self.log_dir or args.output_dir or ".")
+    def _folder(self, args: TrainingArguments, trial: str | None = None) -> Path:
+        return Path(self.log_dir or args.output_dir or ".", trial or "")
 
-    def _name(self, args: TrainingArguments) -> str:
-        return self.run_name or args.run_name or self.experiment_name or f"run_{datetime.now():%Y%m%d_%H%M%S}"
+    def _name(self, args: TrainingArguments, trial: str | None) -> str:
+        name = self.run_name or args.run_name or self.experiment_name or f"run_{datetime.now():%Y%m%d_%H%M%S}"
+        return name if trial is None else f"{name}-{trial}"
 
-    def _claim(self, args: TrainingArguments, journal: Journal, resumed: bool) -> Run | None:
-        """Open the journal; return the run in it that is resumed, or None for a new run, for which its place is cleared."""
-        folder = journal.path.parent
-        previous = find_run(journal.path) if journal.path.exists() else None
-        if not resumed and not self.overwrite:
-            if journal.path.exists():
-                found = f"the run {previous.name!r}" if previous else "a journal"
-                raise UserError(
-                    f"{str(folder)!r} already holds {found}; resume it, overwrite it or choose another folder"
-                )
-            for path in derived_files(folder, self._name(args), self.experiment_name):
-                if path.exists():
-                    raise UserError(f"{str(path)!r} exists; choose another run name or log folder")
-        journal.open()  # and lock it: nothing of a run that is alive is deleted
-        if resumed:
-            return previous
-        journal.clear()
-        if previous is not None:
-            for path in derived_files(folder, previous.name, previous.headers[0].experiment_name):
-                path.unlink(missing_ok=True)
-        return None
-
-    def _append_steps(self, records: Sequence[StepRecord]) -> None:
-        for record in records:
-            if self.log_eval_only:
-                self._since_evaluation.add(record)
-            else:
-                self._append(record)
-            self._step = self._logged_step = max(self._logged_step, record.iter)
+    def _logged(self, step: int) -> None:
+        """Steps have been logged up to this one."""
+        self._step = self._logged_step = max(self._logged_step, step)
         if self._log is not None and self._running and not self.log_eval_only:
             self._log.rebuild(self._step)
         self._clock.exclude()
 
     def _append(self, record: Record) -> None:
-        if self._log is None:
-            return
-        self._log.append(record, self._step)
-        if not self._running:  # an evaluation or a sample after the end
-            self._log.finish()
+        if self._log is not None:
+            self._log.append(record, self._step)
+            if not self._running:  # an evaluation or a sample after the end
+                self._log.finish()
 
 
 def _ending(status: str) -> str:
     if status not in _ENDINGS:
         raise UserError(f"status is {status!r}; a run ends as {', '.join(_ENDINGS)}")
     return status
-
-
-def _flops_until(run: Run | None, step: int) -> float:
-    """Model FLOPs up to a step, as the log has them."""
-    if run is None:
-        return 0.0
-    total = run.steps.up_to(step).column("total_flops")
-    return float(np.nan_to_num(total).max(initial=0.0))

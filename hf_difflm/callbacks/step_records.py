@@ -11,13 +11,13 @@ from ..runs.schema import STEP_NUMBERS, EvaluationRecord, StepRecord, now
 
 _NAMES = {"learning_rate": "lr", "num_input_tokens_seen": "tokens_seen"}
 # What is measured with a clock is not known to more decimals than these; passes are told apart down to a batch.
-_DECIMALS = {"time_ms": 3, "tokens_per_sec": 1, "mfu": 3, "epoch": 9}
+DECIMALS = {"time_ms": 3, "tokens_per_sec": 1, "mfu": 3, "epoch": 9}
 # Counts are exact; a learning rate is computed in double precision.
 _EXACT = frozenset({"iter", "steps", "tokens_seen", "total_flops"})
-_FORMATS = {"lr": "%.9g"}
+FORMATS = {"lr": "%.9g"}
 # All else comes from float32, which knows no more digits.
-_FLOAT32 = "%.7g"
-_LARGEST_ROUNDED = 1e7
+FLOAT32 = "%.7g"
+LARGEST_ROUNDED = 1e7
 # Told in other words: the totals so far.
 _IN_TOTALS = frozenset({"tokens", "flops"})
 _STEP_NUMBERS = frozenset(STEP_NUMBERS)
@@ -37,9 +37,9 @@ def step_record(values: Mapping[str, Any], **known: Any) -> StepRecord:
     extra: dict[str, Any] = {}
     for name, value in values.items():
         name = _NAMES.get(name, name)
-        if type(value) is float and -_LARGEST_ROUNDED < value < _LARGEST_ROUNDED and name not in _EXACT:
-            decimals = _DECIMALS.get(name)
-            value = float(_FORMATS.get(name, _FLOAT32) % value) if decimals is None else round(value, decimals)
+        if type(value) is float and -LARGEST_ROUNDED < value < LARGEST_ROUNDED and name not in _EXACT:
+            decimals = DECIMALS.get(name)
+            value = float(FORMATS.get(name, FLOAT32) % value) if decimals is None else round(value, decimals)
         if name in _STEP_NUMBERS:
             named[name] = value
         # To ask an abstract class takes long.
@@ -54,7 +54,7 @@ def round_times(record: StepRecord) -> None:
     for name in ("time_ms", "tokens_per_sec", "mfu"):
         value = getattr(record, name)
         if value is not None:
-            setattr(record, name, round(float(value), _DECIMALS[name]))
+            setattr(record, name, round(float(value), DECIMALS[name]))
 
 
 def step_records(rows: Sequence[Mapping[str, Any]], tokens_seen: float, total_flops: float) -> list[StepRecord]:

@@ -32,7 +32,8 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
         if any(kind.is_partial() for kind in tensor.placements):
             tensor = tensor.redistribute(placements=[Replicate() if k.is_partial() else k for k in tensor.placements])
         tensor = tensor.to_local()
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
@@ -49,27 +50,37 @@ def tensor_norms(
         shardings: how each of the N is cut.
         device: where the norms shall be.
     """
-    norms = [torch.zeros((), device=device)] * len(tensors)
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
     for place, tensor in enumerate(tensors):
         if tensor is not None:
             kinds[tensor.device, tensor.dtype].append(place)
+    found: list[torch.Tensor] = []
     for (_, dtype), places in kinds.items():
         parts = [tensor for place in places if (tensor := tensors[place]) is not None]
-        found = torch._foreach_norm(parts, 2, dtype=None if dtype == torch.float64 else torch.float32)
-        for place, norm in zip(places, found, strict=True):
-            norms[place] = norm.to(device, torch.float32, non_blocking=True)
+        norms = torch.stack(torch._foreach_norm(parts, 2, dtype=None if dtype == torch.float64 else torch.float32))
+        found.append(norms.to(device, torch.float32, non_blocking=True))
+    if len(found) == 1 and len(found[0]) == len(tensors):
+        norms_N = found[0]
+    else:
+        norms_N = torch.zeros(len(tensors), device=device)
+        for places, norms in zip(kinds.values(), found, strict=True):
+            norms_N[_index(places, device)] = norms
     by_sharding: dict[Sharding, list[int]] = defaultdict(list)
     for place, sharding in enumerate(shardings):
         if sharding:
             by_sharding[sharding].append(place)
     for sharding, places in by_sharding.items():
-        squares = torch.stack([norms[place] for place in places]).double().square()
+        here = _index(places, device)
+        squares = norms_N[here].double().square()
         for group in sharding:
             dist.all_reduce(squares, group=group)
-        for place, norm in zip(places, squares.sqrt().float().unbind(), strict=True):
-            norms[place] = norm
-    return torch.stack(norms)
+        norms_N[here] = squares.sqrt().float()
+    return norms_N
+
+
+def _index(places: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Places as an index on the device, copied there without waiting for it."""
+    return torch.tensor(places).to(device, non_blocking=True)
 
 
 def engine_with_its_own_weights(model: nn.Module) -> str | None:

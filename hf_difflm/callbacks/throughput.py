@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,8 @@ class ThroughputCallback(TrainerCallback):
         self.let_go()
         if model is not None and not args.torch_compile:  # it would compile a hook, and again for each new count
             self._tokens, self._flops = TokenCounter(model), FlopsCounter(model)
+            for counter in (self._tokens, self._flops):  # a Trainer that fails calls no hook: they go with this at last
+                weakref.finalize(self, counter.remove)
         self._peak = device_peak(args, model) if self.peak_flops is None else self.peak_flops
         self._utilization = DeviceUtilization(args.device)
 
@@ -155,7 +158,7 @@ class ThroughputCallback(TrainerCallback):
 
     def _rates(self, args: TrainingArguments, state: TrainerState, steps: int) -> dict[str, float | None]:
         seconds = self._clock.lap()
-        # In one piece, so that several processes have one thing to tell each other; NaN is what one does not know.
+        # In one piece, so that several processes have one thing to tell each other.
         own = [
             _take(self._tokens),
             _take(self._flops),
@@ -164,8 +167,9 @@ class ThroughputCallback(TrainerCallback):
             host_memory_mb(),
             self._utilization.percent(),
         ]
-        tokens_R, flops_R, waits_R, device_R, host_R, busy_R = _over_processes(own, args).T
-        tokens, flops = _known(tokens_R.sum()), _known(flops_R.sum())
+        ranks = args.world_size
+        all_tokens, all_flops, waits, device, host, busy = zip(*_over_processes(own, args, ranks), strict=True)
+        tokens, flops = _total(all_tokens), _total(all_flops)
         seen = state.num_input_tokens_seen - self._tokens_seen
         self._tokens_seen = state.num_input_tokens_seen
         if seen > 0:  # over all processes already
@@ -174,15 +178,16 @@ class ThroughputCallback(TrainerCallback):
         if rows is not None:
             steps, seconds, tokens, flops = rows.steps, rows.seconds, rows.tokens, rows.flops
         rate = tokens / seconds if tokens is not None and seconds > 0 else None
+        use = _total(busy)
         return {
             "step_time_ms": 1e3 * seconds / steps,
             "tokens_per_sec": rate,
-            "tokens_per_sec_per_device": None if rate is None else rate / args.world_size,
-            "mfu": mfu(flops, seconds, args.world_size, self._peak),
-            "data_wait_s": float(waits_R.max()),
-            "peak_memory_mb": _known(device_R.max()),
-            "host_memory_mb": _known(host_R.max()),
-            "device_utilization": _known(busy_R.mean()),
+            "tokens_per_sec_per_device": None if rate is None else rate / ranks,
+            "mfu": mfu(flops, seconds, ranks, self._peak),
+            "data_wait_s": _most(waits),
+            "peak_memory_mb": _most(device),
+            "host_memory_mb": _most(host),
+            "device_utilization": None if use is None else use / ranks,
         }
 
     def _apart(self) -> dict[str, float | None]:
@@ -209,14 +214,22 @@ def _take(counter: TokenCounter | FlopsCounter | None) -> float | None:
     return None if counter is None else counter.take()
 
 
-def _over_processes(own: Sequence[float | None], args: TrainingArguments) -> torch.Tensor:
-    """(ranks, n) numbers of all processes on the host; NaN for None. All processes call it at the same log."""
+def _over_processes(own: Sequence[float | None], args: TrainingArguments, ranks: int) -> list[Sequence[float | None]]:
+    """Return the numbers of each process; all processes call it at the same log."""
+    if ranks == 1:
+        return [own]
     values_N = torch.tensor([math.nan if number is None else number for number in own], dtype=torch.float64)
-    if args.world_size == 1:
-        return values_N[None]
-    return gather(values_N[None].to(args.device)).cpu()
+    gathered = gather(values_N[None].to(args.device)).tolist()
+    return [[None if math.isnan(number) else number for number in row] for row in gathered]
 
 
-def _known(number: torch.Tensor) -> float | None:
-    value = float(number)
-    return None if math.isnan(value) else value
+def _total(numbers: Sequence[float | None]) -> float | None:
+    """The sum over processes; None where one does not know its own."""
+    known = [number for number in numbers if number is not None]
+    return float(sum(known)) if len(known) == len(numbers) else None
+
+
+def _most(numbers: Sequence[float | None]) -> float | None:
+    """The greatest of the processes; None where one does not know its own."""
+    known = [number for number in numbers if number is not None]
+    return max(known) if len(known) == len(numbers) else None

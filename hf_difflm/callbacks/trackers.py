@@ -20,6 +20,7 @@ from .open_trackers import open_trackio, open_wandb, tensorboard_callback
 from .reports import Reports, reports_of
 from .tracker_backends import Backend, TensorBoardBackend
 from .tracker_formats import Bins, bins_of
+from .trial_folder import training_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class TrackerCallback(TrainerCallback):
         self._reports.listen(self._write)
         self._tensorboard = tensorboard_callback()
         if self.tb_writer is None and self._tensorboard is None and "tensorboard" in (args.report_to or ()):
-            self._own_writer = _writer_of_its_own(args)
+            self._own_writer = _writer_of_its_own(training_folder(args, state))
         wandb_run = open_wandb()
         if wandb_run is not None and "wandb" not in (args.report_to or ()):
             wandb_run.define_axis()
@@ -95,7 +96,7 @@ class TrackerCallback(TrainerCallback):
         wandb_run = open_wandb()
         if not self.log_checkpoints or self._reports is None or wandb_run is None:
             return
-        folder = Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        folder = training_folder(args, state) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if not folder.is_dir():
             logger.warning("there is no checkpoint %s, so it becomes no artifact", folder)
             return
@@ -182,11 +183,11 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _writer_of_its_own(args: TrainingArguments) -> Any:
+def _writer_of_its_own(folder: Path) -> Any:
     """A writer for a Trainer that reports to TensorBoard where its writer cannot be found.
 
     In a folder of its own: of several files that grow in one folder at a time TensorBoard reads but the last.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(Path(args.output_dir or ".") / "runs" / "hf_difflm"))
+    return SummaryWriter(str(folder / "runs" / "hf_difflm"))

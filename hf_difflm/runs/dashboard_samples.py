@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from .dashboard_panels import TITLE_SIZE, say
 from .plots_style import COLOURS
 from .run import Run
+from .sample_groups import mode_of
 from .schema import SampleRecord
 from .tables import count, number, printable
 
@@ -34,12 +37,12 @@ _HEADER, _STRIPE = COLOURS[2], "#eef6f3"
 
 
 def draw_samples(axes: Axes, run: Run) -> None:
-    """The last five samples: step, prompt and text cut to 40 characters, and the qualities that were measured."""
+    """Five samples, see :func:`chosen`: step, prompt and text cut to what fits, and the qualities that were measured."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_title("Samples", loc="left", fontsize=TITLE_SIZE)
-    samples = run.samples[-SHOWN_SAMPLES:]
+    samples = chosen(run.samples)
     if not samples:
         say(axes, "no sample yet")
         return
@@ -68,6 +71,26 @@ def draw_samples(axes: Axes, run: Run) -> None:
             )
             # Wide letters may take more room than forty common ones.
             text.set_clip_path(Rectangle((left, bottom), right - left, height, transform=axes.transData))
+            _shorten(
+                text, axes.transData.transform((right - 0.006, 0))[0] - axes.transData.transform((left + 0.006, 0))[0]
+            )
+
+
+def chosen(samples: Sequence[SampleRecord]) -> Sequence[SampleRecord]:
+    """Return the last five that say something: of the drawn ones if there are, since greedy texts repeat themselves."""
+    said = [sample for sample in samples if cut(sample.text)]
+    drawn = [sample for sample in said if mode_of(sample) != "greedy"]
+    return (drawn or said or samples)[-SHOWN_SAMPLES:]
+
+
+def _shorten(text: Text, pixels: float) -> None:
+    """Cut a text to a width, so that it is seen that something was cut."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        while (width := text.get_window_extent().width) > pixels and len(text.get_text()) > 1:
+            letters = text.get_text().removesuffix("…")
+            kept = min(int(len(letters) * pixels / width), len(letters) - 1)
+            text.set_text(letters[: max(kept, 0)].rstrip() + "…")
 
 
 def samples_table(samples: Sequence[SampleRecord]) -> tuple[list[str], list[list[str]]]:

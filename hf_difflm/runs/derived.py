@@ -14,8 +14,8 @@ from .metrics import build_metrics
 from .run import Run
 from .strict_json import dumps
 
-# A rebuild writes whole files, so its cost grows; a wait of this many times its duration keeps it below 0.4 %.
-_REST = 600
+# A rebuild writes whole files, so its cost grows; a wait of this many times its duration keeps it below 1 %.
+_REST = 100
 
 
 def derived_files(folder: Path, run_name: str, experiment_name: str | None = None) -> list[Path]:
@@ -63,44 +63,32 @@ def _write(run: Run, folder: Path, steps: Sequence[str]) -> list[Path]:
 
 
 class DerivedWriter:
-    """Keep what is derived from a journal fresh at a cost below a fifth of a per cent of the time.
+    """Keep what is derived from a journal fresh at a cost below one per cent of one processor's time.
 
     Each rebuild reads what is new in the journal alone, and renders it alone.
 
     Args:
         journal: the journal.
-        interval: optimiser steps between rebuilds; one also waits 600 times as long as the last rebuild took.
     """
 
-    def __init__(self, journal: Path, interval: int) -> None:
-        if interval < 1:
-            raise UserError(f"log_save_interval is {interval}; give a number of steps of at least 1")
+    def __init__(self, journal: Path) -> None:
         self._run = GrowingRun(journal)
         self._folder = journal.parent
-        self._interval = interval
         # The text of rows that have been written once; a run of this process does not change them.
         self._rendered: list[str] = []
-        self._last_step: int | None = None
         self._not_before = 0.0
 
-    def step(self, step: int) -> None:
-        """Rebuild the files if that is due after this many optimiser steps."""
-        if self._last_step is None:
-            self._last_step = step - 1
-        if step - self._last_step >= self._interval and time.monotonic() >= self._not_before:
-            self._last_step = step
-            self.write()
-
-    def remove(self) -> None:
-        """Delete the files: their room may be needed for the journal, which they can be rebuilt from.
+    def write_if_due(self) -> bool:
+        """Rebuild the files, unless the last rebuild was less than 100 times as long ago as it took; whether it did.
 
         Raises:
             UserError: the journal is gone or holds no run any more.
-            OSError: a file cannot be deleted.
+            OSError: a file cannot be written.
         """
-        run, _ = self._run.read()
-        for path in derived_files(self._folder, run.name, run.headers[0].experiment_name):
-            path.unlink(missing_ok=True)
+        due = time.monotonic() >= self._not_before
+        if due:
+            self.write()
+        return due
 
     def write(self) -> None:
         """Rebuild the files now.

@@ -25,7 +25,7 @@ _QUIET_SECONDS = 60.0
 
 
 class Journal:
-    """Append records to a JSONL file: one ``write`` on an O_APPEND descriptor a record, synchronous, no buffer.
+    """Append records to a JSONL file: one ``write`` on an O_APPEND descriptor for each call, synchronous, no buffer.
 
     What has been appended survives the death of the process. A line that a crash has torn is removed before the first
     append. The file is opened at the first append and again after :meth:`close`. While it is open, no other process can
@@ -37,7 +37,7 @@ class Journal:
 
     Raises:
         BlockingIOError: (from :meth:`open` and :meth:`append`) another process is writing this journal.
-        OSError: the file cannot be opened or written; a record that did not fit is taken back whole.
+        OSError: the file cannot be opened or written; what did not fit is taken back, all records of the call.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,7 +63,15 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Write one record."""
-        payload = encode(record).encode("ascii") + b"\n"
+        self.append_all((record,))
+
+    def append_all(self, records: Iterable[Record]) -> None:
+        """Write records in one go."""
+        self.append_lines([encode(record) for record in records])
+
+    def append_lines(self, lines: Iterable[str]) -> None:
+        """Write records in one go that :func:`hf_difflm.runs.schema.encode` has encoded, or what does the same."""
+        payload = "".join([line + "\n" for line in lines]).encode("ascii")
         self.open()
         descriptor = self._opened()
         written = os.write(descriptor, payload)

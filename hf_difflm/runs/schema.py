@@ -210,8 +210,10 @@ def encode(record: Record) -> str:
         # Nearly all there is to write are finite numbers: spare them the questions of plain().
         if type(value) is int or (type(value) is float and -_INFINITY < value < _INFINITY):
             line[name] = value
-        elif value is not None or name not in optional:
-            line[name] = plain(value, name, nonfinite)
+        elif value is not None:
+            line[name] = value if _is_plain(value) else plain(value, name, nonfinite)
+        elif name not in optional:
+            line[name] = None
     if cls is StepRecord and line["steps"] == 1:
         del line["steps"]
     for name, value in record.extra.items():
@@ -225,6 +227,16 @@ def encode(record: Record) -> str:
             if "." not in name:
                 line.setdefault(name, None)
     return dumps_line(line)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is text, or one name each for finite numbers, as most of what is not a number itself."""
+    if type(value) is dict:
+        return all(
+            type(name) is str and (type(item) is int or (type(item) is float and -_INFINITY < item < _INFINITY))
+            for name, item in value.items()
+        )
+    return type(value) is str
 
 
 def decode(line: Mapping[str, Any]) -> Record | None:

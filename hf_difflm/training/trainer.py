@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from ..callbacks import DashboardCallback, RunLogCallback
+from ..callbacks import RunLogCallback
 from ..callbacks.device_peak import device_peak
 from ..callbacks.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
@@ -183,8 +183,6 @@ class DiffusionTrainer(SavingPart, EvaluatingPart, LoadingPart, NetworksPart):
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "let_go"):  # of a model, a process, ...: a training that failed ends for them, too
                     callback.let_go()
-                elif isinstance(callback, DashboardCallback):
-                    callback.close()  # a training that failed wants its last picture most
 
     def _after_update(self) -> None:
         if self.ema is not None:

@@ -10,6 +10,7 @@ import pytest
 from hf_difflm.callbacks.log_writer import LogWriter
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run, recover
+from hf_difflm.runs.derived import derived_files
 from hf_difflm.runs.journal import RECORDS_LOST
 from hf_difflm.runs.schema import EventRecord, RunRecord, StepRecord
 
@@ -19,10 +20,10 @@ class SmallDisk(Journal):
 
     size = 10**9
 
-    def append(self, record):
+    def append_lines(self, lines):
         if sum(path.stat().st_size for path in self.path.parent.iterdir()) + 100 > self.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        super().append(record)
+        super().append_lines(lines)
 
 
 @pytest.fixture
@@ -34,17 +35,21 @@ def journal(tmp_path):
     journal.close()
 
 
+def _writer(journal):
+    return LogWriter(journal, derived_files(journal.path.parent, "demo"), 10)
+
+
 def _fill(log, journal):
     for step in range(1, 51):
         log.append(StepRecord(iter=step, loss=1.0), step)
     log.rebuild()
     journal.size = sum(path.stat().st_size for path in journal.path.parent.iterdir())
-    for step in range(51, 54):
-        log.append(StepRecord(iter=step, loss=1.0), step)
+    log.append(StepRecord(iter=51, loss=1.0), 51)
+    log.append_all([StepRecord(iter=step, loss=1.0) for step in (52, 53)], 53)
 
 
 def test_on_a_full_disk_the_end_and_what_was_lost_are_known_and_the_rest_can_be_rebuilt(journal, caplog):
-    log = LogWriter(journal, 10)
+    log = _writer(journal)
     _fill(log, journal)
     log.append(EventRecord(event="completed", iter=53), 53)
     run = load_run(journal.path)
@@ -60,13 +65,13 @@ def test_on_a_full_disk_the_end_and_what_was_lost_are_known_and_the_rest_can_be_
 
 
 def test_steps_never_cost_the_derived_files(journal):
-    log = LogWriter(journal, 10)
+    log = _writer(journal)
     _fill(log, journal)
     assert sorted(os.listdir(journal.path.parent)) == ["demo.json", "demo_metrics.json", "journal.jsonl"]
 
 
 def test_a_single_lost_record_is_one(journal):
-    log = LogWriter(journal, 10)
+    log = _writer(journal)
     journal.size = 0
     log.append(StepRecord(iter=1), 1)
     journal.size = 10**9
@@ -75,7 +80,7 @@ def test_a_single_lost_record_is_one(journal):
 
 
 def test_a_journal_that_was_deleted_meanwhile_stops_nothing(journal, caplog):
-    log = LogWriter(journal, 10)
+    log = _writer(journal)
     journal.path.unlink()
     log.append(StepRecord(iter=1), 1)
     journal.size = 0

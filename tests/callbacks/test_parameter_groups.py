@@ -11,7 +11,7 @@ import transformers as hf
 from torch import nn
 
 from hf_difflm import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from hf_difflm.callbacks.parameter_groups import GROUPS, layers_of, norms_by_label, parameter_groups, unwrapped
+from hf_difflm.callbacks.parameter_groups import GROUPS, NormSums, layers_of, parameter_groups, unwrapped
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 COMMON = {"vocab_size": 64, "max_position_embeddings": 32, **SIZES}
@@ -176,7 +176,7 @@ def test_norms_are_summed_by_label_with_what_is_unknown_left_out():
     model = FAMILIES["llama"]()
     grouped = [item for item in parameter_groups(model) if "proj" in item.name or "head" in item.name]
     norms = [None if "layers.1" in item.name else 2.0 for item in grouped]
-    assert norms_by_label(grouped, norms) == pytest.approx(
+    assert NormSums(grouped).of(norms) == pytest.approx(
         {"global": 2 * 8**0.5, "attention": 4.0, "mlp": 2 * 3**0.5, "head": 2.0, "layer_00": 2 * 7**0.5}
     )
-    assert list(norms_by_label(grouped, norms)) == ["global", "attention", "mlp", "head", "layer_00"]
+    assert list(NormSums(grouped).of(norms)) == ["global", "attention", "mlp", "head", "layer_00"]

@@ -178,7 +178,8 @@ def test_it_looks_for_its_parent_where_no_signal_tells_of_its_death(tmp_path):
     code = textwrap.dedent(
         f"""
         import os, subprocess, sys, time
-        child = "import hf_difflm.runs.dashboard_process as p; p.end_with = lambda parent: None; p.main(sys.argv[1:])"
+        child = "from hf_difflm.runs import beside, dashboard_process as p; beside.end_with = lambda *_: None; "
+        child += "p.main(sys.argv[1:])"
         arguments = [{str(journal)!r}, {str(tmp_path / "out")!r}, "--parent", str(os.getpid()), "--nice", "0"]
         command = [sys.executable, "-c", "import sys; " + child, *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)

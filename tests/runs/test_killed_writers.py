@@ -40,7 +40,7 @@ FORKER = textwrap.dedent(
         journal.append(RunRecord(run_name="killed", run_id=previous.header.run_id if previous else "id"))
         kind = "resumed" if previous else "started"
         journal.append(EventRecord(event=kind, resumed_from_step=step if previous else None))
-        derived = DerivedWriter(journal.path, 1)
+        derived = DerivedWriter(journal.path)
         derived.write()
         while True:
             step += 1
@@ -51,8 +51,7 @@ FORKER = textwrap.dedent(
             if step % 5 == 0:
                 write_text(checkpoint, str(step))
                 journal.append(CheckpointRecord(iter=step, path=f"checkpoint-{step}"))
-            derived._not_before = 0.0  # no rest: as many rebuilds as can be, to be killed in
-            derived.step(step)
+            derived.write()  # no rest: as many rebuilds as can be, to be killed in
 
     print("ready", flush=True)
     for line in sys.stdin:

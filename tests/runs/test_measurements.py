@@ -59,7 +59,7 @@ def test_the_document_holds_them_without_histograms_and_is_read_back_as_the_same
 
 
 def test_a_document_that_grows_with_its_journal_keeps_the_measurements_of_before(folder):
-    writer = DerivedWriter(folder / "journal.jsonl", 1)
+    writer = DerivedWriter(folder / "journal.jsonl")
     writer.write()
     journal = Journal(folder / "journal.jsonl")
     journal.append(gradients(21))

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.derived import DerivedWriter, write_derived
 from hf_difflm.runs.document import build_document, summarize
@@ -201,27 +200,17 @@ def test_a_failed_replacement_leaves_the_old_file_and_no_rubbish(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_document_is_rebuilt_every_interval_but_rests_after_a_slow_rebuild(write_run):
+def test_the_document_is_rebuilt_on_request_but_rests_after_a_slow_rebuild(write_run):
     run = write_run(ending="")
     path = run.path.with_name("demo.json")
-    writer = DerivedWriter(run.path, interval=10)
-    rebuilt = []
-    for step in range(1, 31):
-        writer._not_before = 0.0  # a rested writer: only the interval counts
-        writer.step(step)
-        if path.exists():
-            rebuilt.append(step)
-            path.unlink()
-    assert rebuilt == [10, 20, 30]
-    writer.write()
+    writer = DerivedWriter(run.path)
+    assert writer.write_if_due()
     path.unlink()
-    writer.step(1000)  # due by its steps, but the last rebuild was just now
+    assert not writer.write_if_due()  # the last rebuild was just now
     assert not path.exists()
-
-
-def test_an_interval_below_one_is_refused(tmp_path):
-    with pytest.raises(UserError, match="log_save_interval is 0"):
-        DerivedWriter(tmp_path / "journal.jsonl", 0)
+    writer._not_before = 0.0  # a rested writer
+    assert writer.write_if_due()
+    assert path.exists()
 
 
 @given(st.text(max_size=300))
@@ -243,7 +232,7 @@ def test_a_document_that_grows_with_its_journal_is_the_one_built_from_the_whole(
     """Only what is new is read and rendered; a resume, which takes steps back, is read whole."""
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(RunRecord(run_name="grows", run_id="1"))
-    writer = DerivedWriter(journal.path, 1)
+    writer = DerivedWriter(journal.path)
     for step in range(1, 30):
         journal.append(StepRecord(iter=step if step < 20 else step - 10, loss=1 / step, extra={"x": step}))
         if step % 4 == 0:

@@ -1,0 +1,83 @@
+"""The files that are derived from a journal, kept fresh beside the training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..runs.derived import write_derived
+from ..runs.files import remove_leftovers
+from .journal_process import JournalProcess
+
+logger = logging.getLogger(__name__)
+
+
+class DerivedFiles:
+    """Rebuild the files derived from a journal every few steps, in a process of its own, which training never waits for.
+
+    The process is started for the first of these rebuilds: a short training has none.
+
+    Args:
+        journal: the journal.
+        paths: the files, see :func:`hf_difflm.runs.derived.derived_files`.
+        interval: optimiser steps between rebuilds; one also waits 100 times as long as the last rebuild took.
+    """
+
+    def __init__(self, journal: Path, paths: Sequence[Path], interval: int) -> None:
+        self._journal = journal
+        self._paths = paths
+        self._interval = interval
+        self._last_step: int | None = None
+        self._process: JournalProcess | None = None
+        self._beside = True
+
+    def step(self, step: int) -> None:
+        """Have the files rebuilt if that is due after this many optimiser steps."""
+        if self._last_step is None:
+            self._last_step = step - 1
+        if step - self._last_step >= self._interval and self._beside:
+            self._last_step = step
+            self._ask(step)
+
+    def _ask(self, step: int) -> None:
+        try:
+            if self._process is None:
+                self._process = JournalProcess(
+                    "hf_difflm.runs.derived_process",
+                    [str(self._journal.absolute())],
+                    [],
+                    "what is derived from the journal could not be kept fresh",
+                )
+            self._process.ask(str(step))
+        except OSError as error:  # no more processes, no more memory
+            self._beside = False
+            logger.warning("what is derived from the journal is written at the end alone (%s)", error)
+
+    def write(self) -> None:
+        """Rebuild the files now, here, and end the process.
+
+        Raises:
+            UserError: the journal is gone or holds no run any more.
+            OSError: a file cannot be written.
+        """
+        self._end_process()
+        write_derived(self._journal)
+
+    def remove(self) -> None:
+        """Delete the files, and make no more before :meth:`write`: their room may be needed for the journal.
+
+        Raises:
+            OSError: a file cannot be deleted.
+        """
+        self._end_process()
+        self._beside = False
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop()
+            for path in self._paths:
+                remove_leftovers(path)

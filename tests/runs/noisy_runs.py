@@ -1,0 +1,81 @@
+"""Runs in memory whose noise was drawn by the objective itself, and whose other quantities are those of a sound training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from made_runs import make_run
+
+from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
+from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.runs import Run
+
+STEPS, BATCH, TOKENS = 200, 8, 32
+SCHEDULE = {"noise_schedule": "loglinear", "schedule_exponent": 2.0, "sigma_min": 1e-4, "sigma_max": 20.0}
+
+
+def drawn(
+    steps: int = STEPS, batch: int = BATCH, tokens: int = TOKENS, seed: int = 0, ragged: bool = False, **options: Any
+) -> dict[str, np.ndarray]:
+    """``noise_level`` and ``masking_rate`` of each step (mean, ``_min``, ``_max``), with the seven digits of a log."""
+    given = {"loss_form": "any_order", "noise_sampling": "stratified", **SCHEDULE, **options}
+    schedule = NoiseSchedule(
+        given["noise_schedule"], given["schedule_exponent"], given["sigma_min"], given["sigma_max"]
+    )
+    objective = MaskedDiffusionObjective(4, given["loss_form"], given["noise_sampling"], schedule)
+    lengths = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for step in range(steps):
+        scored_BL = np.ones((batch, tokens), dtype=bool)
+        if ragged:
+            scored_BL = np.arange(tokens) < lengths.integers(tokens // 2, tokens + 1, (batch, 1))
+        corruption = objective.corrupt(scored_BL, NoiseKey(seed, step, np.arange(batch), batch))
+        for name, values_B in (("noise_level", corruption.noise_level_B), ("masking_rate", corruption.masking_rate_B)):
+            for end, value in (("", values_B.mean()), ("_min", values_B.min()), ("_max", values_B.max())):
+                found.setdefault(name + end, []).append(float(f"{value:.7g}"))
+        found.setdefault("tokens", []).append(float(scored_BL.sum()))
+    columns = {name: np.array(values) for name, values in found.items()}
+    columns["tokens_seen"] = np.cumsum(columns.pop("tokens"))
+    return columns
+
+
+def sound_run(
+    steps: int = STEPS,
+    columns: dict[str, np.ndarray] | None = None,
+    noise: dict[str, np.ndarray] | None = None,
+    objective: str = "mdlm",
+    **config: Any,
+) -> Run:
+    """A run of ``mdlm`` that a checklist has nothing against, with what is to be wrong in ``columns`` and ``config``."""
+    learning_rate = 1e-3 * np.minimum(np.arange(steps) / 20, (steps - np.arange(steps)) / (steps - 20))
+    noise = drawn(steps) if noise is None else noise
+    settings: dict[str, Any] = {
+        "loss_form": "any_order",
+        "noise_sampling": "stratified",
+        "global_batch_size": BATCH,
+        "max_steps": steps,
+        "warmup_steps": 20,
+        "lr_scheduler_type": "linear",
+        "eval_strategy": "steps",
+        **SCHEDULE,
+        **config,
+    }
+    quantities = {"lr": learning_rate, **noise, **(columns or {})}
+    return make_run(steps=steps, objective=objective, columns=quantities, **settings)
+
+
+def learnt_importance(steps: int = STEPS, seed: int = 0) -> dict[str, np.ndarray]:
+    """What a run of ``atat`` logs of importance and a curriculum in thirds, when all is well."""
+    noise = np.random.default_rng(seed).normal(0.0, 0.01, (4, steps))
+    done = np.arange(steps) / steps
+    return {
+        "importance_mean": 0.5 - 0.1 * done + noise[0],
+        "importance_std": 0.02 + 0.16 * (1 - np.exp(-5 * done)) + noise[1],
+        "importance_min": np.full(steps, 0.02),
+        "importance_max": np.full(steps, 0.98),
+        "importance_loss": 0.05 + 0.2 * np.exp(-5 * done) + noise[2],
+        "importance_difficulty_correlation": 0.6 * (1 - np.exp(-5 * done)) + noise[3],
+        "curriculum_stage": 1.0 + (done >= 1 / 3) + (done >= 2 / 3),
+        "curriculum_pace": np.minimum(done / (2 / 3), 1.0),
+    }

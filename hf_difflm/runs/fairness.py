@@ -40,6 +40,7 @@ _WATCHING = {
     "save_strategy",
     "save_total_limit",
     "statistics_interval",
+    "text_log",
     "throughput_interval",
     "viz_interval",
     "wandb_entity",

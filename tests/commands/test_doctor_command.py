@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from hf_difflm.training import doctor as checks
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_sound_machine_gets_one_tick_a_line_and_exit_code_0(hf):
@@ -143,4 +148,87 @@ def test_a_configuration_that_cannot_be_used_is_named(hf, tmp_path, text, senten
     (tmp_path / "bad.yaml").write_text(text)
     result = hf("doctor", "--recipe", "demo", "--accelerate-config", "bad.yaml")
     assert result.code == 2
+    assert sentence in result.err
+
+
+# ---- the checklist of a run ----
+
+
+@pytest.mark.parametrize("objective", ["mdlm", "ar"])
+def test_the_checklist_of_a_sound_run_has_no_cross_and_exit_code_0(hf, trained, trained_ar, objective):
+    result = hf("doctor", "--run", trained if objective == "mdlm" else trained_ar)
+    assert (result.code, result.err) == (0, "")
+    head, *lines = result.out.splitlines()
+    assert f"({objective})" in head
+    assert "✓ run: completed at step 6 of 6" in lines
+    assert "✓ numbers are finite: all of 6 steps and 2 evaluations" in lines
+    assert {line[0] for line in lines} == {"✓", "–"}
+
+
+def test_the_checklist_of_thirty_steps_of_mdlm_finds_its_noise_in_order(hf, tiny):
+    flags = ["--max-steps", "30", "--eval-steps", "15", "--save-steps", "30", "--generate-interval", "0"]
+    assert hf("train", *tiny, *flags, "--output-dir", "run").code == 0
+    result = hf("doctor", "--run", "run", "--json")
+    assert (result.code, result.err) == (0, "")
+    checks = {check["name"]: check for check in json.loads(result.out)["checks"]}
+    passed = {name for name, check in checks.items() if check["outcome"] == "passed"}
+    assert passed >= {"noise drawn uniformly", "masking rates as prescribed", "learning rate follows its schedule"}
+    assert "counts of 4 stratified sequences a step, 30 steps" in checks["noise drawn uniformly"]["finding"]
+
+
+def test_the_checklist_of_atat_finds_its_stages(hf, tiny):
+    flags = ["--objective", "atat", "--curriculum", "thirds", "--max-steps", "30", "--eval-steps", "15"]
+    assert hf("train", *tiny, *flags, "--generate-interval", "0", "--output-dir", "run").code == 0
+    lines = hf("doctor", "--run", "run").out.splitlines()
+    assert "✓ curriculum stages begin when they should: stage 2 at step 11, stage 3 at step 21 (thirds)" in lines
+    assert any(line.startswith("✓ noise drawn uniformly: times of 4 stratified sequences") for line in lines)
+
+
+def test_a_cross_in_the_checklist_is_exit_code_1(hf, trained):
+    journal = trained / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    step = next(line for line in lines if line["type"] == "step" and line["iter"] == 4)
+    step.update(loss=None, nonfinite=["loss"])
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = hf("doctor", "--run", trained)
+    assert result.code == 1
+    (cross,) = [line for line in result.out.splitlines() if line.startswith("✗")]
+    assert cross.startswith("✗ numbers are finite: 1 rows are not, the first is step 4 (loss); go on from")
+    assert json.loads(hf("doctor", "--run", trained, "--json").out)["sound"] is False
+
+
+def test_the_checklist_works_while_the_run_is_trained(hf, start, tiny, wait_for_steps):
+    process = start("train", *tiny, "--max-steps", "100000", "--generate-interval", "0", "--output-dir", "live")
+    wait_for_steps(process, Path("live/journal.jsonl"), 4)
+    result = hf("doctor", "--run", "live")
+    assert process.poll() is None
+    assert "✓ run: running at step " in result.out
+    assert " of 100,000\n" in result.out
+
+
+def test_the_checklist_needs_no_torch(trained):
+    code = (
+        "import sys; from hf_difflm.commands import app\n"
+        f"try: app(['doctor', '--run', {str(trained)!r}])\n"
+        "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout.splitlines()[-1] == "0 False", ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--run", "nowhere"], "there is no run at 'nowhere'"),
+        (["--run", "."], "'.' is not a run (found an empty folder)"),
+        (["--run", "x", "--recipe", "demo"], "--run reads a log and takes no other flag than --json"),
+        (["--run", "x", "--devices", "2"], "--run reads a log and takes no other flag than --json"),
+        (["--run", "x", "--block-size", "64"], "--run reads a log and takes no other flag than --json"),
+        (["--json"], "these flags need --recipe"),
+    ],
+)
+def test_bad_input_of_a_checklist_is_one_sentence_and_exit_code_2(hf, flags, sentence):
+    result = hf("doctor", *flags)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: ")
     assert sentence in result.err

@@ -10,8 +10,18 @@ from made_runs import make_run
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.runs import Run
+from hf_difflm.runs.checklist import check_run
+from hf_difflm.runs.checks import Check
 
 STEPS, BATCH, TOKENS = 200, 8, 32
+NOISE = {"noise drawn uniformly", "masking rates as prescribed"}
+IMPORTANCE = {
+    "importance tells tokens apart",
+    "importance goes with difficulty",
+    "gradients reach the estimator",
+    "importance loss falls",
+}
+CURRICULUM = {"curriculum weights have mean 1", "curriculum stages begin when they should"}
 SCHEDULE = {"noise_schedule": "loglinear", "schedule_exponent": 2.0, "sigma_min": 1e-4, "sigma_max": 20.0}
 
 
@@ -79,3 +89,20 @@ def learnt_importance(steps: int = STEPS, seed: int = 0) -> dict[str, np.ndarray
         "curriculum_stage": 1.0 + (done >= 1 / 3) + (done >= 2 / 3),
         "curriculum_pace": np.minimum(done / (2 / 3), 1.0),
     }
+
+
+def atat(steps: int = STEPS, columns: dict[str, Any] | None = None, **config: Any) -> Run:
+    """A sound run of adaptive masking and a curriculum in thirds."""
+    noise = drawn(steps, loss_form="time", noise_schedule="linear")  # times as those of adaptive masking
+    settings = {"importance": "full", "masking": "proportional", "importance_loss_weight": 0.1, "curriculum": "thirds"}
+    return sound_run(
+        steps, {**learnt_importance(steps), **(columns or {})}, noise, objective="atat", **settings | config
+    )
+
+
+def found(run: Run) -> dict[str, Check]:
+    return {check.name: check for check in check_run(run)}
+
+
+def outcomes(run: Run, outcome: str) -> set[str]:
+    return {check.name for check in check_run(run) if check.outcome == outcome}

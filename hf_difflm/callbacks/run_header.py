@@ -76,6 +76,9 @@ def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[st
         "compile": _compiles(args),
         "engine": engine_of(args),
         "sharding": sharding_of(args),
+        # As trained: what was asked for may have been divided among processes.
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
         "versions": {
             "hf_difflm": __version__,
             "torch": torch.__version__,

@@ -66,6 +66,10 @@ def find_files(path: Path) -> list[Path]:
         return [path]
     inside = [file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts)]
     files = sorted(file for file in inside if file.is_file() and file.suffix.lower() in SUFFIXES)
+    if not files and any(path.glob("*-input_ids.bin")):
+        raise UserError(
+            f"{path} holds prepared blocks, but its prepared.json is missing; run `hf-difflm data prepare` again"
+        )
     if not files:
         raise UserError(f"folder {path} holds no readable file: put {', '.join(SUFFIXES)} files there")
     return files

@@ -151,6 +151,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         ("status", " ".join([run.shown_status, _last_message(run)]).strip()),
         ("time", _period(run, summary["train_seconds"])),
         ("model", _model(run)),
+        ("engine", _engine(run)),
         ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
         ("best", f"{with_error(best.nll, best.nll_stderr)} nats/token at step {best.iter:,}" if best else UNKNOWN),
         ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
@@ -284,6 +285,20 @@ def _period(run: Run, train_seconds: float | None) -> str:
 def _last_message(run: Run) -> str:
     message = next((event.message for event in reversed(run.events) if event.event in STATUS_OF_EVENT), None)
     return f"({message})" if message else ""
+
+
+def _engine(run: Run) -> str:
+    """How the work was shared, and in which precision."""
+    known = run.header.metadata
+    size, engine, sharding = known.get("world_size"), known.get("engine"), known.get("sharding")
+    parts = [
+        f"{size} process{'es' if size != 1 else ''}" if isinstance(size, int) else None,
+        engine if isinstance(engine, str) and engine != "single" else None,
+        f"sharding {sharding}" if isinstance(sharding, str) else None,
+        known.get("dtype"),
+        None if known.get("compile") is None else f"{'' if known['compile'] else 'not '}compiled",
+    ]
+    return ", ".join(str(part) for part in parts if part) or UNKNOWN
 
 
 def _model(run: Run) -> str:

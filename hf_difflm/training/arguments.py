@@ -50,7 +50,8 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         if rest:
             raise UserError(
                 f"global_batch_size {self.global_batch_size} cannot be divided among {self.world_size} processes; "
-                f"use a multiple of {self.world_size}"
+                f"use a multiple of {self.world_size}, or a number of processes that divides {self.global_batch_size} "
+                "(to resume, the latter)"
             )
         self.per_device_train_batch_size = min(self.per_device_train_batch_size, share)
         self.gradient_accumulation_steps, rest = divmod(share, self.per_device_train_batch_size)

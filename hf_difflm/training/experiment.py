@@ -114,7 +114,11 @@ def train_run(
     _refuse_no_end(settings)
     tokenizer = load_tokenizer(settings.data.tokenizer)
     if is_main:
-        print(f"preparing {settings.data.dataset} (cached for the next run)", flush=True)
+        ready = is_prepared(settings.data.dataset)
+        print(
+            f"{'reading' if ready else 'preparing'} {settings.data.dataset}{'' if ready else ' (cached for the next run)'}",
+            flush=True,
+        )
     data = prepare_data(settings.data, tokenizer)
     _set_seed(arguments.seed)
     model = build_model(settings, tokenizer)

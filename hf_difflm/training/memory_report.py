@@ -105,7 +105,7 @@ def table(estimate: MemoryEstimate) -> str:
     width = max(len(label) for label, _ in rows)
     lines += [f"{label:<{width}}  {_in_words(size):>9}" for label, size in rows]
     other = "without" if e.checkpointing else "with"
-    lines += ["", f"{other} --gradient-checkpointing: {_in_words(e.other_checkpointing)}"]
+    lines += ["", f"{other} --activation-checkpointing: {_in_words(e.other_checkpointing)}"]
     lines += [f"assumed: {sentence}" for sentence in e.assumed]
     lines.append(_verdict(e))
     lines.append(
@@ -126,7 +126,7 @@ def _verdict(e: MemoryEstimate) -> str:
     if not e.largest_micro_batch:
         if e.evaluation > USABLE * e.device_memory:
             return f"{verdict} into {device}: not even an evaluation does; lower --per-device-eval-batch-size"
-        remedy = "use --engine fsdp2" if e.checkpointing else "try --gradient-checkpointing, or --engine fsdp2"
+        remedy = "use --engine fsdp2" if e.checkpointing else "try --activation-checkpointing, or --engine fsdp2"
         return f"{verdict} into {device}: no micro-batch does; {remedy}, or a smaller network"
     return (
         f"{verdict} into {device}; the largest micro-batch that fits: --per-device-train-batch-size "

@@ -59,6 +59,7 @@ class SavingPart(StepLogPart, ResumingPart):
             self._log_window(self._tr_loss)
         self._check_weights()
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        facts = self._facts()
         # Older checkpoints go only when this one is good, that is after its manifest.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -70,7 +71,7 @@ class SavingPart(StepLogPart, ResumingPart):
                 if self.ema is not None:
                     self.ema.save(folder, write=self.args.should_save)
                 if self.args.should_save:
-                    self._facts().write(folder)
+                    facts.write(folder)
                 self.accelerator.wait_for_everyone()  # the manifest vouches for the files of all processes
                 if self.args.should_save:
                     write_manifest(folder)

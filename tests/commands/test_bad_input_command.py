@@ -66,7 +66,7 @@ def test_data_that_cannot_be_used_leaves_no_folder_behind(bad, tiny, tmp_path, c
         ("--lr-scheduler-type cosin", "cosin"),
         ("--optim adamx", "optim must be one of"),
         ("--report-to trakio", "trakio is not supported"),
-        ("--fsdp full_shard", "fsdp only works in distributed training"),
+        ("--fsdp full_shard", "FSDP was asked for, but accelerate has it on GPUs only"),
         ("--global-batch-size 6", "global_batch_size 6"),
         ("--global-batch-size 100000", "fewer than one optimiser batch of 100000"),
         ("--seed 99999999999", "seed must be below 2^32"),
@@ -86,7 +86,7 @@ def test_bf16_without_support_is_one_sentence(bad, tiny):
     if torch.accelerator.is_available():
         pytest.skip("this machine has an accelerator")
     flags = [flag for flag in tiny if flag != "--use-cpu"]
-    assert "use_cpu" in bad("train", *flags, "--bf16", "--output-dir", "run")
+    assert "--use-cpu" in bad("train", *flags, "--bf16", "--output-dir", "run")
 
 
 @pytest.mark.parametrize(

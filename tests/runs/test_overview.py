@@ -65,6 +65,14 @@ def test_a_run_that_has_only_begun_can_be_listed_and_shown():
     assert "bare" in summary_text([run], None, 80)
 
 
+def test_show_says_on_what_and_how_a_run_was_trained():
+    run = make_run()
+    run.header.metadata.update(
+        world_size=2, engine="fsdp2", sharding="full_shard", dtype="bfloat16", compile=True, device="cuda"
+    )
+    assert "2 processes, fsdp2, sharding full_shard, bfloat16, compiled" in show_text(run, 100)
+
+
 def test_the_best_run_has_the_lowest_nll_and_says_where():
     runs = [make_run("a", final=2.0), make_run("b", final=1.5, bound="exact"), make_run("none", evaluations=0)]
     best = best_run(runs)

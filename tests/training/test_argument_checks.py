@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import SchedulerType
 
 from hf_difflm.errors import UserError
 from hf_difflm.training.argument_checks import check_values
 from hf_difflm.training.complaints import complaints_about
 
+NO_GPU = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 NEEDED = {
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
     "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
@@ -35,6 +37,8 @@ def test_every_schedule_of_transformers_is_let_through_with_what_it_needs(kind):
             "lr_scheduler_type warmup_stable_decay does not work with .* {}: ",
         ),
         ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": "x"}}, "polynomial does not work with"),
+        pytest.param({"bf16": True}, "bf16 is set, but there is no GPU; --use-cpu trains in bfloat16", marks=NO_GPU),
+        pytest.param({"fp16": True}, "fp16 is set, but there is no GPU; use bf16 with --use-cpu", marks=NO_GPU),
         ({"torch_compile_mode": "nothing"}, "torch_compile_mode must be one of default, .*, got 'nothing'"),
         ({"torch_compile_mode": "max-autotone"}, "did you mean 'max-autotune'?"),
         ({"torch_compile_backend": "inducter"}, "torch_compile_backend must be one of .*did you mean 'inductor'?"),

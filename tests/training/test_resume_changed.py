@@ -12,7 +12,7 @@ from hf_difflm.runs import load_run
 from hf_difflm.runs.checkpoints import write_manifest
 from hf_difflm.training.resume_facts import ResumeFacts, check_resumable, read_facts, settings_of
 
-SAVING = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
+SAVING = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 5}
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def evaluation_documents(
     if not folder.exists():
         texts = list(_texts(source, encoder, num_tokens, chosen))
         if not texts:
-            what = "no document" if chosen is None else f"no document among the {chosen.fraction:g} held out"
+            what = "no document" if chosen is None else f"no document, or none among the {chosen.fraction:g} held out"
             raise UserError(f"{source.name} holds {what} to evaluate on: raise eval_fraction, or give an eval_dataset")
         _save(datasets.Dataset.from_dict({"text": texts}), folder)
     return datasets.load_from_disk(str(folder))

@@ -53,6 +53,7 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/run_log.py
 	@$(BIN)/python benchmarks/callbacks.py
 	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/atat.py
 	@$(BIN)/python benchmarks/sampling.py
 
 results: $(BIN)/.installed  ## train on tinyshakespeare (TEXT=file) and write docs/results.md from the run logs

@@ -58,7 +58,7 @@ def train(
     help_all: HelpAll = False,
     **flags: Any,
 ) -> None:
-    """Train one model: masked diffusion (--objective mdlm) or autoregressive (--objective ar).
+    """Train one model: masked diffusion (--objective mdlm, or atat with adaptive masks) or autoregressive (ar).
 
     Takes every flag of transformers' TrainingArguments besides those below; --help-all lists them.
     """

@@ -7,6 +7,7 @@ from .adaptive_settings import AdaptiveSettings
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
 from .causal import CausalObjective
 from .frequency_prior import count_tokens
+from .importance_file import load_importance
 from .masked_diffusion import MaskedDiffusionObjective
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "Summary",
     "adaptive_objective",
     "count_tokens",
+    "load_importance",
 ]

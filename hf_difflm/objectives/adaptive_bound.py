@@ -107,11 +107,8 @@ class AdaptiveBound(Objective):
             progress: share of training that is done.
             token_weights_BL: (B, L) further weights of the denoiser's loss; the output's weights remain those of the bound.
         """
-        scored_BL = scored_mask(batch)
-        r_BL = self.odds_ratios(batch["input_ids"].numpy(), scored_BL, importance, progress)
-        t_B, scores_BL = draw(scored_BL, key, self.noise_sampling == "stratified")
-        corruption = corrupt(scored_BL, r_BL, t_B, scores_BL)
-        hidden = hide(model, batch, corruption.masked_BL, self.mask_token_id, device, t_B)
+        corruption = self.corruption(batch, key, importance, progress)
+        hidden = hide(model, batch, corruption.masked_BL, self.mask_token_id, device, corruption.t_B)
         weights_BL = corruption.weights_BL if token_weights_BL is None else corruption.weights_BL * token_weights_BL
         if self.settings.form == "p2":
             loss, nll_N, cost_N, correct_N = self._token_value(
@@ -129,6 +126,15 @@ class AdaptiveBound(Objective):
             row_metrics={"noise_level": corruption.noise_level_B, "masking_rate": corruption.masking_rate_B},
         )
         return TokenCosts(output, nll_N, hidden)
+
+    def corruption(
+        self, batch: Batch, key: NoiseKey, importance: Importance | None, progress: float
+    ) -> AdaptiveCorruption:
+        """Which tokens of a batch are hidden, and what that costs; pure in the arguments."""
+        scored_BL = scored_mask(batch)
+        r_BL = self.odds_ratios(batch["input_ids"].numpy(), scored_BL, importance, progress)
+        t_B, scores_BL = draw(scored_BL, key, self.noise_sampling == "stratified")
+        return corrupt(scored_BL, r_BL, t_B, scores_BL)
 
     def odds_ratios(
         self, ids_BL: np.ndarray, scored_BL: np.ndarray, importance: Importance | None, progress: float

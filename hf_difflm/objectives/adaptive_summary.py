@@ -20,7 +20,7 @@ class AdaptiveSummary(Summary):
 
     Args:
         importance_K: (K,) importance of every scored token of the micro-batch, on the host; None where there is none.
-        pair_sums: (8,) float32 on the device, see :func:`pair_sums`; None where there is no importance.
+        pair_sums: (8,) on the device, see :func:`pair_sums`; None where there is no importance.
         stage: of the curriculum, 1 to 3; None without one.
         pace: of the curriculum.
     """
@@ -73,7 +73,9 @@ def pair_sums(
     error_N: torch.Tensor | None,
     weights_N: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(8,) float32, detached, on the device: the sums behind a correlation and a weighted mean squared error.
+    """(8,) detached, on the device: the sums behind a correlation and a weighted mean squared error.
+
+    In float64 where the device has it: a variance is a small difference of large sums.
 
     Args:
         importance_N: (N,) importance of the masked tokens, in [0, 1].
@@ -82,10 +84,12 @@ def pair_sums(
         weights_N: (N,) their weights.
     """
     # Around 1/2 the sums lose fewer digits to cancellation; a correlation does not mind.
-    x_N, y_N = importance_N.detach().float() - 0.5, difficulty_N.detach().float() - 0.5
+    wide = torch.float32 if importance_N.device.type == "mps" else torch.float64
+    x_N, y_N = importance_N.detach().to(wide) - 0.5, difficulty_N.detach().to(wide) - 0.5
     zero = x_N.new_zeros(())
     error, weight = zero, zero
     if error_N is not None and weights_N is not None:
+        weights_N = weights_N.to(wide)
         error, weight = (weights_N * error_N.detach()).sum(), weights_N.sum()
     sums = [x_N.sum(), y_N.sum(), (x_N * x_N).sum(), (y_N * y_N).sum(), (x_N * y_N).sum(), error, weight]
-    return torch.stack([zero + len(x_N), *(value.float() for value in sums)])
+    return torch.stack([zero + len(x_N), *sums])

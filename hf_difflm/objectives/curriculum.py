@@ -21,6 +21,7 @@ PRESETS = {"thirds": (1 / 3, 2 / 3), "30-70": (0.3, 0.7), "early": (0.1, 0.3), "
 _EASY_SHARE = 1 / 3  # of the tokens of a sequence that weigh in full at the very start
 _FLOOR = 0.1  # of the full weight: what a token that is too hard for now keeps
 _SLOPE = 0.2  # in quantiles: how far above the level the weight has fallen to nothing but the floor
+_ALIKE = 0.01  # in importance: values that differ by less have no order
 _GROWTH = 6.0  # exponential: half way to the last stage the pace is 1 / (1 + e^3) = 0.047
 
 
@@ -93,10 +94,11 @@ class Curriculum:
         """(B, L) float64 weights of the tokens' losses: mean 1 over the scored tokens of each sequence, 0 at context.
 
         Tokens count in full up to a level of difficulty that rises with the pace, from the easiest third of each sequence to
-        all of it. Only the order of the difficulties within a sequence matters; equal ones weigh the same.
+        all of it. Only the order of the difficulties within a sequence matters; equal ones weigh the same, and where all
+        are nearly alike, as before the estimator has learned anything, so do all.
 
         Args:
-            difficulty_BL: (B, L) anything that orders tokens from easy to hard.
+            difficulty_BL: (B, L) in [0, 1], what orders tokens from easy to hard.
             scored_BL: (B, L) bool.
             progress: share of training that is done, in [0, 1].
         """
@@ -109,11 +111,20 @@ class Curriculum:
 
 
 def quantiles(values_BL: np.ndarray, scored_BL: np.ndarray) -> np.ndarray:
-    """(B, L) share of the scored tokens of a row that lie below each of them, ties counted half; 0 at context."""
+    """(B, L) share of the scored tokens of a row that lie below each of them; 0 at context.
+
+    An equal one counts half; one that is nearly as large counts in between, in proportion to the difference. So the shares
+    are a continuous function of the values: what rounds differently on another machine changes them by next to nothing.
+    """
     found_BL = np.zeros(values_BL.shape)
     for found_L, values_L, scored_L in zip(found_BL, values_BL, scored_BL, strict=True):
         values_K = values_L[scored_L]
         ordered_K = np.sort(values_K)
-        below_K = np.searchsorted(ordered_K, values_K, "left") + np.searchsorted(ordered_K, values_K, "right")
-        found_L[scored_L] = below_K / (2 * max(len(values_K), 1))
+        sums_K = np.concatenate([[0.0], np.cumsum(ordered_K)])
+        below_K = np.searchsorted(ordered_K, values_K - _ALIKE, "left")
+        near_K = np.searchsorted(ordered_K, values_K + _ALIKE, "right")
+        # Each of those in between counts (value - other) / (2 alike) + 1/2.
+        count_K, total_K = near_K - below_K, sums_K[near_K] - sums_K[below_K]
+        between_K = (count_K * values_K - total_K) / (2 * _ALIKE) + count_K / 2
+        found_L[scored_L] = (below_K + between_K) / max(len(values_K), 1)
     return found_BL

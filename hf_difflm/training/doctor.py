@@ -20,7 +20,9 @@ from transformers import set_seed
 from .. import __version__
 from ..data import Collator, PreparedData, load_tokenizer, prepare_data
 from ..errors import UserError
-from ..objectives import MaskedDiffusionObjective, NoiseKey, Objective
+from ..objectives import AdaptiveMaskingObjective, Batch, MaskedDiffusionObjective, NoiseKey, Objective
+from ..objectives.adaptive_bound import AdaptiveBound
+from ..objectives.base import scored_mask
 from .experiment import build_model, training_arguments
 from .settings import Settings, load_settings
 from .trainer import objective_for
@@ -177,20 +179,35 @@ def _each_token_once(subject: _Subject) -> str:
     """With a model that is always wrong by 1 nat, the loss must be 1 nat a token: no token counts twice or not at all."""
     if subject.objective is None or subject.data is None:
         raise CheckFailed("not tried, since there is no objective; mend that first")
-    if not isinstance(subject.objective, MaskedDiffusionObjective):
+    if not subject.objective.stochastic:
         return "each scored token is predicted once from what precedes it"
-    rows, length = 256, subject.data.block_size - 1
-    scored = np.ones((rows, length), dtype=bool)
-    totals = []
-    for step in range(64):
-        corruption = subject.objective.corrupt(scored, NoiseKey(0, step, np.arange(rows), rows))
-        totals.append(float((corruption.masked_BL.sum(-1) * corruption.weights_B).sum() / (rows * length)))
+    rows = min(256, len(subject.data.eval))
+    batch = Collator(subject.tokenizer)([subject.data.eval[i] for i in range(rows)])
+    scored = int((batch["labels"] != -100).sum())
+    keys = [NoiseKey(0, step, np.arange(rows), rows) for step in range(64)]
+    totals = [weight / scored for weight in _weight_of_hidden(subject, batch, keys)]
     mean, error = float(np.mean(totals)), float(np.std(totals, ddof=1) / len(totals) ** 0.5)
     if abs(mean - 1) > 4 * error + 1e-9:
         raise CheckFailed(
             f"a token counts {mean:.4f} ± {error:.4f} times; the loss would be no bound: report this as a bug"
         )
     return f"a token counts {mean:.4f} ± {error:.4f} times"
+
+
+def _weight_of_hidden(subject: _Subject, batch: Batch, keys: list[NoiseKey]) -> list[float]:
+    """For each noise the sum of the weights of the hidden tokens, under the masks that training begins with."""
+    objective = subject.objective
+    assert objective is not None
+    bound = objective.native(0)
+    if isinstance(bound, AdaptiveBound):
+        with torch.no_grad():
+            importance = bound.reader(subject.model, batch, subject.model.device)
+        found = [bound.corruption(batch, key, importance, 0.0) for key in keys]
+        return [float((each.masked_BL * each.weights_BL).sum()) for each in found]
+    p0 = objective.p0 if isinstance(objective, AdaptiveMaskingObjective) else objective
+    assert isinstance(p0, MaskedDiffusionObjective)
+    plain = [p0.corrupt(scored_mask(batch), key) for key in keys]
+    return [float((each.masked_BL.sum(-1) * each.weights_B).sum()) for each in plain]
 
 
 _MACHINE: list[tuple[str, Callable[[_Subject], str]]] = [

@@ -9,7 +9,10 @@ import numpy as np
 
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..objectives import MaskedDiffusionObjective, NoiseKey
+from ..objectives.adaptive_masking import draw
 from ..objectives.noise import van_der_corput_ranks
+from ..objectives.odds_scaling import LOG_R_MAX, mask_probability
+from .objective_choice import adaptive_settings
 
 _DRAWS, _DEVIATIONS = 64, 4.0
 _LONGEST_CYCLE = 4096
@@ -24,11 +27,13 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         batch: sequences of the optimiser batch it is a part of.
 
     Exact counts drawn stratified have a bound, which is returned; of all other noise the mean over draws and four
-    standard deviations.
+    standard deviations. Where tokens have schedules of their own, the schedules are taken that hide most of a sequence.
     """
     scored = length - 1
     if training["objective"] == "ar":
         return rows * scored
+    if training["objective"] == "atat" and adaptive_settings(training).form != "p0":
+        return _most_adaptive(training["noise_sampling"] == "stratified", rows, scored, batch)
     if training["loss_form"] == "any_order" and training["noise_sampling"] == "stratified":
         return min(rows + int(scored * _largest_share(rows, batch)), rows * scored)
     schedule = NoiseSchedule(
@@ -41,6 +46,27 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         objective.corrupt(scored_BL, NoiseKey(0, step, np.arange(rows), size)).masked_BL.sum() for step in range(_DRAWS)
     ]
     return min(int(np.mean(counts) + _DEVIATIONS * np.std(counts)), rows * scored)
+
+
+def _most_adaptive(stratified: bool, rows: int, scored: int, batch: int) -> int:
+    scored_BL = np.ones((rows, scored), dtype=bool)
+    counts = []
+    for step in range(_DRAWS):
+        t_B, scores_BL = draw(scored_BL, NoiseKey(0, step, np.arange(rows), max(batch, rows)), stratified)
+        counts.append((scores_BL < _most_hidden(t_B)[:, None]).sum())
+    return min(int(np.mean(counts) + _DEVIATIONS * np.std(counts)), rows * scored)
+
+
+def _most_hidden(t_B: np.ndarray) -> np.ndarray:
+    """(B,) the largest share of a sequence that is hidden on average at a time, over all r with a geometric mean of 1.
+
+    Some of its tokens have log r = a <= 0 and the others b >= 0: more than two values cannot do more.
+    """
+    below_A = np.linspace(-LOG_R_MAX, 0, 33)
+    p_BA, p_BC = (mask_probability(t_B[:, None], np.exp(log_r)) for log_r in (below_A, -below_A[::-1]))
+    above_C = -below_A[::-1]
+    share_AC = -below_A[:, None] / np.maximum(above_C - below_A[:, None], 1e-12)  # of the tokens with the larger r
+    return (p_BA[:, :, None] * (1 - share_AC) + p_BC[:, None, :] * share_AC).max((1, 2))
 
 
 def _largest_share(rows: int, batch: int) -> float:

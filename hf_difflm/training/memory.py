@@ -14,6 +14,7 @@ from .arguments import DiffusionTrainingArguments
 from .complaints import complaints_about
 from .fields import trainer_fields
 from .labelled_positions import most_labelled
+from .objective_choice import adaptive_settings
 from .settings import Settings
 from .sharding import Network, gradient_bytes, held_bytes, keeps_half_weights, knows_optimizer
 from .simulated_step import SimulatedNetwork
@@ -150,11 +151,14 @@ class _Planner:
         self.assumed = [] if knows_optimizer(self.optimizer) else [f"optim {self.optimizer}: as large as Adam's states"]
         self.network = _network(settings, self.half, keeps_half_weights(engine) and devices > 1)
         layer, outside = self.network.block_sizes()
-        self._sizes = Network(self.network.num_parameters, layer, outside)
+        # What an objective trains beside the network is held as its weights are, but has no average.
+        self._sizes = Network(self.network.num_parameters + self.network.num_beside, layer, outside)
         self._average = training["ema_decay"] is not None
         self._held = held_bytes(
             self._sizes, engine, devices, half=self.half, optimizer=self.optimizer, average=self._average
         )
+        if self._average:
+            self._held["average"] -= 4 * self.network.num_beside
 
     def labelled(self, rows: int, batch: int) -> int:
         return most_labelled(self._settings.training, rows, self._settings.data.block_size, batch)
@@ -188,6 +192,7 @@ def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNet
             lambda: build(model, vocabulary, block_size),
             dtype=torch.bfloat16 if half and half_weights else torch.float32,
             autocast=half,
+            adaptive=adaptive_settings(settings.training) if settings.training["objective"] == "atat" else None,
         )
 
 

@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate.utils import convert_outputs_to_fp32
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
+from ..objectives import AdaptiveSettings, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
+from ..objectives.adaptive import make_networks
 from ..objectives.masked_diffusion import Corruption
+from .simulated_adaptive import SimulatedAdaptive, first_scored
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,18 @@ class SimulatedNetwork:
         build: makes the network; called where nothing is allocated.
         dtype: type of its weights; bfloat16 where a sharding engine keeps them in it.
         autocast: whether the forward pass computes in bfloat16 with float32 weights.
+        adaptive: what is adaptive, where that is what trains it.
     """
 
-    def __init__(self, build: Callable[[], Any], dtype: torch.dtype = torch.float32, autocast: bool = False) -> None:
+    def __init__(
+        self,
+        build: Callable[[], Any],
+        dtype: torch.dtype = torch.float32,
+        autocast: bool = False,
+        adaptive: AdaptiveSettings | None = None,
+    ) -> None:
+        self._adaptive = adaptive
+        self.networks: nn.ModuleDict | None = None
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._autocast = autocast
         usual = torch.get_default_dtype()
@@ -63,10 +76,17 @@ class SimulatedNetwork:
         try:
             with self._mode:
                 self.model = build()
+                torch.set_default_dtype(usual)
+                if adaptive is not None:
+                    config = self.model.config
+                    self.networks = make_networks(adaptive, config.hidden_size, config.num_attention_heads)
         finally:
             torch.set_default_dtype(usual)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.num_parameters = sum(p.numel() for p in self.parameters)
+        beside = [] if self.networks is None else list(self.networks.parameters())
+        self.num_beside = sum(p.numel() for p in beside)  # of the networks that the objective trains
+        self.parameters += beside
 
     def block_sizes(self) -> tuple[int, int]:
         """Return the parameters of its largest layer, and of all that lies outside the layers."""
@@ -97,6 +117,7 @@ class SimulatedNetwork:
                     p.grad = torch.zeros_like(p)
                     seen.gradients += p.grad.untyped_storage().nbytes()
             loss = self._loss(rows, length, labelled, accuracy=False)
+            assert loss is not None
             saved = seen.live - seen.gradients
             hooks = []
             if not accumulates:
@@ -110,24 +131,49 @@ class SimulatedNetwork:
         """The same for a forward pass alone, with the accuracy."""
         self.model.eval()
         with self._allocations(rows, length, labelled) as seen, torch.no_grad():
-            self._loss(rows, length, labelled, accuracy=True)
+            self._loss(rows, length, labelled, accuracy=True, native=False)
+            self._loss(rows, length, labelled, accuracy=True, native=True)
         return Peak(seen.peak, 0, seen.logits_at_peak, 0)
 
     @contextmanager
     def _allocations(self, rows: int, length: int, labelled: int) -> Iterator[_Allocations]:
         heads = {labelled, rows * length}
-        seen = _Allocations(self.model.config.vocab_size, heads, [*self.model.parameters(), *self.model.buffers()])
+        modules = [self.model] if self.networks is None else [self.model, self.networks]
+        given = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        seen = _Allocations(self.model.config.vocab_size, heads, given)
         with seen:
             yield seen
 
-    def _loss(self, rows: int, length: int, labelled: int, *, accuracy: bool) -> torch.Tensor:
-        mask_id = getattr(self.model.config, "mask_token_id", None)
-        objective: Objective = CausalObjective() if mask_id is None else _CountedMasks(mask_id, labelled)
+    def _objective(self, labelled: int) -> Objective:
+        config = self.model.config
+        if getattr(config, "mask_token_id", None) is None:
+            return CausalObjective()
+        p0 = _CountedMasks(config.mask_token_id, labelled)
+        if self._adaptive is None:
+            return p0
+        return SimulatedAdaptive(p0, self._adaptive, config.vocab_size, self.networks, labelled, self._estimate)
+
+    def _loss(
+        self, rows: int, length: int, labelled: int, *, accuracy: bool, native: bool | None = None
+    ) -> torch.Tensor | None:
+        """The loss of a step; in an evaluation that of what is reported, or of the native bound if there is one."""
+        objective: Objective | None = self._objective(labelled)
+        assert objective is not None
+        if native is not None:
+            objective = objective.native(0) if native else objective.for_evaluation()
+        if objective is None:
+            return None
         ids_BL = torch.zeros(rows, length, dtype=torch.long)
         labels_BL = ids_BL.clone()
         labels_BL[:, 0] = -100
         key = NoiseKey(0, 0, np.arange(rows), rows)
         return objective(self._call, {"input_ids": ids_BL, "labels": labels_BL}, key, 1, accuracy=accuracy).loss
+
+    def _estimate(self, ids_BL: torch.Tensor) -> torch.Tensor:
+        assert self.networks is not None
+        with self._mode, torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            weight_VD = self.model.get_input_embeddings().weight.detach()
+            return self.networks["importance"](F.embedding(self._mode.from_tensor(ids_BL), weight_VD))
 
     def _call(self, **inputs: Any) -> Any:
         def forward(**fake: Any) -> Any:
@@ -151,9 +197,11 @@ class _CountedMasks(MaskedDiffusionObjective):
         self._labelled = labelled
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
-        order_M = np.cumsum(scored_BL.ravel()).reshape(scored_BL.shape)
         ones_B = np.ones(len(scored_BL))
-        return Corruption(scored_BL & (order_M <= self._labelled), ones_B, ones_B, ones_B)
+        return Corruption(first_scored(scored_BL, self._labelled), ones_B, ones_B, ones_B)
+
+    def for_evaluation(self) -> MaskedDiffusionObjective:
+        return self
 
 
 class _Allocations(TorchDispatchMode):

@@ -119,3 +119,19 @@ def test_quantiles_count_ties_half_and_leave_context_out():
     values = np.array([[3.0, 9.0, 1.0, 3.0, 7.0]])
     scored = np.array([[True, False, True, True, True]])
     np.testing.assert_allclose(quantiles(values, scored), [[2 / 4, 0, 0.5 / 4, 2 / 4, 3.5 / 4]])
+
+
+@given(difficulties, scores)
+def test_quantiles_are_the_mean_of_what_each_pair_says(values, scored):
+    pairs = ((values[:, :, None] - values[:, None, :]) / 0.02 + 0.5).clip(0, 1) * scored[:, None, :]
+    expected = pairs.sum(-1) / np.maximum(scored.sum(-1, keepdims=True), 1) * scored
+    np.testing.assert_allclose(quantiles(values, scored), expected, atol=1e-9)
+
+
+@given(difficulties, scores, shares, st.integers(0, 2**32 - 1))
+def test_rounding_moves_no_weight_by_more_than_rounding(values, scored, progress, seed):
+    """Also where many tokens are alike: another order of theirs is no other curriculum."""
+    values = values.round(1)
+    moved = values + np.random.default_rng(seed).uniform(-1e-9, 1e-9, values.shape)
+    ours, theirs = (Curriculum().weights(v, scored, progress) for v in (values, moved))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
 from hf_difflm.objectives import AdaptiveSettings, count_tokens
 from hf_difflm.objectives.frequency_prior import frequency_importance, token_probabilities
@@ -28,6 +29,20 @@ def test_scored_tokens_are_counted_in_lists_and_data_sets_and_streams():
     assert count_tokens([{"input_ids": row["input_ids"]} for row in ROWS], 5).tolist() == [0, 2, 2, 0, 1]
     assert count_tokens(data.to_iterable_dataset(), 5, most_rows=1).tolist() == [0, 0, 2, 0, 0]
     assert count_tokens([], 5).tolist() == [0] * 5
+
+
+def test_what_is_context_in_a_batch_is_not_counted(tokenizer):
+    """Against the labels of the collator: BOS at the start or behind padding, a BOS within, padding, rows of BOS alone."""
+    bos = tokenizer.bos_token_id
+    plain = [{"input_ids": ids} for ids in ([bos, 1, bos, 2], [3, bos], [bos], [4, 4, 4])]
+    padded = [
+        {"input_ids": [258, bos, 5], "attention_mask": [0, 1, 1]},
+        {"input_ids": [bos, 6, 258], "attention_mask": [1, 1, 0]},
+    ]
+    for rows in (plain, padded):
+        labels = Collator(tokenizer)(rows)["labels"].numpy()
+        expected = np.bincount(labels[labels != -100], minlength=260)
+        np.testing.assert_array_equal(count_tokens(rows, 260, bos_token_id=bos), expected)
 
 
 def test_many_rows_are_counted_as_numpy_counts_them():

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from processes.engine_run import build_trainer, rows_of
+from processes.engine_run import build_trainer, launch, rows_of
 
 ROOT = Path(__file__).parents[2]
 CUT = 7  # where engine_run saves
 RUNS = {
-    "full": {"curriculum": "thirds"},
+    "full": {},
+    "full-curriculum": {"curriculum": "thirds"},
     "watching": {"masking": "time_only"},
     "frequency": {"importance": "frequency_only", "masking": "balanced"},
 }
@@ -96,6 +97,20 @@ def test_two_processes_resume_as_if_never_stopped(by_two, name):
     for kind in ("weights", "networks"):
         for key, weight in whole[kind].items():
             torch.testing.assert_close(resumed[kind][key], weight, rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.mark.slow
+def test_an_engine_that_shards_weights_is_refused_in_one_sentence_where_there_are_networks(tmp_path):
+    with pytest.raises(
+        AssertionError, match=r"UserError: objective atat with a learned importance does not train under fsdp2"
+    ):
+        launch("fsdp2", tmp_path / "full", {"full": {"objective": "atat"}}, engine="fsdp2")
+    settings = {"objective": "atat", "importance": "frequency_only", "report_to": "none"}
+    found = launch("fsdp2", tmp_path / "frequency", {"run": settings}, engine="fsdp2")["run"]
+    assert (found["ranks"], found["engine"]) == (2, "DistributedType.FSDP")
+    one = build_trainer(tmp_path / "one", 1, use_cpu=True, **settings)
+    one.train()
+    assert [row["loss"] for row in found["rows"]] == pytest.approx([row["loss"] for row in rows_of(one)], rel=1e-4)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives.adaptive_masking import corrupt, draw
+from hf_difflm.objectives.odds_scaling import centred_r
 from hf_difflm.training import DiffusionTrainer
 from hf_difflm.training.experiment import build_model, training_arguments
 from hf_difflm.training.labelled_positions import most_labelled
@@ -103,7 +105,36 @@ def test_the_estimate_is_within_15_per_cent_of_what_a_real_training_allocates(ca
     assert estimate.training == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize("objective", ["mdlm", "ar"])
+ADAPTIVE = {
+    "P1": {**DEEP, "importance": "none", "position_bias": 1.0},
+    "P2": {**LARGE_VOCABULARY, "importance": "frequency_only"},
+    "P3": {**LARGE_VOCABULARY, "importance": "full", "curriculum": "thirds"},
+    "P3, bf16": {**DEEP, "bf16": True, "ema_decay": 0.9},
+    "watching": {**SMALL, "masking": "time_only", "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("case", ADAPTIVE)
+def test_the_estimate_of_adaptive_masking_is_within_15_per_cent_of_what_a_real_training_allocates(case, tmp_path):
+    quiet = {"use_cpu": True, "save_strategy": "no", "eval_strategy": "no", "save_log_to_json": False}
+    options = {"objective": "atat", "per_device_train_batch_size": 16, "max_steps": 6, **ADAPTIVE[case], **quiet}
+    settings = load_settings(None, options)
+    tokenizer = load_tokenizer("bytes")
+    data = rows(128, settings.data.block_size)
+
+    def run() -> DiffusionTrainer:
+        arguments = training_arguments(settings, tmp_path / "run")
+        trainer = DiffusionTrainer(build_model(settings, tokenizer), arguments, data, None, tokenizer)
+        trainer.train()
+        return trainer
+
+    measured = allocated_at_most(run, tmp_path / "trace.json")
+    estimate = estimate_memory(settings)
+    print(f"estimate / measured = {estimate.training / measured:.3f}")
+    assert estimate.training == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("objective", ["mdlm", "ar", "atat"])
 def test_the_estimate_of_an_evaluation_is_within_15_per_cent_of_what_one_allocates(objective, tmp_path):
     quiet = {"use_cpu": True, "save_strategy": "no", "save_log_to_json": False, "eval_replicates": 1}
     options = {**LARGE_VOCABULARY, **quiet, "objective": objective, "per_device_eval_batch_size": 16}
@@ -148,6 +179,23 @@ def test_other_noise_stays_below_what_is_planned_for_it(options):
     ]
     assert np.mean(counts) < planned <= 8 * 64
     assert np.mean(np.concatenate(counts) <= planned) > 0.99
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_no_schedules_hide_more_than_what_is_planned_for_adaptive_masks(sign):
+    """Some tokens far more important than the others, or far less; in micro-batches of 8 of an optimiser batch of 64."""
+    planned = most_labelled(load_settings(None, {"objective": "atat"}).training, 8, 65, 64)
+    ones = np.ones((64, 64), dtype=bool)
+    most = 0.0
+    for share in (1, 8, 16, 32, 48):
+        log_r = np.zeros((64, 64))
+        log_r[:, :share] = sign * 10.0
+        r = centred_r(log_r, ones.astype(float))
+        draws = [draw(ones, NoiseKey(1, step, np.arange(64), 64)) for step in range(40)]
+        counts = np.array([corrupt(ones, r, *each).masked_BL.reshape(8, -1).sum(-1) for each in draws])
+        assert np.mean(counts <= planned) > 0.99
+        most = max(most, counts.max())
+    assert 0.8 * planned < most <= 8 * 64
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True, "objective": "ar", "ema_decay": 0.9}])

@@ -10,6 +10,7 @@ _HOMES = {
     "DashboardCallback": "dashboard",
     "GenerationSamplesCallback": "generation",
     "GradientNormCallback": "gradients",
+    "ImportanceSamplesCallback": "importance_samples",
     "Logger": "logger",
     "ModelStatisticsCallback": "model_statistics",
     "RunLogCallback": "run_log",
@@ -21,6 +22,7 @@ __all__ = [
     "DashboardCallback",
     "GenerationSamplesCallback",
     "GradientNormCallback",
+    "ImportanceSamplesCallback",
     "Logger",
     "ModelStatisticsCallback",
     "RunLogCallback",
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .dashboard import DashboardCallback
     from .generation import GenerationSamplesCallback
     from .gradients import GradientNormCallback
+    from .importance_samples import ImportanceSamplesCallback
     from .logger import Logger
     from .model_statistics import ModelStatisticsCallback
     from .run_log import RunLogCallback

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..runs.importance_map import map_of
 from ..runs.redaction import redact
 from ..runs.schema import EventRecord, MeasurementRecord, Record, SampleRecord
 from ..runs.strict_json import plain
@@ -28,9 +29,10 @@ logger = logging.getLogger(__name__)
 class TrackerCallback(TrainerCallback):
     """Write what the other callbacks publish into the W&B run, TensorBoard writer or Trackio run the Trainer has open.
 
-    Samples become a table (TensorBoard: a text for each prompt), measurements scalars and histograms, events texts and
-    W&B alerts, and the settings hyper-parameters of TensorBoard's HParams tab, next to the Trainer's own scalars and on
-    the same axis. Only world process zero writes; where no tracker is open nothing happens.
+    Samples become a table (TensorBoard: a text for each prompt), measurements scalars and histograms, the importance of
+    a text's tokens also a text (the tenths of importance below its letters), events texts and W&B alerts, and the
+    settings hyper-parameters of TensorBoard's HParams tab, next to the Trainer's own scalars and on the same axis. Only
+    world process zero writes; where no tracker is open nothing happens.
 
     Args:
         tb_writer: a ``SummaryWriter``; default: that of the Trainer's own ``TensorBoardCallback``.
@@ -151,9 +153,12 @@ class TrackerCallback(TrainerCallback):
             histogram = bins_of(counted)
             if histogram is not None:
                 bins[name] = histogram
+        importance = map_of(record)
         for backend in self._backends():
             backend.log_metrics(numbers, record.iter)
             backend.log_histograms(bins, record.iter)
+            if importance is not None:
+                backend.log_text("importance_text/text", importance.lines(), record.iter)
 
     def _write_samples(self) -> None:
         if not self._samples:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .dashboard_importance import Strip, draw_importance, strip_of
 from .dashboard_noise import draw_by_noise, draw_masking_rate, is_diffusion
 from .dashboard_panels import (
     draw_accuracy,
@@ -28,6 +29,7 @@ _SIZE, _DPI = (16.0, 9.0), 150
 _LEFT, _WIDTH, _PITCH = 0.05, 0.24, 0.33  # of three panels side by side, as shares of the picture
 _TOP_ROW, _MIDDLE_ROW, _BOTTOM_ROW = (0.66, 0.205), (0.355, 0.205), (0.065, 0.185)  # bottom and height
 _SMALL = 0.148
+_STRIP_WIDTH = 0.985 - _LEFT  # of the text below the panels
 
 
 def draw_dashboard(run: Run, path: str | Path) -> Path:
@@ -35,35 +37,57 @@ def draw_dashboard(run: Run, path: str | Path) -> Path:
 
     Panels: loss, accuracy, throughput; learning rate (and gradient norm), loss against accuracy, the last 500 steps; the
     last five samples and, where tokens are masked, quality by masking rate and the masking rate. A panel whose quantity
-    is unknown says so. The same run gives the same bytes.
+    is unknown says so. Where the log has the importance of a text's tokens the picture is higher, and the text stands
+    below the panels. The same run gives the same bytes.
 
     Raises:
         UserError: the suffix is not that of a picture, or the file cannot be written.
     """
-    figure = Figure(figsize=_SIZE, dpi=_DPI)
+    width, height = _SIZE
+    strip = strip_of(run, _STRIP_WIDTH * width)
+    below = strip.height if strip else 0.0
+    figure = Figure(figsize=(width, height + below), dpi=_DPI)
     FigureCanvasAgg(figure)
-    _draw_header(figure, run)
+    place = _Place(figure, below)
+    _draw_header(place, run)
     with np.errstate(over="ignore", invalid="ignore"):  # a loss may be any number
-        for place, draw in enumerate((draw_loss, draw_accuracy, draw_throughput)):
-            draw(_panel(figure, _LEFT + place * _PITCH, _TOP_ROW, _WIDTH), run)
-        draw_learning_rate(_panel(figure, _LEFT, _MIDDLE_ROW, _WIDTH), run)
+        for column, draw in enumerate((draw_loss, draw_accuracy, draw_throughput)):
+            draw(place.panel(_LEFT + column * _PITCH, _TOP_ROW, _WIDTH), run)
+        draw_learning_rate(place.panel(_LEFT, _MIDDLE_ROW, _WIDTH), run)
         scatter, bar = (
-            _panel(figure, _LEFT + _PITCH + x, _MIDDLE_ROW, width) for x, width in ((0, 0.205), (0.212, 0.009))
+            place.panel(_LEFT + _PITCH + x, _MIDDLE_ROW, width) for x, width in ((0, 0.205), (0.212, 0.009))
         )
         draw_loss_against_accuracy(scatter, bar, run)
-        draw_recent(_panel(figure, _LEFT + 2 * _PITCH, _MIDDLE_ROW, _WIDTH), run)
+        draw_recent(place.panel(_LEFT + 2 * _PITCH, _MIDDLE_ROW, _WIDTH), run)
         table = _LEFT
         if is_diffusion(run):
-            draw_by_noise(_panel(figure, _LEFT, _BOTTOM_ROW, _SMALL), run)
-            draw_masking_rate(_panel(figure, _LEFT + 0.2, _BOTTOM_ROW, _SMALL), run)
+            draw_by_noise(place.panel(_LEFT, _BOTTOM_ROW, _SMALL), run)
+            draw_masking_rate(place.panel(_LEFT + 0.2, _BOTTOM_ROW, _SMALL), run)
             table = _LEFT + 0.375
-        draw_samples(_panel(figure, table, (0.03, _BOTTOM_ROW[1] + 0.035), 0.985 - table), run)
+        draw_samples(place.panel(table, (0.03, _BOTTOM_ROW[1] + 0.035), 0.985 - table), run)
+        if strip:
+            _draw_strip(figure, strip)
         return save(figure, Path(path))
 
 
-def _panel(figure: Figure, left: float, row: tuple[float, float], width: float) -> Axes:
-    # Places are given, not searched for: a layout engine would draw everything twice.
-    return figure.add_axes((left, row[0], width, row[1]))
+class _Place:
+    """Where things go in a picture that has ``below`` inches of something else under it; shares of what is above that."""
+
+    def __init__(self, figure: Figure, below: float) -> None:
+        self.figure, self._below = figure, below
+        self._share = _SIZE[1] / (_SIZE[1] + below)
+
+    def up(self, share: float) -> float:
+        return 1.0 - (1.0 - share) * self._share if self._below else share
+
+    def panel(self, left: float, row: tuple[float, float], width: float) -> Axes:
+        # Places are given, not searched for: a layout engine would draw everything twice.
+        return self.figure.add_axes((left, self.up(row[0]), width, row[1] * self._share))
+
+
+def _draw_strip(figure: Figure, strip: Strip) -> None:
+    text = figure.add_axes((_LEFT, 0, _STRIP_WIDTH, strip.height / figure.get_figheight()))
+    draw_importance(text, figure.add_axes((0, 0, 1, 1)), strip)
 
 
 def up_to(run: Run, step: int) -> Run:
@@ -105,11 +129,11 @@ def header_facts(run: Run) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-def _draw_header(figure: Figure, run: Run) -> None:
+def _draw_header(place: _Place, run: Run) -> None:
     name = cut(run.name, 90)
-    figure.text(_LEFT, 0.985, name, fontsize=20, weight="bold", va="top", parse_math=False)
+    place.figure.text(_LEFT, place.up(0.985), name, fontsize=20, weight="bold", va="top", parse_math=False)
     facts = "   ·   ".join(header_facts(run))
-    figure.text(_LEFT, 0.943, facts, fontsize=14, va="top", color="0.25", parse_math=False)
+    place.figure.text(_LEFT, place.up(0.943), facts, fontsize=14, va="top", color="0.25", parse_math=False)
 
 
 def _progress(run: Run) -> str:

@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from .axes import evaluation_series, step_series
+from .dashboard_stages import mark_stages
 from .decimation import decimate, moving_mean
 from .plots_style import COLOURS, finish, scale_x
 from .run import Run
@@ -27,7 +28,7 @@ _STEP = "optimiser step"
 
 
 def draw_loss(axes: Axes, run: Run) -> None:
-    """Training loss, its moving mean over 50 steps, and the evaluations with their standard errors."""
+    """Training loss, its moving mean over 50 steps, the evaluations with their standard errors, the curriculum's stages."""
     x, y = step_series(run, "loss", "step")
     _draw_series(axes, run, x, y, LOSS, "training")
     at, nll, errors = evaluation_series(run, "step")
@@ -38,6 +39,7 @@ def draw_loss(axes: Axes, run: Run) -> None:
     _log_if_wide(axes)
     finish_panel(axes, "Training loss", loss_label(run), "no loss yet")
     _legend(axes, "upper right")
+    mark_stages(axes, run, TICK_SIZE)
 
 
 def draw_accuracy(axes: Axes, run: Run) -> None:

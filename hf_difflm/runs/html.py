@@ -13,6 +13,7 @@ from ..errors import UserError
 from .comparison import compare_runs, labels
 from .files import write_text
 from .html_data import page_data
+from .html_importance import importance_section
 from .html_sections import (
     commands_section,
     evaluations_section,
@@ -53,9 +54,9 @@ def write_html_report(
 ) -> Path:
     """Write the page and return its path.
 
-    It holds a summary, the fairness check, interactive curves, samples over time, every evaluation and the settings.
-    Text from runs is escaped, absolute paths are shortened, and the page's own policy forbids every request and every
-    script but its two.
+    It holds a summary, the fairness check, interactive curves, the importance of a text's tokens, samples over time, every
+    evaluation and the settings. Text from runs is escaped, absolute paths are shortened, and the page's own policy forbids
+    every request and every script but its two.
 
     Args:
         runs: one or more.
@@ -78,6 +79,7 @@ def write_html_report(
         summary_section(runs, names, comparison),
         fairness_section(names, comparison),
         _CURVES,
+        importance_section(runs, names),
         samples_section(runs, names),
         evaluations_section(runs, names),
         settings_section(runs, names, comparison),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .axes import AXES, evaluation_series, row_positions, step_series
+from .curriculum_stages import stage_starts
 from .decimation import bucket_means, decimate, smoothing_window
 from .measurements import measured_names, measurement_series
 from .run import Run
@@ -41,8 +42,9 @@ _KNOTS = 400
 def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGroup]) -> dict[str, Any]:
     """Return what the script of the page draws.
 
-    ``axes``: ``{axis: label}``. ``runs``: name, colour (place of its group), dash (place in the group) and ``knots``:
-    where a few hundred steps lie on each axis. ``charts``: title, unit, whether it can be smoothed, and one curve a run
+    ``axes``: ``{axis: label}``. ``runs``: name, colour (place of its group), dash (place in the group), ``knots``: where a
+    few hundred steps lie on each axis, and ``stages``: step and name of each stage of its curriculum, which are marked in
+    the chart that has ``stages``. ``charts``: title, unit, whether it can be smoothed, and one curve a run
     (null where the run does not know the quantity): ``x`` in steps and ``y``, the extremes of each stretch kept;
     ``mean_x`` and ``mean_y``, the means of stretches, where the curve is long; ``error`` where one is known.
     """
@@ -66,6 +68,7 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
                 "colour": member[place][0],
                 "dash": member[place][1],
                 "knots": {axis: found for axis in AXES if (found := _knots(run, axis))},
+                "stages": [[stage.step, stage.name] for stage in stage_starts(run)],
             }
             for place, (run, name) in enumerate(zip(runs, names, strict=True))
         ],
@@ -90,7 +93,14 @@ def _training_chart(runs: Sequence[Run], quantity: str, title: str, unit: str) -
             means = bucket_means(x, y, points // 2)
             curve["mean_x"], curve["mean_y"] = _rounded(means[0]), _rounded(means[1])
         curves.append(curve)
-    return {"title": title, "unit": unit, "smooth": quantity != "lr", "points": False, "curves": curves}
+    return {
+        "title": title,
+        "unit": unit,
+        "smooth": quantity != "lr",
+        "points": False,
+        "stages": quantity == "loss",
+        "curves": curves,
+    }
 
 
 def _evaluation_chart(runs: Sequence[Run], metric: str | None, title: str, unit: str) -> dict[str, Any]:

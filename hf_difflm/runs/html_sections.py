@@ -86,7 +86,7 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
     notes = "Each line quotes the evaluation with the lowest nats/token, the negative log-likelihood of a scored token."
     if any(run.bound == "nelbo" for run in runs):
         notes += " A nelbo is an upper bound on it, so the model itself may be better; exact is the value itself."
-    return _section("summary", "Summary", *parts, f'<p class="soft">{notes}</p>')
+    return section("summary", "Summary", *parts, f'<p class="soft">{notes}</p>')
 
 
 def fairness_section(names: Sequence[str], comparison: Comparison) -> str:
@@ -106,7 +106,7 @@ def fairness_section(names: Sequence[str], comparison: Comparison) -> str:
         parts.append(
             "<p>The runs differ in their objective only; every other setting, the data and the size are equal.</p>"
         )
-    return _section("fairness", "Fairness check", *parts)
+    return section("fairness", "Fairness check", *parts)
 
 
 def samples_section(runs: Sequence[Run], names: Sequence[str]) -> str:
@@ -126,7 +126,7 @@ def samples_section(runs: Sequence[Run], names: Sequence[str]) -> str:
     left = len({group.prompt for group in groups}) - len(shown)
     if left > 0:
         parts.append(f'<p class="soft">{left} more prompts are in the logs.</p>')
-    return _section("samples", "Samples over time", *parts)
+    return section("samples", "Samples over time", *parts)
 
 
 def _samples_table(group: SampleGroup, names: Sequence[str]) -> str:
@@ -154,7 +154,7 @@ def evaluations_section(runs: Sequence[Run], names: Sequence[str]) -> str:
         if rows:
             table = _table(EVALUATION_HEADINGS, rows, "summary")
             parts.append(f"<details><summary>{text(name)}: {len(rows)} evaluations</summary>{table}</details>")
-    return _section("evaluations", "Evaluations", *parts) if parts else ""
+    return section("evaluations", "Evaluations", *parts) if parts else ""
 
 
 def settings_section(runs: Sequence[Run], names: Sequence[str], comparison: Comparison) -> str:
@@ -172,7 +172,7 @@ def settings_section(runs: Sequence[Run], names: Sequence[str], comparison: Comp
         differing = {place for place, row in enumerate(rows) if len(set(row[1:])) > 1}
         table = _table(["", *names], rows, "settings", differing)
         parts.append(f"<details><summary>Hardware and versions</summary>{table}</details>")
-    return _section("configuration", "Configuration", *parts)
+    return section("configuration", "Configuration", *parts)
 
 
 def commands_section(runs: Sequence[Run], names: Sequence[str], command: str) -> str:
@@ -185,10 +185,11 @@ def commands_section(runs: Sequence[Run], names: Sequence[str], command: str) ->
                 made[relative(line)].append(name)
     parts = [f"<p>{text(', '.join(having))}:</p><pre>{text(line)}</pre>" for line, having in made.items()]
     parts.append(f"<p>This page, from the logs alone:</p><pre>{text(command)}</pre>")
-    return _section("commands", "How this was made", *parts)
+    return section("commands", "How this was made", *parts)
 
 
-def _section(name: str, title: str, *parts: str) -> str:
+def section(name: str, title: str, *parts: str) -> str:
+    """Return a section of a page: its name is its anchor, its parts are HTML."""
     return f'<section id="{name}"><h2>{title}</h2>\n' + "\n".join(parts) + "</section>"
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from transformers import TrainerCallback
 
 from ..callbacks import (
@@ -11,6 +14,7 @@ from ..callbacks import (
     DashboardCallback,
     GenerationSamplesCallback,
     GradientNormCallback,
+    ImportanceSamplesCallback,
     ModelStatisticsCallback,
     ThroughputCallback,
     TrackerCallback,
@@ -19,6 +23,7 @@ from ..callbacks.text_log import TextLogCallback
 from ..data import PreparedData
 from ..evaluation.line_files import read_lines
 from ..evaluation.reference_model import check_reference
+from ..objectives.adaptive import AdaptiveMaskingObjective
 from .monitoring_options import MonitoringOptions
 from .trainer import DiffusionTrainer
 
@@ -48,7 +53,8 @@ def add_monitoring(trainer: DiffusionTrainer, options: MonitoringOptions, data: 
         check_reference(options.reference_model)
     samples = _samples(trainer, options, data) if options.generate_interval else None
     alerts = AlertCallback(options.fail_on) if options.alerts or options.fail_on else None
-    callbacks += [callback for callback in (samples, alerts) if callback is not None]
+    importance = _importance(trainer, options, data)
+    callbacks += [callback for callback in (samples, importance, alerts) if callback is not None]
     if trainer.args.report_to:
         callbacks.append(TrackerCallback(log_checkpoints=options.wandb_log_checkpoints))
     if options.text_log and trainer.args.save_log_to_json:
@@ -71,6 +77,25 @@ def _samples(trainer: DiffusionTrainer, options: MonitoringOptions, data: Prepar
         reference_model=options.reference_model,
         weights=trainer.evaluated_weights,
     )
+
+
+def _importance(
+    trainer: DiffusionTrainer, options: MonitoringOptions, data: PreparedData
+) -> ImportanceSamplesCallback | None:
+    """What the importance estimator says of the first evaluation block; None where there is no estimator to ask."""
+    objective = trainer.objective
+    interval = options.viz_interval or options.generate_interval
+    if not interval or not isinstance(objective, AdaptiveMaskingObjective) or not objective.settings.learns:
+        return None
+    reader, batch = objective.reader, trainer.data_collator([data.eval[0]])
+
+    def read(model: Any) -> np.ndarray:
+        with torch.no_grad(), trainer.accelerator.autocast():
+            found = reader(model, batch, trainer.args.device)
+        assert found is not None  # there is an estimator
+        return found.values_BL[0]
+
+    return ImportanceSamplesCallback(read, batch["input_ids"][0].tolist(), interval)
 
 
 def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import shutil
 
+import numpy as np
 import pytest
 from made_runs import make_run
 
 from hf_difflm.runs.html import write_html_report
+from hf_difflm.runs.importance_map import importance_record
 from hf_difflm.runs.schema import SampleRecord
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
@@ -176,3 +178,42 @@ def test_the_shortest_runs_have_a_page_without_errors(opened, steps):
     page.click("#zoom-in")
     page.click("#zoom-out")
     assert page.locator("h1").inner_text() == "short"
+
+
+def _adaptive(name="adaptive", bounds=(600, 1200)):
+    steps = np.arange(2000)
+    stage = 1.0 + (steps >= bounds[0]) + (steps >= bounds[1])
+    run = make_run(name, 2000, columns={"curriculum_stage": stage})
+    run.measurements.append(importance_record(2000, [HOSTILE, "b"], [0.2, 0.7]))
+    return run
+
+
+def test_the_stages_are_drawn_on_the_loss_alone_and_go_with_their_run(opened):
+    page, plain = opened([_adaptive()]), opened([make_run("adaptive", 2000)])
+    assert _canvas(page) != _canvas(plain)
+    assert _canvas(page, 1) == _canvas(plain, 1)
+    for each in (page, plain):
+        each.locator("#runs button").click()
+    assert _canvas(page) == _canvas(plain)  # a hidden run has no marks
+
+
+def test_stages_on_every_axis_and_zoom_are_no_complaint(opened):
+    page = opened([_adaptive(), _adaptive("other", (100, 120)), make_run("plain", 300)])
+    for axis in ("epoch", "tokens", "flops", "time", "step"):
+        page.select_option("#x-axis", axis)
+        page.click("#zoom-in")
+        page.check("#log-x")
+        page.uncheck("#log-x")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_tokens_stand_in_black_on_the_shade_of_their_importance(opened, scheme):
+    page = opened([_adaptive()], color_scheme=scheme)
+    tokens = page.locator("#importance .text span")
+    assert tokens.all_text_contents() == [HOSTILE, "b"]
+    shown = [
+        tokens.nth(place).evaluate("token => [getComputedStyle(token).color, getComputedStyle(token).backgroundColor]")
+        for place in range(2)
+    ]
+    assert shown == [["rgb(0, 0, 0)", "rgb(255, 255, 255)"], ["rgb(0, 0, 0)", "rgb(245, 143, 63)"]]
+    assert page.title() == "adaptive"

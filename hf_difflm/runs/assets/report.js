@@ -161,7 +161,7 @@
         series,
         cursor: { y: false, points: { show: false }, sync: { key: "report" }, drag: { x: true, y: false } },
         hooks: {
-          draw: [(u) => errorBars(u, drawn)],
+          draw: [(u) => errorBars(u, drawn), (u) => chart.stages && stageMarks(u)],
           setCursor: [(u) => tell(u, drawn, tip, holder)],
           setScale: [(u, key) => key === "x" && zoomed(u)],
         },
@@ -191,6 +191,47 @@
         context.lineTo(left, u.valToPos(found.main.y[j] + error, "y", true));
       });
       context.stroke();
+    });
+    context.restore();
+  }
+
+  // A line where a stage of a run's curriculum begins, its name beside it, above the lower edge.
+  function stageMarks(u) {
+    const context = u.ctx;
+    const ratio = devicePixelRatio;
+    const { left, top, width, height } = u.bbox;
+    const rows = []; // of names: where each row is taken up to
+    context.save();
+    context.beginPath();
+    context.rect(left, top, width, height);
+    context.clip();
+    context.font = `${12 * ratio}px system-ui, sans-serif`;
+    context.textBaseline = "bottom";
+    context.textAlign = "left";
+    const several = data.runs.filter((run, i) => shown[i] && run.stages.length).length > 1;
+    data.runs.forEach((run, i) => {
+      const steps = run.stages.map(([step]) => step);
+      const places = shown[i] && steps.length ? onAxis(run, steps) : null;
+      if (!places) return;
+      run.stages.forEach(([, name], j) => {
+        const x = u.valToPos(places[j], "x", true);
+        if (!(x >= left - 1 && x <= left + width)) return;
+        context.strokeStyle = context.fillStyle = several ? colour(run) : css("--soft");
+        if (j > 0) {
+          context.lineWidth = 1.2 * ratio;
+          context.setLineDash([5 * ratio, 4 * ratio]);
+          context.beginPath();
+          context.moveTo(x, top);
+          context.lineTo(x, top + height);
+          context.stroke();
+        }
+        const size = context.measureText(name).width;
+        const begin = Math.min(x + 4 * ratio, left + width - size);
+        let row = rows.findIndex((end) => end <= begin);
+        if (row < 0) row = rows.length;
+        rows[row] = begin + size + 4 * ratio;
+        context.fillText(name, begin, top + height - (2 + 14 * row) * ratio);
+      });
     });
     context.restore();
   }

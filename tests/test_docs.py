@@ -151,6 +151,8 @@ def _check_run(folder: Path, steps: int, prompts: set[str]) -> None:
 def _as_written(parameter: inspect.Parameter) -> str:
     if parameter.kind is inspect.Parameter.VAR_KEYWORD:
         return f"**{parameter.name}"
+    if parameter.default is inspect.Parameter.empty:
+        return parameter.name
     if parameter.default == generation.DEFAULT_PROMPTS:
         return f"{parameter.name}=DEFAULT_PROMPTS"
     return f"{parameter.name}={parameter.default!r}".replace("'", '"')

@@ -17,6 +17,8 @@ def peak_memory_mb(device: torch.device) -> float | None:
 
     Known for CUDA and ROCm, Intel's XPU and whatever else has ``torch.<device>.max_memory_allocated``; not for MPS.
     """
+    if device.type == "cpu":  # to look in torch for what is not there takes a while
+        return None
     measure = getattr(getattr(torch, device.type, None), "max_memory_allocated", None)
     return None if measure is None else measure(device) / MEBIBYTE
 

@@ -92,6 +92,7 @@ class GenerationSamplesCallback(TrainerCallback):
         self._new_tokens = 0
         self._sampled_step: int | None = None
         self._evaluated_step: int | None = None
+        self._stopped_step: int | None = None
 
     # ---- hooks of any Trainer ----
 
@@ -104,7 +105,7 @@ class GenerationSamplesCallback(TrainerCallback):
         processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._sampled_step = self._evaluated_step = None
+        self._sampled_step = self._evaluated_step = self._stopped_step = None
         self._why_off = self._prepare(model, processing_class, warn=state.is_world_process_zero)
         if self._why_off is not None:
             if state.is_world_process_zero:
@@ -129,6 +130,10 @@ class GenerationSamplesCallback(TrainerCallback):
         if state.global_step % self.interval == 0 or state.global_step >= state.max_steps:
             self._sample(state, model)
 
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_training_stop:  # before an evaluation could have stopped it: that logs first
+            self._stopped_step = state.global_step
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._evaluated_step = state.global_step
 
@@ -136,7 +141,8 @@ class GenerationSamplesCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         # An evaluation ended the training (early stopping): this is the last step. An interrupt is not kept waiting.
-        if control.should_training_stop and self._evaluated_step == state.global_step:
+        step = state.global_step
+        if control.should_training_stop and self._evaluated_step == step and self._stopped_step != step:
             self._sample(state, model)
 
     # ---- sampling ----

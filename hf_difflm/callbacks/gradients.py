@@ -71,6 +71,7 @@ class GradientNormCallback(TrainerCallback):
         self._parameters: list[GroupedParameter] = []
         self._trained: dict[tuple[bool, ...], _Trained] = {}
         self._available = True
+        self._logs_by_steps = False
         self._reported = 0
         self._taken: _Taken | None = None
 
@@ -79,11 +80,15 @@ class GradientNormCallback(TrainerCallback):
     ) -> None:
         self._parameters, self._trained, self._taken, self._available = [], {}, None, True
         self._reported = state.global_step
+        self._logs_by_steps = args.logging_strategy == _STEPS
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         step = state.global_step + 1
+        # Most steps end here; the first Python after a backward pass finds no cache warm, so it should be little.
+        if self._logs_by_steps and 1 < step < state.max_steps and step % state.logging_steps:
+            return
         if not self._available or not self._is_due(step) or not _may_log(step, args, state):
             return
         if not self._parameters:

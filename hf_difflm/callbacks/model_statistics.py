@@ -60,6 +60,7 @@ class ModelStatisticsCallback(TrainerCallback):
         self._sharded = False
         self._watched: nn.Module | None = None
         self._hooks: ActivationHooks | None = None
+        self._hooks_go: weakref.finalize[Any, Any] | None = None
         self._before: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def on_train_begin(
@@ -88,7 +89,8 @@ class ModelStatisticsCallback(TrainerCallback):
         self.let_go()
         if self._watched is not None:
             self._hooks = ActivationHooks(self._watched, self.histograms)
-            weakref.finalize(self, self._hooks.remove)  # a Trainer that fails calls no hook: they go with this at last
+            # A Trainer that fails calls no hook of a callback: they go with this one at last.
+            self._hooks_go = weakref.finalize(self, self._hooks.remove)
         if is_deepspeed(args):
             self._note_weights(state)  # the hook before its optimiser's step comes too late
 
@@ -136,9 +138,9 @@ class ModelStatisticsCallback(TrainerCallback):
 
     def let_go(self) -> None:
         """Take the hooks off the model; harmless where that has been done."""
-        if self._hooks is not None:
-            self._hooks.remove()
-        self._hooks = self._before = None
+        if self._hooks_go is not None:
+            self._hooks_go()
+        self._hooks = self._hooks_go = self._before = None
 
     @property
     def _trained(self) -> list[GroupedParameter]:

@@ -1,15 +1,37 @@
-"""Find the trackers that a Trainer has open, without importing any."""
+"""Find the trackers that are installed and those that a Trainer has open, without importing any."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_callback import CallbackHandler
 
+from ..errors import UserError
 from .tracker_backends import TrackioBackend, WandbBackend
+
+_NOT_TOLD = {"azure_ml", "flyte"}  # transformers does not always say that these are there
+
+
+def refuse_missing_trackers(names: Iterable[str]) -> None:
+    """Make sure that what a training reports to is installed, before a Trainer asks for it.
+
+    A Trainer would make the callback of MLflow, whose half-made remains then complain when they are deleted.
+
+    Args:
+        names: ``report_to`` of the training arguments; names that transformers does not know are left to it.
+
+    Raises:
+        UserError: a tracker is not installed.
+    """
+    usable = {*get_available_reporting_integrations(), *_NOT_TOLD}
+    missing = [name for name in names if name in INTEGRATION_TO_CALLBACK and name not in usable]
+    if missing:
+        raise UserError(f"report_to names {missing[0]}, which is not installed; install its package, or leave it out")
 
 
 def open_wandb() -> WandbBackend | None:

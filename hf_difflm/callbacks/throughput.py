@@ -91,7 +91,8 @@ class ThroughputCallback(TrainerCallback):
             for counter in (self._tokens, self._flops):  # a Trainer that fails calls no hook: they go with this at last
                 weakref.finalize(self, counter.remove)
         self._peak = device_peak(args, model) if self.peak_flops is None else self.peak_flops
-        self._utilization = DeviceUtilization(args.device)
+        self._device, self._ranks = args.device, args.world_size  # to ask takes longer than most answers
+        self._utilization = DeviceUtilization(self._device)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -120,7 +121,7 @@ class ThroughputCallback(TrainerCallback):
             return
         steps = state.global_step - self._reported_step
         if "loss" in logs and steps >= (self.interval or 1):
-            self._publish(state, {**self._rates(args, state, steps), **self._apart()})
+            self._publish(state, {**self._rates(state, steps), **self._apart()})
             self._reported_step = state.global_step
         elif "train_runtime" in logs and "loss" not in logs and self._clock.apart:  # what came after the last step
             self._publish(state, self._apart())
@@ -156,19 +157,19 @@ class ThroughputCallback(TrainerCallback):
 
     # ---- numbers ----
 
-    def _rates(self, args: TrainingArguments, state: TrainerState, steps: int) -> dict[str, float | None]:
+    def _rates(self, state: TrainerState, steps: int) -> dict[str, float | None]:
         seconds = self._clock.lap()
         # In one piece, so that several processes have one thing to tell each other.
         own = [
             _take(self._tokens),
             _take(self._flops),
             self._clock.take_data_wait(),
-            peak_memory_mb(args.device),
+            peak_memory_mb(self._device),
             host_memory_mb(),
             self._utilization.percent(),
         ]
-        ranks = args.world_size
-        all_tokens, all_flops, waits, device, host, busy = zip(*_over_processes(own, args, ranks), strict=True)
+        ranks = self._ranks
+        all_tokens, all_flops, waits, device, host, busy = zip(*_over_processes(own, self._device, ranks), strict=True)
         tokens, flops = _total(all_tokens), _total(all_flops)
         seen = state.num_input_tokens_seen - self._tokens_seen
         self._tokens_seen = state.num_input_tokens_seen
@@ -214,12 +215,12 @@ def _take(counter: TokenCounter | FlopsCounter | None) -> float | None:
     return None if counter is None else counter.take()
 
 
-def _over_processes(own: Sequence[float | None], args: TrainingArguments, ranks: int) -> list[Sequence[float | None]]:
+def _over_processes(own: Sequence[float | None], device: torch.device, ranks: int) -> list[Sequence[float | None]]:
     """Return the numbers of each process; all processes call it at the same log."""
     if ranks == 1:
         return [own]
     values_N = torch.tensor([math.nan if number is None else number for number in own], dtype=torch.float64)
-    gathered = gather(values_N[None].to(args.device)).tolist()
+    gathered = gather(values_N[None].to(device)).tolist()
     return [[None if math.isnan(number) else number for number in row] for row in gathered]
 
 

@@ -49,6 +49,7 @@ class TensorBoardBackend:
 
     def __init__(self, writer: Any) -> None:
         self.writer = writer
+        self._in_session = False
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -87,6 +88,7 @@ class TensorBoardBackend:
         known = {printable(name): cell(value) for name, value in config.items() if value is not None}
         _, session_start, _ = hparams(known, {})
         self.writer._get_file_writer().add_summary(session_start)
+        self._in_session = True
         for name, value in metrics.items():
             self.writer.add_scalar(printable(name), value)
 
@@ -96,6 +98,7 @@ class TensorBoardBackend:
 
         _, _, session_end = hparams({}, {})
         self.writer._get_file_writer().add_summary(session_end)
+        self._in_session = False
 
     def alert(self, title: str, text: str, step: int) -> None:
         self.log_text(f"events/{title}", text, step)
@@ -105,6 +108,8 @@ class TensorBoardBackend:
         self.writer.flush()
 
     def finish(self) -> None:
+        if self._in_session:
+            self.end_hparams()
         self.writer.close()
 
 

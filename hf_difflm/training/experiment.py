@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..callbacks import RunLogCallback
+from ..callbacks.open_trackers import refuse_missing_trackers
 from ..callbacks.wandb_names import open_wandb_run
 from ..data import PreparedData, load_tokenizer, prepare_data
 from ..data.corpora import refuse_missing
@@ -90,6 +91,7 @@ def train_run(
         return FinishedRun(Path(), False)
     folder = output_dir or fresh_folder(settings)
     arguments = training_arguments(settings, folder)
+    refuse_missing_trackers(arguments.report_to)
     folder = _agree_on(folder, arguments)
     log_dir = Path(arguments.log_dir or (log_folder(folder) if resume else folder))
     arguments.log_dir = str(log_dir)

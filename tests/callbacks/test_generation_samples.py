@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 
 import pytest
 import torch
@@ -227,6 +228,26 @@ def test_a_training_that_an_evaluation_ends_is_sampled_at_its_last_step(tmp_path
         save_strategy="no",
     ).train()
     assert {sample.iter for sample in board.samples} == {2}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the interrupt's callback", "after it"])
+@pytest.mark.parametrize("evaluates", [True, False])
+def test_an_interrupt_is_not_kept_waiting_by_samples_of_the_last_step(tmp_path, first, evaluates):
+    class Interrupts(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    board = Board()
+    samples = GenerationSamplesCallback(("a",), interval=1000)
+    evaluation = {"eval_strategy": "steps", "eval_steps": 2} if evaluates else {}
+    trainer = build_trainer("diffusion", tmp_path, board, Interrupts(), *([samples] if first else []), **evaluation)
+    if not first:
+        trainer.add_callback(samples)
+    trainer.train()
+    assert (trainer.state.global_step, trainer.interrupt.interrupted) == (2, True)
+    assert any("eval_loss" in entry for entry in trainer.state.log_history) is evaluates
+    assert board.samples == []
 
 
 def test_the_run_log_has_the_samples_of_a_resumed_run_once(tmp_path):

@@ -104,6 +104,42 @@ def test_final_numbers_and_settings_are_in_the_hparams_tab(tmp_path):
     assert metrics == {"eval/loss"}
 
 
+def test_settings_given_late_are_without_secrets_in_every_tracker(offline):
+    log = Logger("wandb,tensorboard", log_dir=offline / "both")
+    log.log_hparams({"lr": 0.1, "hub_token": "hf_abc", "inner": {"api_key": "sk-123", "depth": 3}}, {"eval/loss": 1.5})
+    log.finish()
+    run = read_wandb(offline / "both")
+    assert (run.config["lr"], run.config["hub_token"]) == (0.1, "[redacted]")
+    assert run.config["inner"] == {"api_key": "[redacted]", "depth": 3}
+    assert run.summary["eval/loss"] == 1.5
+    events = next((offline / "both").glob("events.out.tfevents.*")).read_bytes()
+    assert b"lr" in events
+    assert b"hf_abc" not in events
+    assert b"sk-123" not in events
+
+
+def test_the_session_of_the_hparams_tab_ends_with_the_log_and_not_before(tmp_path):
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.plugins.hparams import metadata
+
+    def session(folder: Any) -> list[str]:
+        (file,) = folder.glob("events.out.tfevents.*")
+        values = [value for event in LegacyEventFileLoader(str(file)).Load() for value in event.summary.value]
+        known = {metadata.SESSION_START_INFO_TAG: "start", metadata.SESSION_END_INFO_TAG: "end"}
+        return [known[value.tag] for value in values if value.tag in known]
+
+    log = Logger("tensorboard", log_dir=tmp_path / "set", config={"lr": 0.1})
+    log.log_metrics({"loss": 1.0}, 1)
+    log.log_hparams({"late": True})
+    assert "end" not in session(tmp_path / "set")
+    log.finish()
+    assert session(tmp_path / "set")[-1:] == ["end"]
+    plain = Logger("tensorboard", log_dir=tmp_path / "plain")
+    plain.log_metrics({"loss": 1.0}, 1)
+    plain.finish()
+    assert session(tmp_path / "plain") == []  # no settings, no session
+
+
 def hparams_tab(folder: Any) -> tuple[dict[str, dict[str, Any]], set[str]]:
     """What TensorBoard itself finds: the settings of each run, and what it compares the runs by."""
     from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider

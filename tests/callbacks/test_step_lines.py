@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_difflm.callbacks.step_lines import StepLines
 from hf_difflm.callbacks.step_records import step_records
-from hf_difflm.runs.schema import decode, encode
+from hf_difflm.runs import load_run
+from hf_difflm.runs.document import build_document
+from hf_difflm.runs.export import export_csv
+from hf_difflm.runs.schema import RunRecord, decode, encode
 
 USUAL = ("loss", "grad_norm", "lr", "time_ms", "tokens_per_sec", "accuracy", "mfu", "epoch", "masking_rate")
 TOTALS = ("steps", "tokens_seen", "total_flops")
@@ -77,3 +81,24 @@ def test_a_usual_row_is_written_in_one_formatting_and_read_back(monkeypatch):
     record = decode(json.loads(line))
     assert (record.iter, record.loss, record.lr, record.time_ms) == (3, 2.0, 3.33333333e-05, 12.346)
     assert (record.tokens_seen, record.total_flops, record.mfu, record.extra) == (15, 7.5e9, None, {"x": 0.3333333})
+
+
+def test_a_whole_number_without_a_point_is_read_and_exported_as_one_with_it(tmp_path):
+    rows = [
+        {"iter": step, "loss": 2.0, "lr": 1.0, "grad_norm": 3.0, "epoch": 1.0, "masking_rate": 1.0} for step in (1, 2)
+    ]
+    head = encode(RunRecord(time="2026-11-21T10:00:00.000+00:00", run_name="whole", run_id="1"))
+    lines = StepLines().of(rows, 0, 0.0)
+    assert '"loss":2,' in lines[0]
+    pointed = [encode(replace(record, time=json.loads(lines[0])["time"])) for record in step_records(rows, 0, 0.0)]
+    assert '"loss":2.0,' in pointed[0]
+    documents, tables = [], []
+    for place, written in enumerate((lines, pointed)):
+        folder = tmp_path / str(place) / "whole"
+        folder.mkdir(parents=True)
+        (folder / "journal.jsonl").write_text("\n".join([head, *written]) + "\n")
+        run = load_run(folder)
+        documents.append(json.dumps(build_document(run)))
+        tables.append("".join(export_csv([run])))
+    assert documents[0] == documents[1]
+    assert tables[0] == tables[1]

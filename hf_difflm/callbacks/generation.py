@@ -237,7 +237,7 @@ class GenerationSamplesCallback(TrainerCallback):
         with torch.autocast(self._reference.model.device.type, enabled=False):
             return list(
                 reference_perplexities(
-                    [text.text for text in texts], self._reference, contexts=[text.prompt for text in texts]
+                    [text.text for text in texts], self._reference, contexts=[text.context for text in texts]
                 )
             )
 

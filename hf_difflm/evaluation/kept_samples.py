@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import UserError
 from ..runs.files import write_text
 from ..runs.strict_json import dumps, plain
-from .generation import generate_samples
+from .generation import DENOISER_OPTIONS, generate_samples
+from .generation_cost import ForwardCounter
 from .options import GenerationOptions
 from .sample_quality import quality_of_all
 from .targets import load_target
@@ -57,8 +56,9 @@ def sample_numbers(
         return kept
     target = load_target(str(run), use_cpu=use_cpu)
     if not target.is_denoiser:
-        options = dataclasses.replace(options, **_only_for_denoisers(options))
-    with _ForwardCounter(target.model) as forwards:
+        unused: dict[str, Any] = dict.fromkeys(DENOISER_OPTIONS)
+        options = dataclasses.replace(options, **unused)
+    with ForwardCounter(target.model) as forwards:
         start = time.perf_counter()
         texts = generate_samples(target.model, target.tokenizer, [""] * samples, options)
         seconds = time.perf_counter() - start
@@ -74,30 +74,6 @@ def sample_numbers(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, dumps(record, indent=1))
     return numbers
-
-
-class _ForwardCounter:
-    """Counts the sequences that pass through a model."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.rows = 0
-        self._model = model
-
-    def __enter__(self) -> _ForwardCounter:
-        self._hook = self._model.register_forward_pre_hook(self._count, with_kwargs=True)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._hook.remove()
-
-    def _count(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.rows += len(args[0] if args else kwargs["input_ids"])
-
-
-def _only_for_denoisers(options: GenerationOptions) -> dict[str, Any]:
-    """The options that a causal LM has no use for, switched off."""
-    shared = {"max_new_tokens", "temperature", "top_k", "top_p", "seed"}
-    return {field.name: None for field in dataclasses.fields(options) if field.name not in shared}
 
 
 def _kept(file: Path, made_from: dict[str, Any]) -> dict[str, float] | None:

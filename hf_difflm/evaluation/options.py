@@ -9,9 +9,15 @@ from ..models.masked_diffusion.sampler_names import SAMPLERS
 
 @dataclass
 class GenerationOptions:
-    """Options of :func:`hf_difflm.evaluation.generation.generate_texts`; None leaves the choice to the model."""
+    """Options of :func:`hf_difflm.evaluation.generation.generate_samples`; None leaves the choice to the model."""
 
-    max_new_tokens: int | None = field(default=None, metadata={"help": "tokens to generate after the prompt", "min": 1})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "tokens to generate after the prompt; default: the model's, 0 after a prompt with holes",
+            "min": 0,
+        },
+    )
     max_denoising_steps: int | None = field(
         default=None, metadata={"help": "most denoising steps; masked diffusion only", "min": 1}
     )
@@ -22,6 +28,25 @@ class GenerationOptions:
     sampler_config: dict | None = field(
         default=None, metadata={"help": "parameters of the sampler by name; masked diffusion only"}
     )
+    block_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "generate so many tokens at a time, from the left; texts may then be longer than the context; masked "
+            "diffusion only",
+            "min": 1,
+        },
+    )
+    infill: bool = field(
+        default=True,
+        metadata={
+            "help": "[MASK] in a prompt is a hole to fill, and [MASK]{12} twelve of them; else it stays text, as it always "
+            "does for causal LMs"
+        },
+    )
+    guidance_scale: float | None = field(
+        default=None,
+        metadata={"help": "above 1 follows the prompt more, at twice the forwards; masked diffusion only", "min": 0.0},
+    )
     temperature: float | None = field(
         default=None, metadata={"help": "below 1 sharper, above 1 flatter, 0 the likeliest token", "min": 0.0}
     )
@@ -29,5 +54,8 @@ class GenerationOptions:
     top_p: float | None = field(
         default=None,
         metadata={"help": "draw from the likeliest tokens of this total probability", "above": 0.0, "max": 1.0},
+    )
+    repetition_penalty: float | None = field(
+        default=None, metadata={"help": "above 1 makes tokens that are there already less likely", "above": 0.0}
     )
     seed: int = field(default=0, metadata={"help": "seed of the samples", "min": 0})

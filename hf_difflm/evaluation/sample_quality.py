@@ -18,8 +18,8 @@ def quality_of_each(samples: Sequence[GeneratedText], reference: ReferenceModel 
     found = [text_quality(sample.ids).as_dict() for sample in samples]
     if reference is None:
         return [dict(numbers) for numbers in found]
-    texts, prompts = [sample.text for sample in samples], [sample.prompt for sample in samples]
-    judged = reference_perplexities(texts, reference, contexts=prompts)
+    texts, contexts = [sample.text for sample in samples], [sample.context for sample in samples]
+    judged = reference_perplexities(texts, reference, contexts=contexts)
     return [{**numbers, **perplexity.as_dict()} for numbers, perplexity in zip(found, judged, strict=True)]
 
 
@@ -44,10 +44,10 @@ def quality_of_all(
         for name in ("unigram_entropy", "distinct_n", "repetition"):
             found |= load_metric(name).compute(predictions=ids)
     if reference is not None:
-        texts, prompts = [sample.text for sample in samples], [sample.prompt for sample in samples]
+        texts, contexts = [sample.text for sample in samples], [sample.context for sample in samples]
         metric = load_metric("reference_perplexity")
-        found |= metric.compute(predictions=texts, model=reference, contexts=prompts)
+        found |= metric.compute(predictions=texts, model=reference, contexts=contexts)
         if real:
-            whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+            whole = [context + text for context, text in zip(contexts, texts, strict=True)]
             found["mauve"] = mauve_score(whole, real, reference).mauve
     return found

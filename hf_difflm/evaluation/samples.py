@@ -1,23 +1,28 @@
-"""``hf-difflm generate``: load, generate, judge, print."""
+"""``hf-difflm generate``: load, generate batch by batch, judge, print."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runs.sample_groups import quality_line
-from ..runs.strict_json import plain
-from ..runs.tables import number, printable
-from .generation import GeneratedText, generate_samples
+from ..runs.places import shown
+from .denoising_frames import Frame, FrameStreamer, TokenText
+from .denoising_page import FrameRecorder, write_denoising_page
+from .denoising_view import DenoisingView, terminal_for_view
+from .generation import GeneratedText, GenerationStart, Watch, generate_samples
 from .options import GenerationOptions
-from .targets import load_target
+from .prompts import Prompt
+from .sample_output import as_json, as_json_line, as_record, as_text, together_line
+from .targets import Target, load_target
 
-# What drives a terminal or has no UTF-8: controls, directions of writing, line separators, lone surrogates.
-_NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+TEXT, JSON, JSONL = "text", "json", "jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,51 @@ class QualityRequest:
     real_texts: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class OutputRequest:
+    """How the samples are handed out.
+
+    Args:
+        form: ``text``, ``json`` or ``jsonl``.
+        with_ids: JSON has the tokens too.
+        watch: show the generation in the terminal while it goes on.
+        frame_seconds: a step is shown at least so long.
+        html: page to write, with the generation step by step.
+    """
+
+    form: str = TEXT
+    with_ids: bool = False
+    watch: bool = False
+    frame_seconds: float = 0.03
+    html: Path | None = None
+
+
 def print_samples(
     target: str,
-    prompts: Sequence[str],
+    prompts: Iterable[Prompt],
     options: GenerationOptions,
     num_samples: int,
     use_cpu: bool,
-    as_json: bool,
+    output: OutputRequest,
+    batch_size: int = 8,
+    several: bool = True,
     quality: QualityRequest | None = None,
 ) -> None:
-    """Generate ``num_samples`` texts after each prompt (one empty prompt by default) and print them.
+    """Generate ``num_samples`` texts after each prompt and print them, text and JSON lines as soon as there are any.
 
-    Control characters are shown and not obeyed; JSON holds the exact text.
+    Control characters are shown and not obeyed; JSON holds the exact text. Prompts are asked for only as they are
+    needed: they may come from a pipe that goes on.
+
+    Args:
+        target: see :func:`load_target`.
+        prompts: what to go on from.
+        options: how.
+        num_samples: texts of each prompt.
+        use_cpu: generate on the CPU even where there is a GPU.
+        output: what comes out.
+        batch_size: texts generated at once.
+        several: number the texts.
+        quality: what is told about them.
 
     Raises:
         UserError: nothing to load, a request the model cannot fulfil, or a quality that cannot be told.
@@ -52,46 +90,123 @@ def print_samples(
     if quality is not None and quality.real_texts and quality.reference_model is None:
         raise UserError("MAUVE compares features of a language model; name one with --reference-model")
     loaded = load_target(target, use_cpu=use_cpu)
-    prompts = list(prompts) or [""]
-    repeated = [prompt for prompt in prompts for _ in range(num_samples)]
-    samples = generate_samples(loaded.model, loaded.tokenizer, repeated, options)
-    each: list[dict[str, Any]] = []
-    together: dict[str, Any] = {}
-    if quality is not None:
-        each, together = _judge(samples, quality, loaded.model.device)
-    if as_json:
-        print(_as_json(samples, each, together))
-    else:
-        _print_text(samples, each, together)
+    judge = _judge(quality, loaded.model.device)
+    text = TokenText(loaded.tokenizer)
+    recorder = FrameRecorder()
+    rows = (prompt for prompt in prompts for _ in range(num_samples))
+    samples: list[GeneratedText] = []
+    records: list[dict[str, Any]] = []
+    while batch := list(itertools.islice(rows, batch_size)):
+        new = _generate(loaded, batch, options, len(samples), output, text, recorder)
+        qualities = judge(new)
+        for prompt, sample, numbers in zip(batch, new, qualities, strict=True):
+            if output.form == TEXT:
+                print(as_text(sample, len(samples) if several else None, numbers), flush=True)
+            else:
+                records.append(as_record(sample, prompt.extra, numbers, output.with_ids))
+                if output.form == JSONL:
+                    print(as_json_line(records.pop()), flush=True)
+            samples.append(sample)
+    if not samples:
+        raise UserError("there is no prompt on stdin; write one on each line")
+    _print_together(samples, records, output.form, quality, judge)
+    if output.html is not None:
+        facts = _facts(loaded, options)
+        page = write_denoising_page(
+            recorder, text, output.html, title=f"Generation: {shown(Path(target))}", facts=facts
+        )
+        print(f"page: {page}", file=sys.stderr)
 
 
-def _judge(
-    samples: Sequence[GeneratedText], quality: QualityRequest, device: Any
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    from .reference_model import load_reference
-    from .sample_quality import quality_of_all, quality_of_each
+def _generate(
+    loaded: Target,
+    batch: Sequence[Prompt],
+    options: GenerationOptions,
+    first_row: int,
+    output: OutputRequest,
+    text: TokenText,
+    recorder: FrameRecorder,
+) -> list[GeneratedText]:
+    console = terminal_for_view(data_on_stdout=output.form != TEXT) if output.watch else None
+    sinks: list[Callable[[Frame], None]] = [] if output.html is None else [recorder]
+    view = None if console is None else DenoisingView(text, console, output.frame_seconds)
+    if view is not None:
+        sinks.append(view.show)
 
-    reference = load_reference(quality.reference_model, device) if quality.reference_model is not None else None
-    return quality_of_each(samples, reference), quality_of_all(samples, reference, quality.real_texts)
+    def to_all(frame: Frame) -> None:
+        for sink in sinks:
+            sink(frame)
+
+    def watch(start: GenerationStart) -> FrameStreamer:
+        return FrameStreamer(start, to_all)
+
+    watching: Watch | None = watch if sinks else None
+    with view or nullcontext():
+        return generate_samples(
+            loaded.model,
+            loaded.tokenizer,
+            [prompt.text for prompt in batch],
+            options,
+            first_row=first_row,
+            watch=watching,
+        )
 
 
-def _as_json(samples: Sequence[GeneratedText], each: Sequence[dict[str, Any]], together: dict[str, Any]) -> str:
-    rows: list[dict[str, Any]] = [{"prompt": sample.prompt, "text": sample.text} for sample in samples]
-    data: Any = rows
-    if each:
-        data = {"samples": [{**row, "quality": plain(numbers)} for row, numbers in zip(rows, each, strict=True)]}
-        data["overall"] = plain(together)
-    text = json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False)
-    return _NOT_AS_IT_IS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+class _Judge:
+    """Tells what texts are worth."""
+
+    def __init__(self, request: QualityRequest, device: Any) -> None:
+        from .reference_model import load_reference
+
+        self._request = request
+        name = request.reference_model
+        self._reference = load_reference(name, device) if name is not None else None
+
+    def __call__(self, samples: Sequence[GeneratedText]) -> list[dict[str, Any]]:
+        from .sample_quality import quality_of_each
+
+        return quality_of_each(samples, self._reference)
+
+    def together(self, samples: Sequence[GeneratedText]) -> dict[str, Any]:
+        from .sample_quality import quality_of_all
+
+        return quality_of_all(samples, self._reference, self._request.real_texts)
 
 
-def _print_text(samples: Sequence[GeneratedText], each: Sequence[dict[str, Any]], together: dict[str, Any]) -> None:
-    for place, sample in enumerate(samples):
-        if len(samples) > 1:
-            print(f"--- sample {place + 1}")
-        print(printable(sample.prompt + sample.text))
-        if each:
-            print(f"    [{quality_line(each[place])}]")
-    if each and len(samples) > 1:
-        mauve = f", MAUVE {number(together['mauve'], 4)}" if "mauve" in together else ""
-        print(f"--- all {len(samples)} samples: {quality_line(together)}{mauve}")
+def _judge(quality: QualityRequest | None, device: Any) -> Any:
+    if quality is None:
+        return lambda samples: [None] * len(samples)
+    return _Judge(quality, device)
+
+
+def _print_together(
+    samples: Sequence[GeneratedText],
+    records: Sequence[dict[str, Any]],
+    form: str,
+    quality: QualityRequest | None,
+    judge: Any,
+) -> None:
+    together = None if quality is None else judge.together(samples)
+    if form == JSON:
+        print(as_json(records, together))
+    elif together is not None and len(samples) > 1:
+        # stdout of JSON lines is for the texts alone.
+        print(together_line(len(samples), together), file=sys.stdout if form == TEXT else sys.stderr)
+
+
+def _facts(loaded: Target, options: GenerationOptions) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": "masked diffusion" if loaded.is_denoiser else "causal LM"}
+    if loaded.step is not None:
+        facts["optimiser steps"] = loaded.step
+    given = dataclasses.asdict(options)
+    return facts | {
+        name: value for name, value in given.items() if value is not None and (loaded.is_denoiser or name != "infill")
+    }
+
+
+def prompts_given(texts: Sequence[str], from_file: Iterator[Prompt] | None) -> Iterator[Prompt]:
+    """Return the prompts of the command line, then those of a file; one empty prompt where there are none."""
+    given = [Prompt(text) for text in texts]
+    if from_file is not None:
+        return itertools.chain(given, from_file)
+    return iter(given or [Prompt("")])

@@ -8,7 +8,7 @@ import pytest
 
 from hf_difflm.evaluation.generation import GeneratedText, generate_samples
 from hf_difflm.evaluation.options import GenerationOptions
-from hf_difflm.evaluation.samples import _as_json, _print_text
+from hf_difflm.evaluation.sample_output import as_json, as_json_line, as_record, as_text
 from hf_difflm.evaluation.targets import load_target
 from hf_difflm.evaluation.text_quality import distinct_n, text_quality
 
@@ -61,15 +61,16 @@ def test_a_reference_that_is_none_is_a_sentence(hf, trained, tmp_path):
     assert "Traceback" not in result.err
 
 
-def test_the_terminal_gets_no_control_character_and_json_the_exact_text(capsys):
-    samples = [GeneratedText(HOSTILE, HOSTILE, [1, 2])]
-    _print_text(samples, [], {})
-    printed = capsys.readouterr().out
+def test_the_terminal_gets_no_control_character_and_json_the_exact_text():
+    sample = GeneratedText(HOSTILE, HOSTILE, [1, 2])
+    printed = as_text(sample, None, None)
     assert all(char in "\n\t" or char.isprintable() for char in printed)
     assert "\\x1b[2J\\x9b31m" in printed
-    text = _as_json(samples, [], {})
-    assert all(char == "\n" or char.isprintable() for char in text)
-    assert json.loads(text) == [{"prompt": HOSTILE, "text": HOSTILE}]
+    record = as_record(sample, {}, None, with_ids=False)
+    for text in (as_json([record], None), as_json_line(record)):
+        assert all(char == "\n" or char.isprintable() for char in text)
+    assert json.loads(as_json([record], None)) == [json.loads(as_json_line(record))]
+    assert json.loads(as_json_line(record)) == {"prompt": HOSTILE, "text": HOSTILE}
 
 
 def test_a_prompt_of_bytes_that_are_no_text_works(hf, trained_ar):

@@ -1,0 +1,217 @@
+"""``hf-difflm eval --generation``: samplers and numbers of steps, their quality and their cost, as table and picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from ..data import prepare_data
+from ..errors import UserError
+from ..runs.files import JOURNAL_NAME
+from ..runs.pareto import GenerationPoint, pareto_front, pareto_rows
+from ..runs.places import shown
+from ..runs.plots_pareto import check_picture, plot_pareto
+from ..runs.strict_json import dumps, plain
+from ..runs.tables import markdown_table, shortened, text_table
+from .generation_cost import measure_generation
+from .options import GenerationOptions
+from .reference_model import ReferenceModel, load_reference
+from .targets import Target, data_options, load_target
+
+SAMPLERS = ("ddpm_cache", "remdm", "low_confidence", "entropy_bounded")
+STEPS = (8, 32, 128)
+PICTURE = "generation-pareto.png"
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """What is tried, and what is told about it.
+
+    Args:
+        samplers: names; None: ``SAMPLERS``.
+        steps: most denoising steps; None: ``STEPS``.
+        samples: texts for each pair.
+        batch_size: texts generated together.
+        reference_model: run, folder or Hub name of a causal LM; None: the ``ar`` run beside a run, where there is one.
+        mauve: compare with the evaluation data of the run too.
+        plot: picture; None: ``generation-pareto.png`` in the folder of a run, else none.
+        form: ``text``, ``json`` or ``markdown``.
+    """
+
+    samplers: Sequence[str] | None = None
+    steps: Sequence[int] | None = None
+    samples: int = 16
+    batch_size: int = 16
+    reference_model: str | None = None
+    mauve: bool = False
+    plot: Path | None = None
+    form: str = "text"
+
+
+def evaluate_generation(target: str, request: GridRequest, options: GenerationOptions, changes: dict[str, Any]) -> None:
+    """Draw texts from nothing with each sampler and number of steps, and print what they are worth and what they cost.
+
+    Where the reference is the twin of a run, its own texts are one more row.
+
+    Args:
+        target: see :func:`load_target`.
+        request: what is tried.
+        options: the rest of how texts are drawn, the same for all.
+        changes: settings of data and device that differ from those of the run.
+
+    Raises:
+        UserError: nothing to load, no reference for MAUVE, or what the model cannot do.
+    """
+    loaded = load_target(target, use_cpu=changes.get("use_cpu", False))
+    if not loaded.is_denoiser and (request.samplers or request.steps):
+        raise UserError("samplers and steps are for masked diffusion models, but this is a causal LM; leave them out")
+    check_picture(request.plot)
+    name = request.reference_model or _twin(target, loaded)
+    if name is None and request.mauve:
+        raise UserError("MAUVE compares features of a language model; name one with --reference-model")
+    reference = None if name is None else load_reference(name, loaded.model.device)
+    if reference is None:
+        print(
+            "no perplexity is told: there is no autoregressive twin; name one with --reference-model", file=sys.stderr
+        )
+    if options.max_new_tokens is None:
+        options = dataclasses.replace(options, max_new_tokens=_new_tokens(loaded))
+    real = _real_texts(loaded, changes, options, request.samples) if request.mauve else []
+    points = _points(loaded, request, options, reference, real)
+    picture = _picture(target, request)
+    label = None if reference is None else shown(Path(reference.name))
+    if picture is not None:
+        title = f"{shortened(shown(Path(target)))}: {request.samples} texts of {options.max_new_tokens} tokens each"
+        plot_pareto(points, picture, title=title, reference=label)
+    _print(points, request, loaded, options, label)
+    if picture is not None:
+        print(f"picture: {picture}", file=sys.stderr)
+
+
+def _points(
+    loaded: Target, request: GridRequest, options: GenerationOptions, reference: ReferenceModel | None, real: list[str]
+) -> list[GenerationPoint]:
+    trials: list[tuple[Any, Any, bool, GenerationOptions]] = []
+    if loaded.is_denoiser:
+        for sampler in request.samplers or SAMPLERS:
+            for steps in request.steps or STEPS:
+                own = dataclasses.replace(options, sampler=sampler, max_denoising_steps=steps)
+                trials.append((loaded.model, loaded.tokenizer, True, own))
+        if reference is not None and _same_tokens(reference.tokenizer, loaded.tokenizer):
+            trials.append((reference.model, reference.tokenizer, False, options))
+    else:
+        trials.append((loaded.model, loaded.tokenizer, False, options))
+    points = []
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("generate", total=len(trials))
+        for model, tokenizer, is_denoiser, own in trials:
+            what = f"{own.sampler}, {own.max_denoising_steps} steps" if is_denoiser else "causal LM"
+            progress.update(task, description=what)
+            point, _ = measure_generation(
+                model,
+                tokenizer,
+                own,
+                request.samples,
+                is_denoiser=is_denoiser,
+                batch_size=request.batch_size,
+                reference=reference,
+                real=real,
+            )
+            points.append(point)
+            progress.advance(task)
+    return points
+
+
+def _same_tokens(one: Any, other: Any) -> bool:
+    """Whether forwards and lengths of two models compare."""
+    return one.get_vocab() == other.get_vocab()
+
+
+def _twin(target: str, loaded: Target) -> str | None:
+    """The causal LM that was trained beside a run: the run ``ar`` in the same folder."""
+    if not loaded.is_denoiser or not Path(target).is_dir():
+        return None
+    folder = Path(target).absolute()
+    run = folder if (folder / JOURNAL_NAME).exists() else folder.parent
+    twin = run.parent / "ar"
+    return str(twin) if (twin / "best" / "config.json").exists() else None
+
+
+def _new_tokens(loaded: Target) -> int:
+    """As many as the model says, or as its context leaves after the token a text begins with."""
+    wanted = getattr(loaded.model.generation_config, "max_new_tokens", None) or 128
+    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    return wanted if limit is None else min(wanted, limit - 1)
+
+
+def _real_texts(loaded: Target, changes: dict[str, Any], options: GenerationOptions, samples: int) -> list[str]:
+    """As many blocks of the evaluation data, cut to the length of the texts."""
+    data = prepare_data(data_options(loaded, changes), loaded.tokenizer, need_train=False)
+    special = set(loaded.tokenizer.all_special_ids)
+    texts = []
+    for place in range(min(samples, len(data.eval))):
+        ids = [token for token in data.eval[place]["input_ids"] if token not in special]
+        texts.append(loaded.tokenizer.decode(ids[: options.max_new_tokens]))
+    return texts
+
+
+def _picture(target: str, request: GridRequest) -> Path | None:
+    if request.plot is not None:
+        return request.plot
+    return Path(target) / PICTURE if (Path(target) / JOURNAL_NAME).exists() else None
+
+
+def _print(
+    points: Sequence[GenerationPoint],
+    request: GridRequest,
+    loaded: Target,
+    options: GenerationOptions,
+    reference: str | None,
+) -> None:
+    if request.form == "json":
+        record = {
+            "target": loaded.source,
+            "iter": loaded.step,
+            "reference_model": reference,
+            "options": {name: value for name, value in dataclasses.asdict(options).items() if value is not None},
+            "points": [
+                {**point.as_dict(), "on_front": best} for point, best in zip(points, pareto_front(points), strict=True)
+            ],
+        }
+        print(json.dumps(json.loads(dumps(plain(record))), indent=2))
+        return
+    headings, rows = pareto_rows(points)
+    if request.form == "markdown":
+        print(markdown_table(headings, rows, left=1))
+    else:
+        print(text_table(headings, rows, shutil.get_terminal_size((140, 24)).columns))
+    print()
+    print(_explanation(points, request, options, reference))
+
+
+def _explanation(
+    points: Sequence[GenerationPoint], request: GridRequest, options: GenerationOptions, reference: str | None
+) -> str:
+    lines = [
+        f"{request.samples} texts from nothing, at most {options.max_new_tokens} tokens each, seed {options.seed}; "
+        f"{points[0].batch_size} generated together."
+    ]
+    if reference is not None:
+        lines.append(
+            f"perplexity: of the texts under {reference}. It misleads without the entropy (nats, of the tokens of each "
+            "text): text that repeats itself has a low one."
+        )
+        lines.append("front: no other row is as good in perplexity, entropy and forwards, and better in one of them.")
+    lines.append("forwards: sequences through the model, a text; those of a causal LM are of one token each.")
+    if request.mauve:
+        lines.append(f"MAUVE: against {request.samples} real texts at most; it means little below about a thousand.")
+    return "\n".join(lines)

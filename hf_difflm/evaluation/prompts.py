@@ -1,0 +1,85 @@
+"""Prompts from the command line, files and stdin: lines of text, or JSONL."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..runs.strict_json import loads
+from .line_files import read_lines
+
+FORMATS = ("text", "jsonl")
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to go on from.
+
+    Attributes:
+        text: the prompt.
+        extra: what else its JSON object had, handed on to the result.
+    """
+
+    text: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prompts_of_file(path: str, file_format: str | None = None) -> Iterator[Prompt]:
+    """Return the prompts of a UTF-8 file, one a line; those of stdin (``-``) as they come, all of a file checked first.
+
+    Args:
+        path: the file, or ``-``.
+        file_format: ``text``, or ``jsonl``: objects with a ``prompt``, or strings; None: by the suffix.
+
+    Raises:
+        UserError: the file cannot be read, is empty or no UTF-8, or a line is no such object; for stdin while iterating.
+    """
+    file_format = file_format or ("jsonl" if Path(path).suffix == ".jsonl" else "text")
+    name = "stdin" if path == STDIN else f"prompt file {path}"
+    read = _from_json if file_format == "jsonl" else lambda line, place: Prompt(line)
+    if path == STDIN:
+        return (read(line, place) for line, place in _numbered(_stdin_lines(), name))
+    return iter([read(line, place) for line, place in _numbered(iter(read_lines(path, "prompt")), name)])
+
+
+def whole_stdin() -> str:
+    """Return all of stdin as one prompt, without the newline at its end.
+
+    Raises:
+        UserError: it is no UTF-8 text, or there is none.
+    """
+    text = "\n".join(_stdin_lines())
+    if not text:
+        raise UserError("stdin is empty; write the prompt to it")
+    return text
+
+
+def _numbered(lines: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, start=1):
+        yield line, f"line {number} of {name}"
+
+
+def _stdin_lines() -> Iterator[str]:
+    """Lines of stdin as they come, without their ends."""
+    for raw in iter(sys.stdin.buffer.readline, b""):
+        try:
+            yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise UserError(f"stdin is not UTF-8 text ({error.reason}); convert it") from error
+
+
+def _from_json(line: str, place: str) -> Prompt:
+    try:
+        value = loads(line)
+    except ValueError as error:
+        raise UserError(f'{place} is no JSON ({error}); write an object such as {{"prompt": "To be"}}') from error
+    if isinstance(value, str):
+        return Prompt(value)
+    if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
+        raise UserError(f'{place} has no prompt: {line[:60]!r}; write an object such as {{"prompt": "To be"}}')
+    return Prompt(value.pop("prompt"), value)

@@ -34,10 +34,12 @@ def test_every_link_of_the_readme_leads_somewhere(link: str) -> None:
 
 def test_every_flag_the_documentation_shows_exists() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    from hf_difflm.training.fields import own_fields
+    from hf_difflm.training.fields import own_fields, trainer_fields
 
     reference = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    known = {f"--{name.replace('_', '-')}" for name in own_fields()} | set(re.findall(r"--[a-z][\w-]+", reference))
+    known = {f"--{name.replace('_', '-')}" for name in [*own_fields(), *trainer_fields()]} | set(
+        re.findall(r"--[a-z][\w-]+", reference)
+    )
     known |= {"--help-all"}
     for page in pages:
         for command in re.findall(r"hf-difflm [^\n`]*", page.read_text(encoding="utf-8")):

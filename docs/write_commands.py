@@ -10,6 +10,7 @@ from pathlib import Path
 COMMANDS = (
     "train",
     "compare",
+    "ablate",
     "eval",
     "generate",
     "runs list",
@@ -23,6 +24,7 @@ COMMANDS = (
     "plot",
     "report",
     "dashboard",
+    "data prepare",
     "recipes",
     "doctor",
 )

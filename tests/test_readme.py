@@ -37,9 +37,8 @@ def test_every_flag_the_documentation_shows_exists() -> None:
     from hf_difflm.training.fields import own_fields, trainer_fields
 
     reference = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    known = {f"--{name.replace('_', '-')}" for name in [*own_fields(), *trainer_fields()]} | set(
-        re.findall(r"--[a-z][\w-]+", reference)
-    )
+    fields = {f"--{name.replace('_', '-')}" for name in [*own_fields(), *trainer_fields()]}
+    known = fields | set(re.findall(r"--[a-z][\w-]+", reference))
     known |= {"--help-all"}
     for page in pages:
         for command in re.findall(r"hf-difflm [^\n`]*", page.read_text(encoding="utf-8")):

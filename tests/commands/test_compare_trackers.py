@@ -14,6 +14,7 @@ from hf_difflm.runs import load_run
 ROOT = Path(__file__).parents[2]
 COMPARE = """
 import sys
+sys.modules["deepspeed"] = None  # where it is installed accelerate imports it, and it imports wandb
 from hf_difflm.commands import app
 try:
     app(["compare", *sys.argv[1:]])

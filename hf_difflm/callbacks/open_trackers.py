@@ -28,8 +28,11 @@ def refuse_missing_trackers(names: Iterable[str]) -> None:
     Raises:
         UserError: a tracker is not installed.
     """
+    known = [name for name in names if name in INTEGRATION_TO_CALLBACK]
+    if not known:
+        return  # looking for them imports some of them, and W&B takes a second
     usable = {*get_available_reporting_integrations(), *_NOT_TOLD}
-    missing = [name for name in names if name in INTEGRATION_TO_CALLBACK and name not in usable]
+    missing = [name for name in known if name not in usable]
     if missing:
         raise UserError(f"report_to names {missing[0]}, which is not installed; install its package, or leave it out")
 

@@ -42,6 +42,7 @@ def test_the_example_of_a_stock_trainer_leaves_its_log_its_dashboard_and_its_sam
     _check_run(stock_run, steps=40, prompts={"", "To be"})
 
 
+@pytest.mark.slow
 def test_the_example_of_trl_leaves_its_log_its_dashboard_and_its_samples(workplace):
     pytest.importorskip("trl", reason="trl is not installed (pip install trl)")
     _run(_example("SFTConfig("), workplace)

@@ -197,6 +197,7 @@ def test_a_cross_in_the_checklist_is_exit_code_1(hf, trained):
     assert json.loads(hf("doctor", "--run", trained, "--json").out)["sound"] is False
 
 
+@pytest.mark.slow
 def test_the_checklist_works_while_the_run_is_trained(hf, start, tiny, wait_for_steps):
     process = start("train", *tiny, "--max-steps", "100000", "--generate-interval", "0", "--output-dir", "live")
     wait_for_steps(process, Path("live/journal.jsonl"), 4)

@@ -110,6 +110,7 @@ def test_all_of_stdin_is_one_prompt_or_a_prompt_a_line(hf, lines, trained, stdin
     assert [(row["prompt"], row["id"]) for row in found] == [("x", 1)]
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_its_answer_before_it_asks_again(trained):
     command = [sys.executable, str(CLI), "generate", str(trained), "--prompt-file", "-", "--batch-size", "1"]
     answers = []

@@ -337,6 +337,7 @@ def test_a_mistake_beside_overwrite_deletes_nothing(hf, tiny, trained, mistake):
     assert load_run(trained).header.run_id == run_id
 
 
+@pytest.mark.slow
 def test_several_trackers_are_named_with_commas(start, tiny, tmp_path, monkeypatch):
     """In a process of its own: a W&B run outlives the training that began it."""
     for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():

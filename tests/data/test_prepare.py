@@ -232,6 +232,7 @@ for dataset in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_everything_in_the_cache(tmp_path: Path, gpt2_like: Path) -> None:
     lines = write_jsonl(tmp_path / "a.jsonl", [words(number) for number in range(40)])
     saved = save_splits(tmp_path / "saved", train=[words(number) for number in range(40)])

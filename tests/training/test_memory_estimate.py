@@ -115,6 +115,7 @@ ADAPTIVE = {
 
 
 @pytest.mark.parametrize("case", ADAPTIVE)
+@pytest.mark.slow
 def test_the_estimate_of_adaptive_masking_is_within_15_per_cent_of_what_a_real_training_allocates(case, tmp_path):
     quiet = {"use_cpu": True, "save_strategy": "no", "eval_strategy": "no", "save_log_to_json": False}
     options = {"objective": "atat", "per_device_train_batch_size": 16, "max_steps": 6, **ADAPTIVE[case], **quiet}

@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
-# Tests of one file stay together; each process computes with one thread.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests of one file stay together; each process computes with one thread; none waits for a network.
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help demo test test-all torture lint types bench results docs clean
 .DEFAULT_GOAL := help

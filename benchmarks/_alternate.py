@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +44,7 @@ def write(name: str, result: dict) -> None:
     """Print the result and keep it under ``benchmarks/results/``, with what it was measured on."""
     result = {
         "benchmark": name,
-        "command": f"python benchmarks/{name}.py",
+        "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from _alternate import alternate, milliseconds, ratio, write
+from _bare_loop import bare_loop
 from transformers import set_seed
 
-from hf_difflm.data import Collator, load_tokenizer, prepare_data
+from hf_difflm.data import load_tokenizer, prepare_data
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import (
     AdaptiveSettings,
     MaskedDiffusionObjective,
-    NoiseKey,
     Objective,
     adaptive_objective,
     count_tokens,
@@ -53,7 +52,8 @@ def main() -> None:
         objective: Objective = MaskedDiffusionObjective(tokenizer.mask_token_id)
         if adaptive is not None:
             objective = adaptive_objective(model.config, objective, adaptive, counts_V)
-        return _turn(model, objective, tokenizer, data.train, rows, given.steps, device)
+        objective.begin(1000)
+        return bare_loop(model, objective, tokenizer, data.train, rows, given.steps, device=device)
 
     sides = {"mdlm": side(None), **{name: side(adaptive) for name, adaptive in SIDES.items()}}
     seconds = alternate(sides, given.pairs)
@@ -70,34 +70,6 @@ def main() -> None:
             "tokens_per_step": rows * settings.data.block_size,
         },
     )
-
-
-def _turn(model, objective: Objective, tokenizer, dataset, rows: int, steps: int, device) -> Callable[[], None]:
-    groups = [list(model.parameters())]
-    if objective.networks is not None:
-        groups.append(list(objective.networks.to(device).parameters()))
-    optimizer = torch.optim.AdamW([{"params": group} for group in groups], lr=1e-3, fused=True)
-    objective.begin(1000)
-    collator = Collator(tokenizer)
-    order = np.random.default_rng(0).permutation(len(dataset))
-    state = {"step": 0}
-    model.train()
-
-    def turn() -> None:
-        for _ in range(steps):
-            step = state["step"]
-            start = step * rows % (len(order) - rows)
-            batch = collator(dataset.__getitems__(order[start : start + rows].tolist()))
-            scored = int((batch["labels"] != -100).sum())
-            key = NoiseKey(seed=0, step=step, places_B=np.arange(rows), size=rows)
-            objective(model, batch, key, scored, device).loss.backward()
-            for group in groups:
-                torch.nn.utils.clip_grad_norm_(group, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state["step"] += 1
-
-    return turn
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from _alternate import milliseconds, ratio, write
+from _bare_loop import bare_loop
 from transformers import TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
-from hf_difflm.data import Collator, load_tokenizer, prepare_data
+from hf_difflm.data import load_tokenizer, prepare_data
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
-from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives import MaskedDiffusionObjective
 from hf_difflm.training.settings import load_settings
 
 
@@ -57,7 +57,15 @@ def main() -> None:
 
     set_seed(0)
     bare_model = build_denoiser(settings.model, tokenizer, settings.data.block_size, NoiseSchedule())
-    bare = _bare_loop(bare_model, tokenizer, data.train, rows, given.steps, settings.training["learning_rate"])
+    bare = bare_loop(
+        bare_model,
+        MaskedDiffusionObjective(tokenizer.mask_token_id),
+        tokenizer,
+        data.train,
+        rows,
+        given.steps,
+        learning_rate=settings.training["learning_rate"],
+    )
 
     set_seed(0)
     model = build_denoiser(settings.model, tokenizer, settings.data.block_size, NoiseSchedule())
@@ -89,33 +97,6 @@ def main() -> None:
             "with": "run log, logging every turn, clipping, cosine schedule; the bare loop clips, steps and schedules too",
         },
     )
-
-
-def _bare_loop(model, tokenizer, dataset, rows: int, steps: int, learning_rate: float):
-    """A turn of the loop one would write by hand: batch, noise, forward, backward, clip, AdamW, schedule."""
-    objective = MaskedDiffusionObjective(tokenizer.mask_token_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 100))
-    collator = Collator(tokenizer)
-    order = np.random.default_rng(0).permutation(len(dataset))
-    state = {"step": 0}
-    model.train()
-
-    def turn() -> None:
-        for _ in range(steps):
-            step = state["step"]
-            start = step * rows % (len(order) - rows)
-            batch = collator(dataset.__getitems__(order[start : start + rows].tolist()))
-            scored = int((batch["labels"] != -100).sum())
-            key = NoiseKey(seed=0, step=step, places_B=np.arange(rows), size=rows)
-            objective(model, batch, key, scored).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad(set_to_none=True)
-            state["step"] += 1
-
-    return turn
 
 
 if __name__ == "__main__":

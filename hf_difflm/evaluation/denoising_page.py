@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..runs.files import write_text
-from ..runs.strict_json import dumps
+from ..runs.self_contained import asset, page, write_page
+from ..runs.self_contained import text as text_of
 from ..runs.tables import printable
 from .denoising_frames import Frame, TokenText
 
@@ -55,11 +50,9 @@ def write_denoising_page(
         {"prompt": frames[0][0].start.prompts[frames[0][1]], "frames": _frames(frames, text), "number": row + 1}
         for row, frames in sorted(recorder.by_text.items())
     ]
-    page = _page(title, samples, facts)
-    try:
-        write_text(path, page.encode("utf-8", "replace").decode("utf-8"))  # a lone surrogate has no UTF-8
-    except OSError as error:
-        raise UserError(f"the page {str(path)!r} cannot be written ({error.strerror}); name another --html") from error
+    data = [{"frames": sample["frames"]} for sample in samples]
+    style = asset("report.css") + asset("denoising.css")
+    write_page(path, page(title, _body(samples, facts), data, [asset("denoising.js")], style), "--html")
     return path
 
 
@@ -75,34 +68,9 @@ def _frame(frame: Frame, place: int, text: TokenText) -> dict[str, Any]:
     return {"step": frame.number, "done": done, "total": total, "final": frame.final, "runs": runs}
 
 
-def _page(title: str, samples: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> str:
-    script, style = _asset("denoising.js"), _asset("report.css") + _asset("denoising.css")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {_source_hash(script)}",
-            f"style-src {_source_hash(style)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    # JSON that cannot end the element it stands in.
-    data = dumps([{"frames": sample["frames"]} for sample in samples], separators=(",", ":"))
-    data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    rows = "\n".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{_text(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{_text(title)}</h1>
-<div class="tools">
+def _body(samples: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> str:
+    rows = "\n".join(f"<tr><th>{text_of(name)}</th><td>{text_of(value)}</td></tr>" for name, value in facts.items())
+    return f"""<div class="tools">
 <button type="button" id="play">play</button>
 <label>draft <input type="range" id="frame" min="0" value="0"></label><output id="where"></output>
 <label>drafts a second <select id="speed"><option>2</option><option>5</option><option selected>15</option>
@@ -114,29 +82,12 @@ def _page(title: str, samples: Sequence[dict[str, Any]], facts: Mapping[str, Any
 <main class="texts">
 {chr(10).join(_section(place, sample) for place, sample in enumerate(samples))}
 </main>
-<table class="facts">{rows}</table>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+<table class="facts">{rows}</table>"""
 
 
 def _section(place: int, sample: dict[str, Any]) -> str:
-    result = _text("".join(piece for piece, _ in sample["frames"][-1]["runs"]))
+    result = text_of("".join(piece for piece, _ in sample["frames"][-1]["runs"]))
     return (
         f'<section class="sample"><h2>sample {sample["number"]} <span class="soft" id="count-{place}"></span></h2>'
         f'<pre class="canvas">{result}</pre></section>'
     )
-
-
-def _text(value: object) -> str:
-    return html.escape(printable(str(value)), quote=True)
-
-
-def _source_hash(source: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
-
-
-def _asset(name: str) -> str:
-    return files("hf_difflm.runs").joinpath("assets").joinpath(name).read_text(encoding="utf-8")

@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..runs.files import write_text
 from ..runs.strict_json import dumps, plain
-from .generation import DENOISER_OPTIONS, generate_samples
-from .generation_cost import ForwardCounter
+from .generation_cost import measure_generation
 from .options import GenerationOptions
-from .sample_quality import quality_of_all
 from .targets import load_target
 
-_KEPT = ("distinct_2", "unigram_entropy", "reference_perplexity")
+_KEPT = ("distinct_2", "unigram_entropy", "reference_perplexity", "forwards", "seconds")
 
 
 def sample_numbers(
@@ -55,21 +52,21 @@ def sample_numbers(
     if (kept := _kept(file, made_from)) is not None:
         return kept
     target = load_target(str(run), use_cpu=use_cpu)
-    if not target.is_denoiser:
-        unused: dict[str, Any] = dict.fromkeys(DENOISER_OPTIONS)
-        options = dataclasses.replace(options, **unused)
-    with ForwardCounter(target.model) as forwards:
-        start = time.perf_counter()
-        texts = generate_samples(target.model, target.tokenizer, [""] * samples, options)
-        seconds = time.perf_counter() - start
     judge = None
     if reference is not None:
         from .reference_model import load_reference
 
         judge = load_reference(str(_weights(reference)), target.model.device)
-    found = quality_of_all(texts, judge)
-    numbers = {name: float(found[name]) for name in _KEPT if found.get(name) is not None}
-    numbers |= {"forwards": forwards.rows / samples, "seconds": seconds / samples}
+    point, texts = measure_generation(
+        target.model,
+        target.tokenizer,
+        options,
+        samples,
+        is_denoiser=target.is_denoiser,
+        batch_size=samples,
+        reference=judge,
+    )
+    numbers = {name: float(value) for name in _KEPT if (value := getattr(point, name)) is not None}
     record = {"made_from": made_from, "numbers": plain(numbers), "texts": [text.text for text in texts]}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, dumps(record, indent=1))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
-from ..errors import UserError
 from .comparison import compare_runs, labels
-from .files import write_text
 from .html_data import page_data
 from .html_importance import importance_section
 from .html_sections import (
@@ -21,12 +16,12 @@ from .html_sections import (
     samples_section,
     settings_section,
     summary_section,
-    text,
 )
 from .places import relative, shown, shown_run
 from .run import Run
 from .seeds import seed_groups
-from .strict_json import dumps, plain
+from .self_contained import asset, page, write_page
+from .strict_json import plain
 
 _CURVES = """<section id="curves"><h2>Curves</h2>
 <noscript><p>The curves need JavaScript; everything else on this page does not.</p></noscript>
@@ -85,71 +80,17 @@ def write_html_report(
         settings_section(runs, names, comparison),
         commands_section(runs, names, relative(command)),
     ]
-    data = _for_script(dumps(plain(page_data(runs, names, groups)), separators=(",", ":")))
-    page = _page(title, [section for section in sections if section], data)
-    try:
-        # A lone surrogate, which JSON can hold, has no UTF-8.
-        write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"the page {str(path)!r} cannot be written ({error.strerror}); name another --output"
-        ) from error
-    return path
-
-
-def _page(title: str, sections: Sequence[str], data: str) -> str:
+    content = "\n".join(section for section in sections if section)
     # The licence goes with every copy.
-    uplot = f"/*\n{_asset('uPlot.LICENSE.txt')}\n*/\n{_asset('uPlot.iife.min.js')}"
-    script = _asset("report.js")
-    style = _asset("uPlot.min.css") + _asset("report.css")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {_source_hash(uplot)} {_source_hash(script)}",
-            f"style-src {_source_hash(style)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    body = "\n".join(sections)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{text(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{text(title)}</h1>
-<nav>{_links(body)}</nav>
-<main>
-{body}
-</main>
-<script type="application/json" id="data">{data}</script>
-<script>{uplot}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+    uplot = f"/*\n{asset('uPlot.LICENSE.txt')}\n*/\n{asset('uPlot.iife.min.js')}"
+    body = f"<nav>{_links(content)}</nav>\n<main>\n{content}\n</main>"
+    data = plain(page_data(runs, names, groups))
+    style = asset("uPlot.min.css") + asset("report.css")
+    write_page(path, page(title, body, data, [uplot, asset("report.js")], style), "--output")
+    return path
 
 
 def _links(body: str) -> str:
     """Links to the sections, in their order."""
     found = [part.split('"', 1)[0] for part in body.split('<section id="')[1:]]
     return " ".join(f'<a href="#{name}">{name}</a>' for name in found)
-
-
-def _for_script(json_text: str) -> str:
-    """JSON that cannot end the element it stands in; it is ASCII already, so U+2028 and U+2029 are escapes in it."""
-    return json_text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _source_hash(source: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath("assets").joinpath(name).read_text(encoding="utf-8")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .html_sections import section, text
+from .html_sections import section
 from .importance_map import ImportanceMap, importance_maps, scale_of
 from .run import Run
+from .self_contained import text
 from .tables import count
 
 SHADES = 9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,17 +13,13 @@ from .places import relative
 from .run import Run
 from .sample_groups import SampleGroup, quality_line, sample_groups
 from .schema import SampleRecord
-from .tables import UNKNOWN, count, duration, number, printable, with_error
+from .self_contained import text
+from .tables import UNKNOWN, count, duration, number, with_error
 
 _MAX_STEPS = 12  # of samples; first and last among them
 _MAX_PROMPTS = 8
 _MAX_CHARACTERS = 1200
 _SHORT = 26  # a name that stays on one line
-
-
-def text(value: object) -> str:
-    """Return a value as HTML text: escaped, control characters shown and not obeyed."""
-    return html.escape(printable(str(value)), quote=True)
 
 
 def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Comparison) -> str:

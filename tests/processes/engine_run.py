@@ -124,6 +124,16 @@ def launch(config: str, folder: Path, runs: dict[str, Any], engine: str = "", pr
     return torch.load(folder / "outcome.pt", weights_only=False)
 
 
+def by_one_process(folder: Path, kinds: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The same trainings in this process; returns what each left behind."""
+    outcomes = {}
+    for name, settings in kinds.items():
+        trainer = build_trainer(folder / name, 1, use_cpu=True, **settings)
+        trainer.train()
+        outcomes[name] = outcome(trainer)
+    return outcomes
+
+
 def main(folder: Path) -> None:
     from processes.engines_on_cpu import allow_deepspeed, allow_fsdp
 

@@ -15,6 +15,15 @@ from hf_difflm.runs import load_run
 CLOCKS = {"time_ms", "tokens_per_sec", "eval_runtime", "eval_samples_per_second"}
 
 
+def assert_same_training(ours: Any, theirs: Any, folder: Path, folder_one: Path, objective: str) -> None:
+    """All of the below; outcomes as ``engine_run.outcome`` has them, and the folders of the runs."""
+    assert ours["tokens"] == theirs["tokens"]
+    assert_same_rows(ours["rows"], theirs["rows"])
+    assert_same_evaluations(ours["evaluations"], theirs["evaluations"])
+    assert_same_best(folder, folder_one, objective)
+    assert_same_samples(folder, folder_one)
+
+
 def assert_same_rows(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], rel: float = 1e-5) -> None:
     """Loss, gradient norm, learning rate, tokens, noise of each step."""
     assert [row["iter"] for row in ours] == [row["iter"] for row in theirs]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from processes.engine_run import CUT, build_trainer, launch, outcome
-from processes.same_as_one import assert_same_best, assert_same_evaluations, assert_same_rows, assert_same_samples
+from processes.engine_run import CUT, by_one_process, launch
+from processes.same_as_one import assert_same_evaluations, assert_same_rows, assert_same_training
 from safetensors.torch import load_file
 
 from hf_difflm.runs import load_run
@@ -27,24 +27,16 @@ def by_two(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    folder, outcomes = tmp_path_factory.mktemp("one"), {}
-    for name, settings in KINDS.items():
-        trainer = build_trainer(folder / name, 1, use_cpu=True, **settings)
-        trainer.train()
-        outcomes[name] = outcome(trainer)
-    return folder, outcomes
+    folder = tmp_path_factory.mktemp("one")
+    return folder, by_one_process(folder, KINDS)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_it_trains_evaluates_samples_and_keeps_the_best_as_one_process_does(by_two, by_one, name):
     (folder, results), (folder_one, results_one) = by_two, by_one
-    ours, theirs = results[name], results_one[name]
+    ours = results[name]
     assert (ours["ranks"], ours["engine"]) == (2, "DistributedType.FSDP")
-    assert ours["tokens"] == theirs["tokens"]
-    assert_same_rows(ours["rows"], theirs["rows"])
-    assert_same_evaluations(ours["evaluations"], theirs["evaluations"])
-    assert_same_best(folder / name, folder_one / name, KINDS[name]["objective"])
-    assert_same_samples(folder / name, folder_one / name)
+    assert_same_training(ours, results_one[name], folder / name, folder_one / name, KINDS[name]["objective"])
 
 
 def test_the_run_log_says_what_is_shared_and_has_gradient_norms_by_group(by_two, by_one):

@@ -48,7 +48,7 @@ class DashboardCallback(TrainerCallback):
         self._process: DrawingProcess | None = None
         self._begun = False
         self._log_ends_first = True
-        self._due = False
+        self._asked = 0
         self._news = False
 
     def on_train_begin(
@@ -58,25 +58,27 @@ class DashboardCallback(TrainerCallback):
             self._process.stop()
             self._process = None
         self.drawing_cpu_seconds = None
-        self._begun = self._due = self._news = False
+        self._begun = self._news = False
+        self._asked = state.global_step
         # Set already: the run log comes before this callback in each hook, also in the last.
         self._log_ends_first = self.journal is not None or reports_of(state).journal_path is not None
+        if self._log_ends_first and state.is_world_process_zero:
+            self._begin(state)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # By now everything about the step before is in the journal, whatever the order of the callbacks.
-        if not self._begun and state.is_world_process_zero:
-            self._begun = True
-            start = time.perf_counter()
-            self._start(state)
-            reports_of(state).leave_out("dashboard", time.perf_counter() - start)
-        if self._due and self._news and self._process is not None:
-            self._process.ask(str(state.global_step))
-            self._due = self._news = False
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._due = self._due or state.global_step % self.viz_interval == 0
+        if not self._news:
+            if not self._begun and state.is_world_process_zero:
+                start = time.perf_counter()
+                self._begin(state)
+                reports_of(state).leave_out("dashboard", time.perf_counter() - start)
+            return
+        step = state.global_step
+        if step // self.viz_interval > self._asked // self.viz_interval and self._process is not None:
+            self._process.ask(str(step))
+            self._asked, self._news = step, False
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._news = True
@@ -102,7 +104,8 @@ class DashboardCallback(TrainerCallback):
         """The same as :meth:`close`, for a Trainer that failed: it wants its last picture most."""
         self.close()
 
-    def _start(self, state: TrainerState) -> None:
+    def _begin(self, state: TrainerState) -> None:
+        self._begun = True
         journal = self.journal or reports_of(state).journal_path
         if journal is None:
             logger.warning(

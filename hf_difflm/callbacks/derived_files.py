@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runs.derived import write_derived
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class DerivedFiles:
     """Rebuild the files derived from a journal every few steps, in a process of its own, which training never waits for.
 
-    The process is started for the first of these rebuilds: a short training has none.
+    The process is started by :meth:`begin` where the training is long enough to need it: a short one has none.
 
     Args:
         journal: the journal.
@@ -32,6 +32,11 @@ class DerivedFiles:
         self._process: JournalProcess | None = None
         self._beside = True
 
+    def begin(self, steps: int) -> None:
+        """A training of so many optimiser steps begins: to start a process takes as long as a hundred logs."""
+        if steps > self._interval:
+            self._start()
+
     def step(self, step: int) -> None:
         """Have the files rebuilt if that is due after this many optimiser steps."""
         if self._last_step is None:
@@ -41,15 +46,25 @@ class DerivedFiles:
             self._ask(step)
 
     def _ask(self, step: int) -> None:
+        if self._process is None:
+            self._start()
+        if self._process is not None:
+            self._or_not_beside(self._process.ask, str(step))
+
+    def _start(self) -> None:
+        def start() -> None:
+            self._process = JournalProcess(
+                "hf_difflm.runs.derived_process",
+                [str(self._journal.absolute())],
+                [],
+                "what is derived from the journal could not be kept fresh",
+            )
+
+        self._or_not_beside(start)
+
+    def _or_not_beside(self, act: Callable[..., None], *arguments: str) -> None:
         try:
-            if self._process is None:
-                self._process = JournalProcess(
-                    "hf_difflm.runs.derived_process",
-                    [str(self._journal.absolute())],
-                    [],
-                    "what is derived from the journal could not be kept fresh",
-                )
-            self._process.ask(str(step))
+            act(*arguments)
         except OSError as error:  # no more processes, no more memory
             self._beside = False
             logger.warning("what is derived from the journal is written at the end alone (%s)", error)

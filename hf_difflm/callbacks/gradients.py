@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from .tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part,
 
 logger = logging.getLogger(__name__)
 
+_KEPT = "gradient norms by group are not available: the gradients are kept by the training engine"
 # To ask an enumeration for a member takes longer than all else at a step that reports nothing.
 _EPOCH, _STEPS = IntervalStrategy.EPOCH, IntervalStrategy.STEPS
 
@@ -33,25 +35,30 @@ class _Trained:
         self.sums = NormSums(parameters)
         self.sharded = any(self.shardings)
 
+    def are(self, parameters: Sequence[torch.Tensor]) -> bool:
+        """Whether these are the parameters, in this order."""
+        return len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
+
 
 @dataclass
 class _Taken:
-    """The norms of one step, (N,) on the device, of these parameters, and whether each had a gradient."""
+    """The norms of one step, (N,) on the device, of these parameters, whether each had a gradient, and was clipped."""
 
     step: int
     norms_N: torch.Tensor
     trained: _Trained
     there: list[bool]
+    clipped: bool = True
 
 
 class GradientNormCallback(TrainerCallback):
     """Report ``grad_norm/global``, ``grad_norm/attention`` and so on, and ``grad_norm/layer_00``, at logging steps.
 
-    A Trainer clips before any hook, so the norms of the clipped gradients are taken, all in one pass on the device, and
-    multiplied by what clipping divided by: the norm that the Trainer logs over that of the clipped gradients. So
-    ``global`` is the logged norm; with weights in bfloat16 that is known to three digits only. Under float16 the loss
-    scale is gone by then. Without a logged norm the numbers are those of the clipped gradients. What has no gradient is
-    left out; what is not finite is null.
+    A :class:`DiffusionTrainer` keeps the norms that its clipping takes anyway. Any other Trainer clips before any hook, so
+    there the norms of the clipped gradients are taken, all in one pass on the device, and multiplied by what clipping
+    divided by: the norm that the Trainer logs over that of the clipped gradients. So ``global`` is the logged norm; with
+    weights in bfloat16 that is known to three digits only. Under float16 the loss scale is gone by then. Without a logged
+    norm the numbers are those of the clipped gradients. What has no gradient is left out; what is not finite is null.
 
     The norms are whole under DDP, FSDP2 and tensor parallelism. Where an engine keeps the gradients (DeepSpeed), or
     wraps the weights (FSDP1), there are none, which is said once.
@@ -78,7 +85,11 @@ class GradientNormCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        self._parameters, self._trained, self._taken, self._available = [], {}, None, True
+        self._trained, self._taken = {}, None
+        self._available = not (is_deepspeed(args) or engine_with_its_own_weights(model))
+        self._parameters = parameter_groups(model) if self._available else []
+        if not self._available and self.interval != 0:
+            logger.warning(_KEPT)
         self._reported = state.global_step
         self._logs_by_steps = args.logging_strategy == _STEPS
 
@@ -91,15 +102,16 @@ class GradientNormCallback(TrainerCallback):
             return
         if not self._available or not self._is_due(step) or not _may_log(step, args, state):
             return
-        if not self._parameters:
-            self._parameters = parameter_groups(model)
-            self._available = not (is_deepspeed(args) or engine_with_its_own_weights(model))
         trained = self._those_trained()
+        kept = reports_of(state).gradient_norms
+        if kept is not None and kept.step == step and trained.are(kept.parameters):
+            self._taken = _Taken(step, kept.norms_N, trained, [True] * len(trained.parameters), clipped=False)
+            return
         gradients = [parameter.grad for parameter in trained.parameters]
         there = [gradient is not None for gradient in gradients]
-        if not self._available or not any(there):
+        if not any(there):
             self._available = False
-            logger.warning("gradient norms by group are not available: the gradients are kept by the training engine")
+            logger.warning(_KEPT)
             return
         if not state.is_world_process_zero and not trained.sharded:
             return
@@ -126,7 +138,7 @@ class GradientNormCallback(TrainerCallback):
             return
         norms = [norm if has else None for norm, has in zip(taken.norms_N.tolist(), taken.there, strict=True)]
         sums = taken.trained.sums.of(norms)
-        scale = _clipped_by(sums["global"], logs.get("grad_norm"))
+        scale = _clipped_by(sums["global"], logs.get("grad_norm")) if taken.clipped else 1.0
         metrics = {f"grad_norm/{label}": rounded(norm * scale) for label, norm in sums.items()}
         reports_of(state).publish(MeasurementRecord(iter=step, source="gradients", metrics=metrics))
 

@@ -31,6 +31,11 @@ class LogWriter:
         self._lost = 0
         self._warned = False
 
+    def begin(self, steps: int) -> None:
+        """Rebuild the derived files, and get ready for a training of so many optimiser steps."""
+        self.rebuild()
+        self._derived.begin(steps)
+
     def append(self, record: Record, step: int) -> None:
         """Write one record; see :meth:`append_all`."""
         self.append_all([record], step)

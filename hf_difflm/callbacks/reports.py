@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import TrainerState
 
 from ..runs.schema import Record
 
 _ATTRIBUTE = "_hf_difflm_reports"
+
+
+@dataclass(frozen=True)
+class GradientNorms:
+    """The norms of the gradients of one optimiser step before clipping, (N,) float32 on the device, of these parameters."""
+
+    step: int
+    parameters: Sequence[torch.nn.Parameter]
+    norms_N: torch.Tensor
 
 
 class Reports:
@@ -21,11 +32,13 @@ class Reports:
     Attributes:
         journal_path: the journal of this training; None where no run log is kept, and on other processes than world zero.
         ending: how the training will have ended, and why, where a callback stops it: ``("failed", sentence)``.
+        gradient_norms: those of the newest step whose clipping has kept them; None where a Trainer does not tell.
     """
 
     def __init__(self) -> None:
         self.journal_path: Path | None = None
         self.ending: tuple[str, str] | None = None
+        self.gradient_norms: GradientNorms | None = None
         self._record_listeners: list[Callable[[Record], None]] = []
         self._time_listeners: list[Callable[[str, float], None]] = []
 

@@ -63,6 +63,11 @@ def _model(model: torch.nn.Module | None) -> dict[str, Any]:
         "type": getattr(config, "model_type", None) or type(model).__name__,
         # ZeRO-3 leaves an empty tensor where a weight was.
         "parameters": sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()),
+        "trainable_parameters": sum(
+            getattr(parameter, "ds_numel", parameter.numel())
+            for parameter in model.parameters()
+            if parameter.requires_grad
+        ),
     }
 
 

@@ -144,7 +144,7 @@ class RunLogCallback(TrainerCallback):
         self._since_evaluation = SinceEvaluation()
         self._last_nll = None
         self._ending, self._running, self._begun = (COMPLETED, None), True, False
-        self._log.rebuild()
+        self._log.begin(0 if self.log_eval_only else state.max_steps - step)
         self._clock = TrainingClock()
         reports = reports_of(state)
         reports.journal_path = journal.path

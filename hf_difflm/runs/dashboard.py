@@ -25,7 +25,7 @@ from .plots_style import save
 from .run import Run
 from .tables import count, duration, with_error
 
-_SIZE, _DPI = (16.0, 9.0), 150
+_SIZE, _DPI = (16.0, 9.0), 120  # full HD, as a projector has
 _LEFT, _WIDTH, _PITCH = 0.05, 0.24, 0.33  # of three panels side by side, as shares of the picture
 _TOP_ROW, _MIDDLE_ROW, _BOTTOM_ROW = (0.66, 0.205), (0.355, 0.205), (0.065, 0.185)  # bottom and height
 _SMALL = 0.148

@@ -17,6 +17,7 @@ from pathlib import Path
 from .beside import add_options, begin, requests, step_forward
 
 _ENDING_SECONDS = 10.0
+_OBJECTS = 200_000  # more than a picture leaves: the default would search for garbage dozens of times in each
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .dashboard_drawer import Drawer
 
     gc.freeze()  # what has been imported stays: no drawing need look through it
+    gc.set_threshold(_OBJECTS, 5, 10)
     drawer = Drawer(options.journal, options.folder, options.begin)
     for request in requests(options.parent):
         if request.startswith("end"):

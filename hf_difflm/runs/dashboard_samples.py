@@ -41,7 +41,7 @@ def draw_samples(axes: Axes, run: Run) -> None:
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_title("Samples", loc="left", fontsize=TITLE_SIZE)
+    axes.set_title("Samples", loc="left", fontsize=TITLE_SIZE, y=1.0)
     samples = chosen(run.samples)
     if not samples:
         say(axes, "no sample yet")

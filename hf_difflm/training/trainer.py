@@ -18,6 +18,7 @@ from ..data import Collator
 from ..evaluation.likelihood import LikelihoodResult
 from ..objectives import Batch, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
+from .clipping import ClippingPart
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
 from .evaluating import EvaluatingPart
@@ -26,6 +27,8 @@ from .flow import InterruptCallback, LastStepCallback, StepHooks
 from .loading import LoadingPart
 from .networks import NetworksPart
 from .objective_choice import minimised, objective_for
+from .peft_adapters import with_adapters
+from .peft_part import AdapterPart
 from .processes import check_sharding, prepare_for_zero3
 from .saving import SavingPart, recover_best
 from .window import MetricsWindow
@@ -33,7 +36,7 @@ from .window import MetricsWindow
 logger = logging.getLogger(__name__)
 
 
-class DiffusionTrainer(SavingPart, EvaluatingPart, LoadingPart, NetworksPart):
+class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, NetworksPart, ClippingPart):
     """A ``transformers.Trainer`` whose loss, noise, evaluation and logs are those of an :class:`Objective`.
 
     Args:
@@ -71,6 +74,7 @@ class DiffusionTrainer(SavingPart, EvaluatingPart, LoadingPart, NetworksPart):
         if processing_class is not None:
             kwargs.setdefault("data_collator", Collator(processing_class))
         prepare_for_zero3(args)
+        model = with_adapters(model, args)
         super().__init__(
             model=model,
             args=args,
@@ -80,6 +84,7 @@ class DiffusionTrainer(SavingPart, EvaluatingPart, LoadingPart, NetworksPart):
             callbacks=callbacks,
             **kwargs,
         )
+        self._check_adapters()
         check_sharding(engine_of(args), ema=args.ema_decay is not None, state_dict_type=fsdp_state_dict_type())
         bos_token_id = getattr(processing_class, "bos_token_id", None)
         self.objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)

@@ -60,12 +60,16 @@ def norms_by_name(prefix: str, values: Mapping[str, torch.Tensor]) -> dict[str, 
 def unclipped_gradients(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
     """A list that is filled, as the Trainer trains, with the gradients of each step as they are before clipping."""
     seen: list[dict[str, torch.Tensor]] = []
-    clip = trainer.accelerator.clip_grad_norm_
+    clips = trainer.args.max_grad_norm > 0  # else the norm is taken elsewhere
+    home, name = (trainer, "_clip_grad_norm") if clips else (trainer.accelerator, "clip_grad_norm_")
+    clip = getattr(home, name)
 
-    def clip_and_keep(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+    def clip_and_keep(*args: Any, **kwargs: Any) -> Any:
+        if trainer.accelerator.scaler is not None:
+            trainer.accelerator.unscale_gradients()
         named = trainer.model.named_parameters()
         seen.append({name: p.grad.detach().clone() for name, p in named if p.grad is not None})
-        return clip(parameters, *args, **kwargs)
+        return clip(*args, **kwargs)
 
-    trainer.accelerator.clip_grad_norm_ = clip_and_keep
+    setattr(home, name, clip_and_keep)
     return seen

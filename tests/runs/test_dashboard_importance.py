@@ -105,9 +105,9 @@ def test_the_picture_has_the_newest_text_below_the_panels(tmp_path):
     assert strip_of(up_to(run, 19), WIDTH) is None
     without = Image.open(draw_dashboard(up_to(run, 19), tmp_path / "without.png"))
     with_text = Image.open(draw_dashboard(run, tmp_path / "with.png"))
-    assert without.size == (2400, 1350)
-    assert with_text.size[0] == 2400
-    assert 1350 + 100 < with_text.size[1] < 1350 + 450
+    assert without.size == (1920, 1080)
+    assert with_text.size[0] == 1920
+    assert 1080 + 80 < with_text.size[1] < 1080 + 360
     again = Image.open(draw_dashboard(run, tmp_path / "again.png"))
     assert again.tobytes() == with_text.tobytes()
 

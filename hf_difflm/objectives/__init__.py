@@ -6,6 +6,7 @@ from .adaptive import AdaptiveMaskingObjective, adaptive_objective
 from .adaptive_settings import AdaptiveSettings
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
 from .causal import CausalObjective
+from .draft_importance import DraftImportance
 from .frequency_prior import count_tokens
 from .importance_file import load_importance
 from .masked_diffusion import MaskedDiffusionObjective
@@ -15,6 +16,7 @@ __all__ = [
     "AdaptiveSettings",
     "Batch",
     "CausalObjective",
+    "DraftImportance",
     "MaskedDiffusionObjective",
     "NoiseKey",
     "Objective",

@@ -27,7 +27,7 @@ class ImportanceEstimator(nn.Module):
 
     Args:
         hidden_size: width of the token embeddings it reads.
-        num_attention_heads: heads of the model; the estimator has as many, or fewer where they would be thinner than 2.
+        num_attention_heads: heads of the model; the estimator has a quarter of them.
     """
 
     def __init__(self, hidden_size: int, num_attention_heads: int):
@@ -84,14 +84,19 @@ class ImportanceEstimator(nn.Module):
 
 
 def quarter_width(hidden_size: int, num_attention_heads: int) -> tuple[int, int]:
-    """Width nearest to a quarter of ``hidden_size`` that splits into heads of even size, and the number of heads."""
-    heads = max(1, min(num_attention_heads, hidden_size // 8))
+    """Width nearest to a quarter of ``hidden_size`` that splits into heads of even size, and a quarter of the heads.
+
+    So its heads are as wide as the model's: as many heads as the model has, a quarter as wide, cost twice as much.
+    """
+    heads = max(1, round(num_attention_heads / 4))
     return heads * max(2, 2 * round(hidden_size / 4 / heads / 2)), heads
 
 
 def clean_embeddings(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
     """(B, L, D) detached rows of the model's embedding matrix; ``model`` may be wrapped (DDP, FSDP2, torch.compile)."""
-    weight_VD = extract_model_from_parallel(model, keep_torch_compile=False).get_input_embeddings().weight.detach()
+    if not hasattr(model, "get_input_embeddings"):  # else there is no need to look for wrappers, and to import theirs
+        model = extract_model_from_parallel(model, keep_torch_compile=False)
+    weight_VD = model.get_input_embeddings().weight.detach()
     if hasattr(weight_VD, "full_tensor"):  # sharded by FSDP2: all ranks are here together
         weight_VD = weight_VD.full_tensor()
     return F.embedding(ids_BL, weight_VD)

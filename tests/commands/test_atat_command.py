@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from hf_difflm.evaluation.targets import load_target
+from hf_difflm.objectives.draft_importance import DraftImportance
 from hf_difflm.objectives.importance_file import load_importance
 from hf_difflm.runs import load_run
 from hf_difflm.training.options import IMPORTANCES, MASKINGS
@@ -88,14 +91,75 @@ def test_a_wrong_switch_is_one_sentence_before_any_data_are_read(hf, tiny, flags
     assert "preparing" not in out
 
 
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_switch_that_would_do_nothing_is_one_sentence(hf, tiny, command):
+    code, out, err = hf(command, *tiny, "--masking", "inverse", "--max-steps", "6", "--output-dir", "run")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: flag --masking is for the objective atat, but the objective is mdlm; leave it out, or train with "
+        "--objective atat\n"
+    )
+
+
 def test_the_example_of_the_page_reads_the_importance_of_a_text(hf, tiny):
     assert hf("train", *tiny, "--objective", "atat", "--max-steps", "6", "--output-dir", "run").code == 0
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     names: dict[str, Any] = {}
-    exec(example.replace("runs/atat", "run"), names)
+    for example in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(example.replace("runs/atat", "run"), names)
     values_BL = names["importance_BL"]
     assert values_BL.shape == (1, 30)
     assert ((values_BL >= 0) & (values_BL <= 1)).all()
+    assert names["text"].shape == (1, names["prompt"].shape[1] + 40)
+
+
+def test_the_learned_importance_weighs_the_order_of_the_uncertainty_sampler(hf, tiny):
+    assert hf("train", *tiny, "--objective", "atat", "--max-steps", "6", "--output-dir", "run").code == 0
+    common = ["--max-new-tokens", "12", "--max-denoising-steps", "12", "--temperature", "0", "--use-cpu"]
+    result = hf("generate", "run", "--sampler", "uncertainty", "--importance-weight", "5", *common, "--json", "--ids")
+    assert result.code == 0, result.err
+    target = load_target("run", use_cpu=True)
+    reader, _ = load_importance(Path("run") / "best")
+    expected = target.model.generate(
+        torch.tensor([[target.tokenizer.bos_token_id]]),
+        sampler="uncertainty",
+        importance=DraftImportance(reader, target.model, 5.0),
+        max_new_tokens=12,
+        max_denoising_steps=12,
+        temperature=0,
+    )
+    special = set(target.tokenizer.all_special_ids)
+    assert json.loads(result.out)[0]["ids"] == [token for token in expected[0].tolist() if token not in special]
+    grid = hf(
+        "eval", "run", "--generation", "--samplers", "uncertainty,uncertainty:importance_weight=5", "--steps", "4",
+        "--max-new-tokens", "12", "--num-samples", "2", "--json", "--use-cpu",
+    )  # fmt: skip
+    assert grid.code == 0, grid.err
+    assert [point["parameters"] for point in json.loads(grid.out)["points"]] == [{}, {"importance_weight": 5}]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--sampler", "uncertainty", "--importance-weight", "1"],
+            "has no importance.safetensors; it is written by runs",
+        ),
+        (
+            ["--importance-weight", "1"],
+            "importance_weight is for the sampler uncertainty, but no sampler is named; add",
+        ),
+        (
+            ["--sampler", "remdm", "--importance-weight", "1"],
+            "is for the sampler uncertainty, but the sampler is remdm",
+        ),
+        (["--sampler", "uncertainty", "--importance-weight", "-1"], "importance_weight must be a number at least 0"),
+    ],
+)
+def test_an_importance_weight_that_cannot_be_used_is_one_sentence(hf, trained, flags, said):
+    code, out, err = hf("generate", trained, *flags, "--use-cpu")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_the_recipes_say_what_they_set(hf):

@@ -30,7 +30,7 @@ def spoken(module):
 
 @pytest.mark.parametrize(
     ("width", "heads", "expected"),
-    [(768, 12, (192, 12)), (128, 4, (32, 4)), (16, 2, (4, 2)), (100, 10, (20, 10)), (6, 3, (2, 1))],
+    [(768, 12, (192, 3)), (128, 4, (32, 1)), (16, 2, (4, 1)), (100, 10, (24, 2)), (6, 3, (2, 1))],
 )
 def test_the_width_is_a_quarter_of_the_models_and_splits_into_heads_of_even_size(width, heads, expected):
     found, found_heads = quarter_width(width, heads)

@@ -14,20 +14,22 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from ..data import prepare_data
 from ..errors import UserError
 from ..runs.files import JOURNAL_NAME
-from ..runs.pareto import GenerationPoint, pareto_front, pareto_rows
+from ..runs.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
 from ..runs.places import shown
 from ..runs.plots_pareto import check_picture, plot_pareto
 from ..runs.strict_json import dumps, plain
 from ..runs.tables import markdown_table, shortened, text_table
 from .generation_cost import measure_generation
+from .importance_weights import importance_for
 from .options import GenerationOptions
 from .reference_model import ReferenceModel, load_reference
-from .targets import Target, data_options, load_target
+from .sampler_grid import SamplerChoice, trials
+from .targets import Target, load_target
+from .zero_shot import evaluation_data
 
-SAMPLERS = ("ddpm_cache", "remdm", "low_confidence", "entropy_bounded")
+SAMPLERS = tuple(SamplerChoice(name) for name in ("ddpm_cache", "remdm", "low_confidence", "entropy_bounded"))
 STEPS = (8, 32, 128)
 PICTURE = "generation-pareto.png"
 
@@ -37,9 +39,9 @@ class GridRequest:
     """What is tried, and what is told about it.
 
     Args:
-        samplers: names; None: ``SAMPLERS``.
+        samplers: with their parameters; None: ``SAMPLERS``.
         steps: most denoising steps; None: ``STEPS``.
-        samples: texts for each pair.
+        samples: texts for each row.
         batch_size: texts generated together.
         reference_model: run, folder or Hub name of a causal LM; None: the ``ar`` run beside a run, where there is one.
         mauve: compare with the evaluation data of the run too.
@@ -47,7 +49,7 @@ class GridRequest:
         form: ``text``, ``json`` or ``markdown``.
     """
 
-    samplers: Sequence[str] | None = None
+    samplers: Sequence[SamplerChoice] | None = None
     steps: Sequence[int] | None = None
     samples: int = 16
     batch_size: int = 16
@@ -60,7 +62,8 @@ class GridRequest:
 def evaluate_generation(target: str, request: GridRequest, options: GenerationOptions, changes: dict[str, Any]) -> None:
     """Draw texts from nothing with each sampler and number of steps, and print what they are worth and what they cost.
 
-    Where the reference is the twin of a run, its own texts are one more row.
+    A sampler that says itself how many tokens a step reveals is tried once, with as many steps as it likes. Where the
+    reference is the twin of a run, its own texts are one more row.
 
     Args:
         target: see :func:`load_target`.
@@ -71,7 +74,9 @@ def evaluate_generation(target: str, request: GridRequest, options: GenerationOp
     Raises:
         UserError: nothing to load, no reference for MAUVE, or what the model cannot do.
     """
-    loaded = load_target(target, use_cpu=changes.get("use_cpu", False))
+    for choice in request.samplers or ():
+        choice.check()
+    loaded = load_target(target, use_cpu=changes.get("use_cpu", False), revision=changes.get("revision"))
     if not loaded.is_denoiser and (request.samplers or request.steps):
         raise UserError("samplers and steps are for masked diffusion models, but this is a causal LM; leave them out")
     check_picture(request.plot)
@@ -100,33 +105,35 @@ def evaluate_generation(target: str, request: GridRequest, options: GenerationOp
 def _points(
     loaded: Target, request: GridRequest, options: GenerationOptions, reference: ReferenceModel | None, real: list[str]
 ) -> list[GenerationPoint]:
-    trials: list[tuple[Any, Any, bool, GenerationOptions]] = []
+    tried: list[tuple[Any, Any, SamplerChoice | None, int, int | None]] = []
     if loaded.is_denoiser:
-        for sampler in request.samplers or SAMPLERS:
-            for steps in request.steps or STEPS:
-                own = dataclasses.replace(options, sampler=sampler, max_denoising_steps=steps)
-                trials.append((loaded.model, loaded.tokenizer, True, own))
+        assert options.max_new_tokens is not None
+        grid = trials(request.samplers or SAMPLERS, request.steps or STEPS, max(options.max_new_tokens, 1))
+        tried += [(loaded.model, loaded.tokenizer, *trial) for trial in grid]
         if reference is not None and _same_tokens(reference.tokenizer, loaded.tokenizer):
-            trials.append((reference.model, reference.tokenizer, False, options))
+            tried.append((reference.model, reference.tokenizer, None, 0, None))
     else:
-        trials.append((loaded.model, loaded.tokenizer, False, options))
+        tried.append((loaded.model, loaded.tokenizer, None, 0, None))
     points = []
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("generate", total=len(trials))
-        for model, tokenizer, is_denoiser, own in trials:
-            what = f"{own.sampler}, {own.max_denoising_steps} steps" if is_denoiser else "causal LM"
-            progress.update(task, description=what)
+        task = progress.add_task("generate", total=len(tried))
+        for model, tokenizer, choice, most_steps, steps in tried:
+            own = options if choice is None else choice.options(options, most_steps)
+            what = own.sampler or CAUSAL
+            progress.update(task, description=what if steps is None else f"{what}, {steps} steps")
             point, _ = measure_generation(
                 model,
                 tokenizer,
                 own,
                 request.samples,
-                is_denoiser=is_denoiser,
+                is_denoiser=choice is not None,
                 batch_size=request.batch_size,
                 reference=reference,
                 real=real,
+                importance=None if choice is None else importance_for(loaded, own),
             )
-            points.append(point)
+            parameters = {} if choice is None else dict(choice.parameters)
+            points.append(dataclasses.replace(point, parameters=parameters, steps=steps))
             progress.advance(task)
     return points
 
@@ -155,7 +162,7 @@ def _new_tokens(loaded: Target) -> int:
 
 def _real_texts(loaded: Target, changes: dict[str, Any], options: GenerationOptions, samples: int) -> list[str]:
     """As many blocks of the evaluation data, cut to the length of the texts."""
-    data = prepare_data(data_options(loaded, changes), loaded.tokenizer, need_train=False)
+    _, data, _ = evaluation_data(loaded, changes)
     special = set(loaded.tokenizer.all_special_ids)
     texts = []
     for place in range(min(samples, len(data.eval))):
@@ -211,6 +218,10 @@ def _explanation(
             "text): text that repeats itself has a low one."
         )
         lines.append("front: no other row is as good in perplexity, entropy and forwards, and better in one of them.")
+    if any(point.steps is None and point.sampler != CAUSAL for point in points):
+        lines.append(
+            "a sampler without steps says itself how many tokens a step reveals; its forwards tell how many it took."
+        )
     lines.append("forwards: sequences through the model, a text; those of a causal LM are of one token each.")
     if request.mauve:
         lines.append(f"MAUVE: against {request.samples} real texts at most; it means little below about a thousand.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .tables import UNKNOWN, count, duration, number
@@ -18,7 +18,7 @@ class GenerationPoint:
 
     Attributes:
         sampler: its name; :data:`CAUSAL` for the autoregressive twin.
-        steps: most denoising steps; None for a causal LM.
+        steps: most denoising steps; None for a causal LM, and for a sampler that says itself how many tokens a step reveals.
         samples: how many texts.
         tokens: mean length of a text.
         reference_perplexity: of the texts under a causal LM.
@@ -29,6 +29,7 @@ class GenerationPoint:
         forwards: sequences through the model, a text; of a causal LM with a cache each is of one token.
         seconds: wall-clock time, a text, where ``batch_size`` were generated together.
         batch_size: texts generated together.
+        parameters: of the sampler, as far as they were given.
     """
 
     sampler: str
@@ -45,6 +46,12 @@ class GenerationPoint:
     forwards: float
     seconds: float
     batch_size: int
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The sampler with the parameters that were given: ``remdm eta=0.1``."""
+        return " ".join([self.sampler, *(f"{name}={value}" for name, value in self.parameters.items())])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers by their names, in the order above."""
@@ -93,7 +100,7 @@ def pareto_rows(points: Sequence[GenerationPoint]) -> tuple[list[str], list[list
         entropy = point.unigram_entropy if point.reference_entropy is None else point.reference_entropy
         rows.append(
             [
-                point.sampler,
+                point.label,
                 count(point.steps),
                 number(point.reference_perplexity, 2),
                 number(entropy, 3),

@@ -20,7 +20,7 @@ Value = Callable[[GenerationPoint], float]
 def plot_pareto(points: Sequence[GenerationPoint], path: str | Path, *, title: str, reference: str | None) -> Path:
     """Draw perplexity over forwards, perplexity over time, and entropy over forwards; returns the file.
 
-    Each sampler is a line over its numbers of steps. Points that no other beats are filled.
+    Each sampler, with its parameters, is a line over its numbers of steps. Points that no other beats are filled.
 
     Args:
         points: at least one.
@@ -67,14 +67,14 @@ def check_picture(path: Path | None) -> None:
 def _draw(axes: Axes, points: Sequence[GenerationPoint], x: Value, y: Value) -> dict[str, Any]:
     handles: dict[str, Any] = {}
     front = dict(zip(map(id, points), pareto_front(points), strict=True))
-    samplers = list(dict.fromkeys(point.sampler for point in points))
-    for place, sampler in enumerate(name for name in samplers if name != CAUSAL):
+    labels = list(dict.fromkeys(point.label for point in points if point.sampler != CAUSAL))
+    for place, label in enumerate(labels):
         style = Style.of(place)
-        own = [point for point in points if point.sampler == sampler and math.isfinite(y(point))]
+        own = [point for point in points if point.label == label and math.isfinite(y(point))]
         own.sort(key=x)
         if not own:
             continue
-        (handles[sampler],) = axes.plot(
+        (handles[label_text(label)],) = axes.plot(
             [x(point) for point in own],
             [y(point) for point in own],
             color=style.colour,

@@ -177,3 +177,64 @@ def test_the_documented_parameters_are_those_there_are():
     documented = inspect.getdoc(MaskedDiffusionGenerationConfig)
     public = [name for name in vars(MaskedDiffusionGenerationConfig()) if not name.startswith("_")]
     assert [name for name in public if f"{name}:" not in documented] == ["transformers_version"]
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-40, 1e-300])
+def test_a_temperature_next_to_nothing_is_the_likeliest_token(model, prompts, temperature):
+    settings = {"max_new_tokens": 8, "max_denoising_steps": 4, "seed": 1}
+    ids = model.generate(prompts, temperature=temperature, **settings)
+    assert torch.equal(ids, model.generate(prompts, temperature=0, **settings))
+
+
+@pytest.mark.parametrize("sampler", ["ddpm_cache", "low_confidence", "uncertainty", "remdm"])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("left", [float("-inf"), float("inf"), float("nan")])
+def test_logits_that_leave_nothing_to_draw_are_one_sentence(model, prompts, sampler, temperature, left):
+    def nothing_for_one(ids_NL, logits_NV):
+        logits_NV = logits_NV.clone()
+        logits_NV[-1] = left
+        return logits_NV
+
+    with pytest.raises(ValueError, match=r"no token can be drawn at position \d+ of text \d: ") as failure:
+        model.generate(
+            prompts,
+            sampler=sampler,
+            logits_processor=LogitsProcessorList([nothing_for_one]),
+            temperature=temperature,
+            max_new_tokens=4,
+            max_denoising_steps=3,
+        )
+    assert "\n" not in str(failure.value)
+
+
+def test_none_is_the_default_where_nothing_else_makes_sense_and_off_where_it_does(model, prompts):
+    model.generation_config = MaskedDiffusionGenerationConfig(max_new_tokens=6)
+    plain = model.generate(prompts, seed=1, max_denoising_steps=4)
+    given = {"max_new_tokens": None, "temperature": None, "num_return_sequences": None, "infill": None, "sampler": None}
+    assert torch.equal(model.generate(prompts, seed=1, max_denoising_steps=4, **given), plain)
+    model.generation_config = MaskedDiffusionGenerationConfig(max_new_tokens=6, top_k=1, eos_token_id=EOS)
+    assert not torch.equal(model.generate(prompts, seed=1, max_denoising_steps=4), plain)
+    assert torch.equal(model.generate(prompts, seed=1, max_denoising_steps=4, top_k=None, eos_token_id=None), plain)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"samplr": "remdm"}, "generate does not know samplr; did you mean sampler?"),
+        ({"temperature": "0.5"}, "temperature must be a number, got '0.5'"),
+        ({"temperature": float("inf")}, "temperature must be a number, got inf"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be a number, got inf"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty must be a number, got nan"),
+        ({"top_p": "x"}, "top_p must be a number, got 'x'"),
+        (
+            {"sampler": "uncertainty", "importance": lambda draft_RL: torch.ones(3)},
+            r"importance returned \(3,\) weights",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_one_sentence(model, prompts, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        model.generate(prompts, **{"max_new_tokens": 4} | wrong)
+    if "importance" not in wrong:
+        with pytest.raises(ValueError, match=says):
+            MaskedDiffusionGenerationConfig(**wrong)

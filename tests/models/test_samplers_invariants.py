@@ -129,6 +129,23 @@ def test_stopping_at_the_end_changes_nothing_before_it_and_costs_no_forward(case
     assert torch.equal(ended.sequences, expected)
 
 
+@settings(max_examples=50, derandomize=True)
+@given(situations(), st.sampled_from([None, 2.0]))
+def test_static_shapes_change_nothing_but_the_shapes(case, guidance_scale):
+    models, shapes = (NeighbourModel(), NeighbourModel()), set()
+    more = {"eos_token_id": EOS, "pad_token_id": PAD, "guidance_scale": guidance_scale, "output_history": True}
+    plain = write(case, models[0], **more)
+    models[1].watch = lambda ids_BL, positions: shapes.add((tuple(ids_BL.shape), len(positions)))
+    static = write(case, models[1], static_shapes=True, **more)
+    assert torch.equal(static.sequences, plain.sequences)
+    assert torch.equal(static.reveal_steps, plain.reveal_steps)
+    assert torch.equal(static.tokens_per_forward, plain.tokens_per_forward)
+    assert len(static.history) == len(plain.history)
+    assert models[1].forwards == models[0].forwards
+    assert len({ids for ids, _ in shapes}) <= 1
+    assert len(shapes) <= 4
+
+
 @settings(max_examples=60, derandomize=True)
 @given(situations())
 def test_a_sampler_saved_and_loaded_is_the_same(case):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
+import numbers
 from typing import Any
 
 from transformers import GenerationConfig
 
-from .samplers import Sampler, SamplerConfig, check_sampler, choose_sampler
+from .samplers import Sampler, SamplerConfig, check_sampler, choose_sampler, nearest
 
 
 class MaskedDiffusionGenerationConfig(GenerationConfig):
@@ -23,7 +25,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         infill: fill mask tokens inside the prompt; False refuses them.
         num_return_sequences: texts for each prompt.
         do_sample: draw tokens; False takes the likeliest.
-        temperature: divides the logits; 0 means the likeliest token.
+        temperature: divides the logits; 0, or less than 1e-10, means the likeliest token.
         top_k: keep the k likeliest tokens.
         top_p: keep the likeliest tokens up to this probability.
         repetition_penalty: divides the odds of tokens that the canvas has already; 1 changes nothing.
@@ -32,6 +34,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         seed: makes the text reproducible, row by row; a list has one for each prompt; None draws one from torch's global
             generator.
         return_dict_in_generate: return a :class:`MaskedDiffusionGenerationOutput` instead of the ids.
+        static_shapes: forward all rows every time, and ask the LM head for one of a few numbers of positions, so that a
+            model compiled with ``dynamic=False`` is compiled a few times and not at every step; the texts are the same.
         output_history: keep the canvas after each step in that output.
         bos_token_id: starts an empty prompt.
         eos_token_id: what follows it is padding, and is not computed once all before it is there.
@@ -57,6 +61,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         self.repetition_penalty: float | None = kwargs.pop("repetition_penalty", None)
         self.guidance_scale: float | None = kwargs.pop("guidance_scale", None)
         self.seed: int | list[int] | None = kwargs.pop("seed", None)
+        self.static_shapes: bool | None = kwargs.pop("static_shapes", None)
         self.return_dict_in_generate: bool = kwargs.pop("return_dict_in_generate", False)
         self.output_history: bool | None = kwargs.pop("output_history", None)
         self.bos_token_id: int | None = kwargs.pop("bos_token_id", None)
@@ -66,7 +71,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         self._from_model_config: bool | None = kwargs.pop("_from_model_config", None)
         self.transformers_version: str | None = kwargs.pop("transformers_version", None)
         if kwargs:
-            raise ValueError(f"generate does not know {', '.join(sorted(kwargs))}")
+            name = min(kwargs)
+            raise ValueError(f"generate does not know {name}{nearest(name, vars(self))}")
         self.validate()
 
     def validate(self, *unused: Any, **unused_too: Any) -> None:
@@ -79,11 +85,15 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         if new is not None and (not isinstance(new, int) or new < 0):
             raise ValueError(f"max_new_tokens must be an integer of 0 or more, got {new!r}")
         check_sampler(self.sampler, self.sampler_config)
-        if self.temperature is not None and not self.temperature >= 0:  # NaN too
+        for name in ("temperature", "repetition_penalty", "guidance_scale", "top_p"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, numbers.Real) or not math.isfinite(value)):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        if self.temperature is not None and self.temperature < 0:
             raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
             raise ValueError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")
-        if self.guidance_scale is not None and not self.guidance_scale >= 0:
+        if self.guidance_scale is not None and self.guidance_scale < 0:
             raise ValueError(f"guidance_scale must be 0 or more, got {self.guidance_scale}")
         seeds = self.seed if isinstance(self.seed, list | tuple) else [self.seed]
         if any(seed is not None and (not isinstance(seed, int) or seed < 0) for seed in seeds):
@@ -107,6 +117,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
             "num_return_sequences": 1,
             "do_sample": True,
             "temperature": 1.0,
+            "static_shapes": False,
             "output_history": False,
         }
 
@@ -132,7 +143,7 @@ def merged_config(
     config: Any = copy.deepcopy(given or of_model)
     for name in arguments:
         if name.startswith("_") or name not in vars(config):
-            raise ValueError(f"generate does not know {name}")
+            raise ValueError(f"generate does not know {name}{nearest(name, vars(config))}")
     defaults = config._get_default_generation_params()
     check_sampler(arguments.get("sampler"), arguments.get("sampler_config"))
     sampler = choose_sampler(
@@ -148,7 +159,8 @@ def merged_config(
             if getattr(config, name, None) is None:
                 setattr(config, name, value)
     for name, value in arguments.items():
-        setattr(config, name, value)
+        if value is not None or name not in defaults:  # without an end or a cut one can generate, not without a length
+            setattr(config, name, value)
     config.sampler, config.sampler_config = sampler.name, sampler
     config.validate()
     return config

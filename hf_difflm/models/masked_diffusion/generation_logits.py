@@ -13,6 +13,9 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
+COLDEST = 1e-10
+"""Below this temperature logits that differ are so far apart that the likeliest token is meant: dividing would overflow."""
+
 
 def shaping_processors(config: Any, callers: LogitsProcessorList | None) -> LogitsProcessorList:
     """What says which tokens are likely: the caller's processors and the repetition penalty. Measures see their result."""
@@ -25,7 +28,7 @@ def shaping_processors(config: Any, callers: LogitsProcessorList | None) -> Logi
 def drawing_processors(config: Any) -> LogitsProcessorList:
     """What says how tokens are drawn: temperature, top-k, top-p."""
     processors = LogitsProcessorList()
-    if config.temperature not in (None, 0, 1.0):
+    if config.temperature not in (None, 1.0) and config.temperature >= COLDEST:
         processors.append(TemperatureLogitsWarper(float(config.temperature)))
     if config.top_k is not None:
         processors.append(TopKLogitsWarper(config.top_k))
@@ -58,6 +61,14 @@ def forward_at(
     guided_NV = without_NV + guidance_scale * (with_prompt_NV - without_NV)
     guided_NV[:, mask_id] = float("-inf")  # -inf less -inf is no number
     return guided_NV
+
+
+def head_rows(wanted: int, positions: int) -> int:
+    """At how many positions the LM head runs where shapes are static: a 64th of all, a 16th, a quarter, or all of them.
+
+    Four sizes are few enough to compile, and hardly more than four times what is wanted, or a 64th of all.
+    """
+    return next(size for part in (64, 16, 4, 1) if (size := -(-positions // part)) >= wanted)
 
 
 def as_float(logits: torch.Tensor) -> torch.Tensor:

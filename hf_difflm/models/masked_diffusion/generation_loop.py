@@ -9,7 +9,7 @@ import torch
 from transformers.generation import LogitsProcessorList
 
 from .generation_canvas import Canvas, split_steps
-from .generation_logits import as_float, drawing_processors, forward_at, shaping_processors
+from .generation_logits import COLDEST, as_float, drawing_processors, forward_at, head_rows, shaping_processors
 from .generation_random import TOKEN, RowDraws, draw_tokens
 from .sampler_protocol import Block, Sampler, Seen
 
@@ -46,7 +46,7 @@ class DenoisingLoop:
         self.importance = importance
         self.shaping: Any = shaping_processors(config, callers_processors)
         self.drawing: Any = drawing_processors(config)
-        self.greedy = not config.do_sample or config.temperature == 0
+        self.greedy = not config.do_sample or config.temperature < COLDEST
         self.guided_BL = None
         if config.guidance_scale not in (None, 1, 1.0):
             self.guided_BL = canvas.given(config.bos_token_id)
@@ -93,14 +93,25 @@ class DenoisingLoop:
                 self._finish(block, np.flatnonzero(~self.finished_B))
             first_step += steps
 
+    def check(self) -> None:
+        """Raises ValueError where a distribution was none."""
+        revealed_BL = torch.from_numpy(self.canvas.holes_BL & ~self.canvas.masked_BL).to(self.canvas.ids_BL.device)
+        row_N, column_N = torch.nonzero((self.canvas.ids_BL == self.canvas.mask_id) & revealed_BL, as_tuple=True)
+        if len(row_N):
+            raise ValueError(
+                f"no token can be drawn at position {int(column_N[0])} of text {int(row_N[0])}: its logits are infinite, no "
+                "numbers, or all taken away; check the logits processors, guidance_scale, repetition_penalty and the weights"
+            )
+
     def _step(self, block: Block, step: int, start_B: np.ndarray) -> None:
         """One step of the reverse process."""
         look_BL = self.sampler.look(block, step)
         remask_BL = self.sampler.remask(block, step)
         rows_B = ~self.finished_B if self.sampler.every_row else look_BL.any(-1)
-        rows_R = np.flatnonzero(rows_B)
         changed = False
-        if rows_R.size:
+        if rows_B.any():
+            self.forwards_B[torch.from_numpy(rows_B)] += 1 if self.guided_BL is None else 2
+            rows_R = np.arange(len(start_B)) if self.config.static_shapes else np.flatnonzero(rows_B)
             self._forward_and_reveal(block, step, rows_R, look_BL[rows_R], start_B[rows_R])
             changed = bool(look_BL.any())
         if remask_BL is not None and remask_BL.any():
@@ -119,21 +130,24 @@ class DenoisingLoop:
         # 1. Logits where the sampler looks, shaped by guidance and processors, SUBS last.
         ids_RW, attention_RW, ids_RL = canvas.read(rows_R, start_R)
         row_N, column_N = np.nonzero(look_RL)
-        flat_N = torch.from_numpy(row_N * canvas.window + column_N - start_R[row_N]).to(device)
+        flat_N = row_N * canvas.window + column_N - start_R[row_N]
+        if self.config.static_shapes:
+            flat_N = np.pad(flat_N, (0, head_rows(len(flat_N), ids_RW.numel()) - len(flat_N)))
         hidden_RW = None
         if self.guided_BL is not None:
             hidden_RL = self.guided_BL[torch.from_numpy(rows_R).to(device)]
             columns_RW = torch.from_numpy(start_R[:, None] + np.arange(canvas.window)[None]).to(device)
             hidden_RW = hidden_RL.gather(1, columns_RW)
-        self.forwards_B[rows_R] += 1 if hidden_RW is None else 2
+        positions_N = torch.from_numpy(flat_N).to(device)
         logits_NV = as_float(
-            forward_at(self.denoiser, ids_RW, attention_RW, flat_N, self.config.guidance_scale, hidden_RW)
-        )
+            forward_at(self.denoiser, ids_RW, attention_RW, positions_N, self.config.guidance_scale, hidden_RW)
+        )[: len(row_N)]
         if not row_N.size:
             return
+        ids_RL = canvas.without_padding(ids_RL, rows_R)
         texts_NL = None
         if self.shaping or self.drawing:
-            texts_NL = canvas.without_padding(ids_RL, rows_R)[torch.from_numpy(row_N).to(device)]
+            texts_NL = ids_RL[torch.from_numpy(row_N).to(device)]
         logits_NV = self._processed(self.shaping, texts_NL, logits_NV)
 
         # 2. Which of them are revealed now, and their tokens.
@@ -169,13 +183,15 @@ class DenoisingLoop:
         column_N: np.ndarray,
     ) -> torch.Tensor:
         logits_NV = self._processed(self.drawing, texts_NL, logits_NV)
-        if self.greedy:
-            return logits_NV.argmax(-1)
-        if self.token_uniform_BL is not None:
-            uniform_N = self.token_uniform_BL[row_N, column_N]
-        else:
-            uniform_N = block.uniform(TOKEN, step, row_N, column_N)
-        return draw_tokens(logits_NV, torch.from_numpy(uniform_N))
+        best_N, tokens_N = logits_NV.max(-1)
+        if not self.greedy:
+            if self.token_uniform_BL is not None:
+                uniform_N = self.token_uniform_BL[row_N, column_N]
+            else:
+                uniform_N = block.uniform(TOKEN, step, row_N, column_N)
+            tokens_N = draw_tokens(logits_NV, torch.from_numpy(uniform_N))
+        # Where nothing can be drawn the mask stays, and `check` finds it: a GPU need not be waited for here.
+        return tokens_N.where(best_N.isfinite(), self.canvas.mask_id)
 
     def _processed(self, processors: Any, texts_NL: torch.Tensor | None, logits_NV: torch.Tensor) -> torch.Tensor:
         if processors:

@@ -71,7 +71,8 @@ class MaskedDiffusionGenerationMixin:
             attention_mask: (B, P), 0 at padding.
             importance: for the uncertainty sampler: (P + max_new_tokens,) or (B, P + max_new_tokens) weights of
                 positions, or a callable that returns them for the (R, P + max_new_tokens) canvas of some rows in which
-                each mask it may reveal is replaced by its likeliest token.
+                each mask it may reveal is replaced by its likeliest token; the mask token stands at padding and at what
+                comes later.
             kwargs: fields of :class:`MaskedDiffusionGenerationConfig`.
 
         Returns:
@@ -79,7 +80,7 @@ class MaskedDiffusionGenerationMixin:
 
         Raises:
             ValueError: no BOS token for an empty prompt, a text longer than the model takes, nothing to fill, a mask in
-                a prompt where ``infill`` is off, an unknown argument.
+                a prompt where ``infill`` is off, an unknown argument, logits that leave nothing to draw.
         """
         config: Any = self._prepare_generation_config(generation_config, **kwargs)
         if importance is not None and config.sampler != "uncertainty":
@@ -116,6 +117,7 @@ class MaskedDiffusionGenerationMixin:
         if streamer is not None:
             streamer.put(canvas.ids_BL[:, : loop.first_hole].cpu())
         loop.run()
+        loop.check()
         return self._finished(loop, streamer)
 
     def _prepare_prompts(

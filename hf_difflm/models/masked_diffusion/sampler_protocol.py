@@ -59,7 +59,7 @@ class Seen:
     Args:
         logits_NV: under SUBS, after guidance and the caller's processors, before temperature and truncation.
         tokens_N: a token drawn at each, for samplers that draw first; else None.
-        ids_RL: the canvas of the rows that were looked at.
+        ids_RL: the canvas of the rows that were looked at, masks at its padding.
         rows_R: which rows of the batch they are.
         row_N: which of them each position belongs to.
         column_N: its column in the canvas.
@@ -115,6 +115,11 @@ class Sampler:
     redraws: ClassVar[bool] = True  # a position may be drawn more than once, or remasked
     every_row: ClassVar[bool] = False  # forward the rows that do not change too
     remasks: ClassVar[bool] = False
+
+    @property
+    def paces_itself(self) -> bool:
+        """Whether it says itself how many tokens a step reveals: the number of steps is then a limit and nothing else."""
+        return False
 
     def start(self, block: Block) -> None:
         """Called once before the first step of a block."""

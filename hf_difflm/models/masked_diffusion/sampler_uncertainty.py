@@ -32,7 +32,8 @@ class UncertaintySampler(Sampler):
     =============== ==================================================================================
 
     With importances (the ``importance`` argument of ``generate``: a (L,) or (B, L) tensor over the canvas, or a
-    callable that takes the (R, L) canvas with the likeliest token at each mask) positions are ordered by u times
+    callable that takes the (R, L) canvas with the likeliest token at each mask it may reveal, and the mask token at
+    padding and at what comes later) positions are ordered by u times
     importance: confident first, what is important waits for more context; uncertain first, it comes earlier.
 
     Args:
@@ -60,6 +61,10 @@ class UncertaintySampler(Sampler):
         if self.budget is not None and not self.budget >= 0:
             raise ValueError(f"budget must be 0 or more, got {self.budget}")
         check_reveal_schedule(self.reveal_schedule)
+
+    @property
+    def paces_itself(self) -> bool:
+        return self.budget is not None
 
     def look(self, block: Block, step: int) -> np.ndarray:
         if self.budget is not None:
@@ -110,4 +115,9 @@ def _importance(block: Block, seen: Seen, like: torch.Tensor) -> torch.Tensor:
         draft_RL = seen.ids_RL.clone()
         draft_RL[row_N, column_N] = seen.logits_NV.argmax(-1)
         weights_RL = given(draft_RL)
+        if weights_RL.shape != draft_RL.shape:
+            raise ValueError(
+                f"importance returned {tuple(weights_RL.shape)} weights for a draft of {tuple(draft_RL.shape)} tokens; "
+                "return one for each"
+            )
     return weights_RL.to(like.device, like.dtype)[row_N, column_N]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .sampler_names import SAMPLERS
 from .sampler_protocol import Sampler
@@ -81,11 +81,14 @@ def build_sampler(name: str | None, parameters: dict[str, Any]) -> Sampler:
     for key in values:
         if key not in known:
             listed = f"; it has {', '.join(known)}" if known else "; it has none"
-            raise ValueError(f"sampler {name} has no parameter {key!r}{_nearest(key, known) or listed}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"the parameters of sampler {name} cannot be {values}: {error}") from error
+            raise ValueError(f"sampler {name} has no parameter {key!r}{nearest(key, known) or listed}")
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        allowed = get_args(hints[key]) or (hints[key],)
+        if not any(_is(value, hint) for hint in allowed):
+            words = " or ".join(_WORDS[get_origin(hint) or hint] for hint in allowed)
+            raise ValueError(f"{key} of sampler {name} must be {words}, got {value!r}")
+    return kind(**values)
 
 
 def name_of(config: SamplerConfig | None) -> str | None:
@@ -93,15 +96,37 @@ def name_of(config: SamplerConfig | None) -> str | None:
     return config.name if isinstance(config, Sampler) else config.get("sampler") if isinstance(config, dict) else None
 
 
+_WORDS = {int: "an integer", float: "a number", str: "text", list: "a list of numbers", type(None): "none"}
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value, as JSON has it, is of one plain type."""
+    if get_origin(hint) is list:
+        return isinstance(value, list | tuple) and all(_is(one, float) for one in value)
+    if hint is float:
+        hint = int | float
+    return isinstance(value, hint) and not isinstance(value, bool)
+
+
 def _class(name: Any) -> type[Sampler]:
     if name not in _CLASSES:
-        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}{_nearest(str(name), SAMPLERS)}")
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}{nearest(str(name), SAMPLERS)}")
     return _CLASSES[name]
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: the known one that is most like it, if any is."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-__all__ = ["SAMPLERS", "Sampler", "SamplerConfig", "build_sampler", "check_sampler", "choose_sampler"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "SamplerConfig",
+    "build_sampler",
+    "check_sampler",
+    "choose_sampler",
+    "name_of",
+    "nearest",
+]

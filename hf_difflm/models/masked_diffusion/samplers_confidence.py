@@ -111,6 +111,10 @@ class EntropySampler(QuotaSampler):
 class AdaptiveSampler(Sampler):
     """Base: as many tokens a step as can be told apart now; at least one, and more where steps would run out."""
 
+    @property
+    def paces_itself(self) -> bool:
+        return True
+
     def look(self, block: Block, step: int) -> np.ndarray:
         return block.masked_BL.copy()
 

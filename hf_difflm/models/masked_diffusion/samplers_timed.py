@@ -76,6 +76,10 @@ class FirstHittingSampler(CachedAncestralSampler):
         if self.tokens_per_step is not None and self.tokens_per_step < 1:
             raise ValueError(f"tokens_per_step must be 1 or more, got {self.tokens_per_step}")
 
+    @property
+    def paces_itself(self) -> bool:
+        return self.tokens_per_step is not None
+
     def start(self, block: Block) -> None:
         assert block.when_BL is not None
         needed_B = -(-block.total_B // block.steps)

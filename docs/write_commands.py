@@ -24,7 +24,9 @@ COMMANDS = (
     "plot",
     "report",
     "dashboard",
+    "push",
     "data prepare",
+    "convert",
     "recipes",
     "doctor",
 )

@@ -15,7 +15,8 @@ PACKAGE = ROOT / "hf_difflm"
 # Top to bottom; the packages of one floor do not import each other.
 FLOORS = [
     {"commands"},
-    {"training", "hub"},
+    {"training"},
+    {"hub"},
     {"callbacks"},
     {"evaluation"},
     {"objectives"},

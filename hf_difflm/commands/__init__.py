@@ -1,6 +1,20 @@
 """The command line: one file a subcommand - arguments in, one call out. Heavy imports wait until a command runs."""
 
-from . import ablate, compare, dashboard, doctor, eval, generate, plot, recipes, report, run_samples, train
+from . import (
+    ablate,
+    compare,
+    convert,
+    dashboard,
+    doctor,
+    eval,
+    generate,
+    plot,
+    push,
+    recipes,
+    report,
+    run_samples,
+    train,
+)
 from .application import app
 from .data import data_app
 from .parsing import Command, TrainingCommand
@@ -21,5 +35,7 @@ app.add_typer(data_app, name="data")
 app.command("plot", cls=SeveralValuesCommand)(plot.plot)
 app.command("report", cls=SeveralValuesCommand)(report.report)
 app.command("dashboard", cls=Command)(dashboard.dashboard)
+app.command("push", cls=Command)(push.push)
+app.command("convert", cls=Command)(convert.convert)
 app.command("recipes", cls=Command)(recipes.recipes)
 app.command("doctor", cls=TrainingCommand)(doctor.doctor)

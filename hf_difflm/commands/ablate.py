@@ -62,7 +62,8 @@ def ablate(
             raise UserError(f"flag --{name} has no use here, since the grid decides what is trained; {instead}")
 
     def load(values: Mapping[str, Any]) -> Settings:
-        return load_settings(wanted.recipe, {**values, **given}, declared)
+        # Variants of several objectives share the flags: each takes those that are for it.
+        return load_settings(wanted.recipe, {**values, **given}, declared, typed=())
 
     from ..training.ablation import run_ablation
     from .quiet import quiet_libraries

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError, did_you_mean
+from ..errors import UserError
+from ..evaluation.harness_options import HarnessOptions
 from ..evaluation.options import GenerationOptions
-from ..models.masked_diffusion.sampler_names import SAMPLERS
+from ..evaluation.sampler_grid import read_samplers
+from ..evaluation.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..training.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 from .several_values import whole_numbers
@@ -20,9 +22,12 @@ from .several_values import whole_numbers
 class GridOptions:
     """Flags of ``--generation`` that are no option of generating."""
 
-    samplers: list[str] | None = field(
+    samplers: str | None = field(
         default=None,
-        metadata={"help": "samplers to try; default: ddpm_cache,remdm,low_confidence,entropy_bounded"},
+        metadata={
+            "help": "samplers to try, with parameters where wanted: ddpm_cache,remdm:eta=0.1; default: "
+            "ddpm_cache,remdm,low_confidence,entropy_bounded"
+        },
     )
     steps: str | None = field(default=None, metadata={"help": "numbers of denoising steps to try; default: 8,32,128"})
     num_samples: int | None = field(
@@ -40,7 +45,9 @@ class GridOptions:
     markdown: bool = field(default=False, metadata={"help": "print the table as markdown"})
 
 
-LIKELIHOOD = pick_fields("eval_replicates", "eval_seed", "per_device_eval_batch_size", "bf16")
+LIKELIHOOD = pick_fields("eval_replicates", "eval_seed", "per_device_eval_batch_size", "bf16") | fields_of(
+    ZeroShotOptions, "zero_shot"
+)
 SHARED = pick_fields(
     "dataset",
     "dataset_config",
@@ -50,15 +57,20 @@ SHARED = pick_fields(
     "max_eval_blocks",
     "num_preprocessing_workers",
     "use_cpu",
+    "revision",
 )
+HARNESS = fields_of(HarnessOptions, "harness")
+WITH_TASKS = ("per_device_eval_batch_size", "eval_seed", "bf16", "block_size", "use_cpu", "revision")
+_SETS = {"help": f"{SHARED['dataset'].metadata['help']}; or an evaluation set: {', '.join(evaluation_set_names())}"}
+SHARED["dataset"] = replace(SHARED["dataset"], metadata={**SHARED["dataset"].metadata, **_SETS}, default=None)
 GRID = fields_of(GridOptions, "generation")
 # Samplers and steps are what is varied, and their parameters differ.
 OPTIONS = {
     name: option
     for name, option in fields_of(GenerationOptions, "generation").items()
-    if name not in ("sampler", "sampler_config", "max_denoising_steps", "infill", "guidance_scale")
+    if name not in ("sampler", "sampler_config", "importance_weight", "max_denoising_steps", "infill", "guidance_scale")
 }
-FIELDS = SHARED | LIKELIHOOD | GRID | OPTIONS
+FIELDS = SHARED | LIKELIHOOD | HARNESS | GRID | OPTIONS
 
 
 @with_flags(FIELDS.values())
@@ -76,13 +88,20 @@ def evaluate(
 
     Data and settings are those of the run itself unless a flag says otherwise. With --generation: samplers and numbers
     of denoising steps, each with the perplexity of its texts under the autoregressive twin, their entropy and variety,
-    forwards and time, as a table and a picture.
+    forwards and time, as a table and a picture. With --tasks: tasks of lm-evaluation-harness, results in its own format.
     """
     values = typed_flags(FIELDS, flags)
+    if any(name in HARNESS for name in values):
+        _evaluate_tasks(target, values, split, generation, as_json)
+        return
     changes = {name: value for name, value in values.items() if name in SHARED | LIKELIHOOD}
     if split is not None:
         changes["eval_split"] = split
-    if generation and not values.get("mauve") and (given := [name for name in changes if name != "use_cpu"]):
+    if (
+        generation
+        and not values.get("mauve")
+        and (given := [name for name in changes if name not in ("use_cpu", "revision")])
+    ):
         raise UserError(f"flag {_flag(given[0])} is for the likelihood and for --mauve; leave it out, or --generation")
     _refuse_others(values, LIKELIHOOD if generation else GRID | OPTIONS, generation)
     if generation:
@@ -93,6 +112,23 @@ def evaluate(
 
     quiet_libraries()
     evaluate_target(target, changes=changes, as_json=as_json)
+
+
+def _evaluate_tasks(target: str, values: dict[str, Any], split: str | None, generation: bool, as_json: bool) -> None:
+    options = HarnessOptions(**{name: value for name, value in values.items() if name in HARNESS})
+    if not options.tasks:
+        given = next(name for name in values if name in HARNESS)
+        raise UserError(
+            f"flag {_flag(given)} is for tasks of lm-evaluation-harness; name some with --tasks, or leave it out"
+        )
+    others = [_flag(name) for name in values if name not in (*HARNESS, *WITH_TASKS)]
+    if others := others + ["--split"] * (split is not None) + ["--generation"] * generation:
+        raise UserError(f"flag {others[0]} has no use with --tasks, which bring their own data; leave one of them out")
+    from ..evaluation.harness import evaluate_tasks
+    from .quiet import quiet_libraries
+
+    quiet_libraries()
+    evaluate_tasks(target, options, {name: value for name, value in values.items() if name in WITH_TASKS}, as_json)
 
 
 def _refuse_others(values: dict[str, Any], others: dict[str, Any], generation: bool) -> None:
@@ -109,9 +145,7 @@ def _flag(name: str) -> str:
 
 def _evaluate_generation(target: str, values: dict[str, Any], changes: dict[str, Any], as_json: bool) -> None:
     grid = GridOptions(**{name: value for name, value in values.items() if name in GRID})
-    samplers = grid.samplers
-    if samplers is not None:
-        _check_samplers(samplers)
+    samplers = None if grid.samplers is None else read_samplers(grid.samplers)
     steps = None if grid.steps is None else whole_numbers("--steps", grid.steps)
     if steps is not None and 0 in steps:
         raise UserError("--steps must be positive integers, got 0")
@@ -136,13 +170,3 @@ def _evaluate_generation(target: str, values: dict[str, Any], changes: dict[str,
     )
     options = GenerationOptions(**{name: value for name, value in values.items() if name in OPTIONS})
     report.evaluate_generation(target, request, options, changes)
-
-
-def _check_samplers(samplers: list[str]) -> None:
-    """Raises UserError where one is unknown, is there twice, or there is none."""
-    for sampler in samplers:
-        if sampler not in SAMPLERS:
-            hint = did_you_mean(sampler, SAMPLERS)
-            raise UserError(f"--samplers must be of {', '.join(SAMPLERS)}, got {sampler!r}{hint}")
-    if not samplers or len(set(samplers)) < len(samplers):
-        raise UserError(f"--samplers must be different names with commas between them, got {','.join(samplers)!r}")

@@ -19,6 +19,8 @@ PANELS = {
     "training": "Objective and training",
     "monitoring": "Monitoring",
     "generation": "Generation",
+    "zero_shot": "Text that the model was not trained on",
+    "harness": "Tasks of lm-evaluation-harness",
 }
 _METAVARS = {dict: "JSON", int: "INT", float: "NUMBER", str: "TEXT", list: "NAME,NAME"}
 

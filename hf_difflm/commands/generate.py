@@ -38,7 +38,7 @@ class SampleOptions:
 
 OWN = fields_of(SampleOptions, "generation")
 OPTIONS = fields_of(GenerationOptions, "generation")
-FIELDS = OWN | OPTIONS | pick_fields("use_cpu")
+FIELDS = OWN | OPTIONS | pick_fields("use_cpu", "revision")
 
 
 @with_flags(FIELDS.values())
@@ -103,6 +103,7 @@ def generate(
         options,
         own.num_samples,
         use_cpu=values.get("use_cpu", False),
+        revision=values.get("revision"),
         output=OutputRequest(
             form=JSON if as_json else JSONL if as_jsonl else TEXT,
             with_ids=ids,

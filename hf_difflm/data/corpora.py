@@ -82,6 +82,8 @@ def load_corpus(name: str, config: str | None = None, *, text_column: str = "tex
     """
     if name == "python-docs":
         return Corpus(name, python_docs())
+    if name == "sums":
+        raise UserError("data set 'sums' holds conversations; add --sft")
     if name == "markov":
         source = MarkovSource()
         return Corpus(name, markov_documents(source, block_size - 1), source=source)
@@ -89,7 +91,7 @@ def load_corpus(name: str, config: str | None = None, *, text_column: str = "tex
     if path.exists() and config is None:
         return Corpus(name, load_local(path, text_column))
     refuse_missing(name)
-    splits = _load_from_hub(name, config)
+    splits = load_from_hub(name, config)
     if is_wikitext(name):
         rows = {split: text_only(lines, text_column, f"data set {name!r}") for split, lines in splits.items()}
         return Corpus(name, datasets.DatasetDict({split: group_articles(lines) for split, lines in rows.items()}))
@@ -103,7 +105,7 @@ def refuse_missing(name: str) -> None:
         raise UserError(f"no such file or folder: {name}; check the path")
 
 
-def _load_from_hub(name: str, config: str | None) -> datasets.DatasetDict:
+def load_from_hub(name: str, config: str | None) -> datasets.DatasetDict:
     try:
         return datasets.load_dataset(name, config)
     except Exception as error:  # hub, network, cache and builder each raise their own; the user needs one sentence

@@ -151,7 +151,7 @@ def _texts(path: Path, text_column: str) -> Iterator[str]:
     if suffix == ".txt":
         yield decode_text(path.read_bytes(), str(path))
         return
-    for record, where in _json_lines(path) if suffix == ".jsonl" else _json_records(path):
+    for record, where in json_lines(path) if suffix == ".jsonl" else json_records(path):
         yield text_of_record(record, text_column, where)
 
 
@@ -170,7 +170,7 @@ def decode_text(content: bytes, where: str, signature: bool = True) -> str:
         ) from error
 
 
-def _json_lines(path: Path) -> Iterator[tuple[Any, str]]:
+def json_lines(path: Path) -> Iterator[tuple[Any, str]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"line {number:,} of {path}"
@@ -179,7 +179,7 @@ def _json_lines(path: Path) -> Iterator[tuple[Any, str]]:
                 yield parse_json(text, where), where
 
 
-def _json_records(path: Path) -> Iterator[tuple[Any, str]]:
+def json_records(path: Path) -> Iterator[tuple[Any, str]]:
     """Read one array of objects, one object, or objects line by line: all three go by the name .json."""
     text = decode_text(path.read_bytes(), str(path))
     if not text.strip():
@@ -187,7 +187,7 @@ def _json_records(path: Path) -> Iterator[tuple[Any, str]]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        yield from _json_lines(path)
+        yield from json_lines(path)
         return
     records = content if isinstance(content, list) else [content]
     for number, record in enumerate(records, start=1):

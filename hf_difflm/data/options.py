@@ -48,6 +48,20 @@ class DataOptions:
     max_chunks: int | None = field(
         default=None, metadata={"help": "train on the first so many chunks of tokens_per_chunk tokens", "min": 1}
     )
+    sft: bool = field(
+        default=False,
+        metadata={
+            "help": "fine-tune on conversations (columns messages, or prompt and completion): the answers alone are masked "
+            "and scored"
+        },
+    )
+    sft_fill_eos: bool = field(
+        default=False,
+        metadata={
+            "help": "fill each answer up to block_size with EOS tokens that are scored, so that a masked diffusion model "
+            "learns where to end"
+        },
+    )
     streaming: bool = field(
         default=False,
         metadata={

@@ -35,6 +35,8 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
     Under several processes the first of each machine prepares while the others wait, then find its cache files; build
     the TrainingArguments before, since they decide the device and with it the backend the processes talk over.
 
+    With ``sft`` the documents are conversations, see `SftPreparation`; a tokenizer without a chat template is given one.
+
     Args:
         options: see `DataOptions`; ``options.tokenizer`` is not read.
         tokenizer: as from `load_tokenizer`.
@@ -49,12 +51,29 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
         )
     if not 0 < options.eval_fraction < 1:
         raise UserError(f"eval_fraction is {options.eval_fraction:g}: give a share above 0 and below 1")
+    _check_sft(options)
     with _first_local_process_goes_first():
         if is_prepared(options.dataset):
             return load_prepared(options, tokenizer, need_train=need_train)
+        if options.sft:
+            from .sft import SftPreparation  # which is built on what is below
+
+            return SftPreparation(options, tokenizer).run(need_train)
         if options.streaming:
             return StreamPreparation(options, tokenizer).run(need_train)
-        return _Preparation(options, tokenizer).run(need_train)
+        return Preparation(options, tokenizer).run(need_train)
+
+
+def _check_sft(options: DataOptions) -> None:
+    """Raise UserError where conversations are asked for in a way that only running text can be read."""
+    if options.sft_fill_eos and not options.sft:
+        raise UserError("sft_fill_eos fills up the answers of conversations; add sft, or leave it out")
+    if options.sft and options.streaming:
+        raise UserError("sft reads its conversations before training; leave out streaming")
+    if options.sft and is_prepared(options.dataset):
+        raise UserError(
+            f"sft needs conversations, and {options.dataset} holds prepared blocks; give the data set itself"
+        )
 
 
 def _first_local_process_goes_first() -> AbstractContextManager[None]:
@@ -65,7 +84,7 @@ def _first_local_process_goes_first() -> AbstractContextManager[None]:
     return PartialState().local_main_process_first()
 
 
-class _Preparation(BlockMaker):
+class Preparation(BlockMaker):
     """One call of `prepare_data`: what its steps share."""
 
     def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -80,7 +99,7 @@ class _Preparation(BlockMaker):
             train = self.blocks("train", train_documents, self.train_source, self.options.most_train_blocks())
         evaluation = self.blocks("eval", eval_documents, self.eval_source, self.options.max_eval_blocks)
         parts = [train_documents.fingerprint if train_documents else "", eval_documents.fingerprint]
-        parts += [self.encoder.fingerprint, str(self.options.block_size)]
+        parts += [self._encoding(), str(self.options.block_size)]
         return PreparedData(
             train=train,
             eval=evaluation,
@@ -90,6 +109,10 @@ class _Preparation(BlockMaker):
             block_size=self.options.block_size,
             notes=self.notes,
         )
+
+    def _encoding(self) -> str:
+        """What the blocks depend on beside the documents and ``block_size``."""
+        return self.encoder.fingerprint
 
     # The documents of both sides.
 
@@ -138,13 +161,16 @@ class _Preparation(BlockMaker):
             self.notes.append(
                 f"{where} is one document: its last {100 * fraction:.4g} % are for evaluation, the rest for training"
             )
-            return cut_by_position(documents, fraction, where)
+            return self._cut(documents, fraction, where)
         train, evaluation = hold_out(documents, fraction)
         self.notes.append(
             f"data set {corpus.name!r} has no evaluation split: held out {plural(len(evaluation), 'document')} of "
             f"{len(documents):,} by content hash"
         )
         return train, evaluation
+
+    def _cut(self, documents: Documents, fraction: float, where: str) -> tuple[Documents, Documents]:
+        return cut_by_position(documents, fraction, where)
 
     def _without_shared(self, train: Documents, evaluation: Documents) -> Documents:
         kept = drop_shared(train, evaluation)

@@ -74,6 +74,10 @@ def is_prepared(name: str) -> bool:
 
 def refuse_target(options: DataOptions, folder: Path, *, overwrite: bool) -> None:
     """Raise UserError where blocks cannot go into ``folder``, since it holds something else or finished ones."""
+    if options.sft:
+        raise UserError(
+            "conversations are rows of their own and no blocks; leave out --sft, or train on them as they are"
+        )
     if is_prepared(options.dataset):
         raise UserError(f"{options.dataset} is prepared already: give the data set it was made from")
     if is_prepared(str(folder)):

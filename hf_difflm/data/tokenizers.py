@@ -17,22 +17,27 @@ logger = logging.getLogger(__name__)
 BYTES = "bytes"
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, mask_token: str | None = None) -> PreTrainedTokenizerBase:
     """Return ``bytes`` (built in) or the Hugging Face tokenizer of that name, folder or tokenizer.json file.
 
     Mask, BOS, EOS and pad are all set afterwards; what had to be added is logged as a warning. BOS falls back to a
     [CLS] or the EOS there is, EOS to a [SEP] or the BOS, pad to the EOS; only what is left gets a new token, so
     models must take ``len(tokenizer)`` as their vocabulary size.
 
+    Args:
+        name: ``bytes``, or what :class:`AutoTokenizer` takes.
+        mask_token: the mask token, new or one of the special tokens there are; default: its own, else a new [MASK].
+
     Raises:
         UserError: it cannot be found, or has no fast form (tokenizer.json), without which the bytes behind a token
-            are unknown.
+            are unknown; ``mask_token`` is one that text has, too.
     """
-    if name == BYTES:
-        return byte_tokenizer()
-    tokenizer = _load(name)
+    tokenizer = byte_tokenizer() if name == BYTES else _load(name)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"tokenizer {name!r} has no fast form (tokenizer.json): convert it, or choose another one")
+    if mask_token is not None:
+        _refuse_ordinary(tokenizer, mask_token, name)
+        tokenizer.add_special_tokens({"mask_token": mask_token})
     if added := _complete_special_tokens(tokenizer):
         logger.warning("tokenizer %r: set %s", name, ", ".join(added))
     return tokenizer
@@ -74,7 +79,7 @@ def _load(name: str) -> PreTrainedTokenizerBase:
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        return AutoTokenizer.from_pretrained(str(path) if path.exists() else name)
+        return AutoTokenizer.from_pretrained(str(path) if path.exists() else name, trust_remote_code=False)
     except Exception as error:  # hub, network, parsing and format each raise their own; the user needs one sentence
         hint = did_you_mean(name, [BYTES]) or f"; give a Hub name, a folder, a tokenizer.json, or {BYTES!r} (built in)"
         raise UserError(f"cannot load tokenizer {name!r} ({first_line(error)}){hint}") from error
@@ -83,6 +88,21 @@ def _load(name: str) -> PreTrainedTokenizerBase:
 def _can_only_be_a_path(name: str) -> bool:
     """Whether no tokenizer of the Hub can have this name: there it is ``name`` or ``owner/name``."""
     return name.endswith(".json") or name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
+
+
+def _refuse_ordinary(tokenizer: PreTrainedTokenizerFast, token: str, name: str) -> None:
+    """Raises UserError where a token cannot hide others: it is read from text, or has another role."""
+    hint = "give --mask-token a new token or a reserved one"
+    if not token.strip():
+        raise UserError(f"the mask token must not be empty, got {token!r}; {hint}")
+    special = {str(added) for added in tokenizer.added_tokens_decoder.values() if added.special}
+    if token in tokenizer.get_vocab() and token not in special:
+        raise UserError(
+            f"{token!r} is an ordinary token of tokenizer {name!r}, which text has too, so it is no mask; {hint}"
+        )
+    for role in ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token"):
+        if getattr(tokenizer, role) == token:
+            raise UserError(f"{token!r} is the {role} of tokenizer {name!r} already, so it is no mask; {hint}")
 
 
 def _complete_special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -15,7 +15,14 @@ from .holes import PromptIds, with_holes
 from .options import GenerationOptions
 from .undisturbed import undisturbed
 
-DENOISER_OPTIONS = ("max_denoising_steps", "sampler", "sampler_config", "block_length", "guidance_scale")
+DENOISER_OPTIONS = (
+    "max_denoising_steps",
+    "sampler",
+    "sampler_config",
+    "importance_weight",
+    "block_length",
+    "guidance_scale",
+)
 """Options that a causal LM refuses."""
 
 
@@ -65,6 +72,9 @@ class GenerationStart:
 Watch = Callable[[GenerationStart], Any]
 """Gives the streamer of a generation that is about to start."""
 
+Importance = Callable[[torch.Tensor], torch.Tensor]
+"""Weights of positions for the (R, L) draft of some rows, see ``MaskedDiffusionForMaskedLM.generate``."""
+
 
 def generate_texts(model: Any, tokenizer: Any, prompts: Sequence[str], options: GenerationOptions) -> list[str]:
     """Continue each prompt; the texts of :func:`generate_samples`."""
@@ -79,6 +89,7 @@ def generate_samples(
     *,
     first_row: int = 0,
     watch: Watch | None = None,
+    importance: Importance | None = None,
 ) -> list[GeneratedText]:
     """Continue each prompt (the empty one too), or fill its holes, in one batch.
 
@@ -93,13 +104,17 @@ def generate_samples(
         options: how.
         first_row: number of the first text, where this is one batch of several.
         watch: gives a streamer.
+        importance: weighs positions for the uncertainty sampler; ``options.importance_weight`` needs it, see
+            :func:`~hf_difflm.evaluation.importance_weights.importance_for`.
 
     Raises:
         UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
             and no token to begin with, or nothing to generate.
     """
     is_denoiser = getattr(model.config, "model_type", None) == "masked_diffusion"
-    arguments = _denoiser_arguments(options) if is_denoiser else _causal_arguments(options, _pad_id(tokenizer))
+    arguments = (
+        _denoiser_arguments(options, importance) if is_denoiser else _causal_arguments(options, _pad_id(tokenizer))
+    )
     encoded = [_prompt(model, tokenizer, prompt, is_denoiser and options.infill) for prompt in prompts]
     default = getattr(model.generation_config, "max_new_tokens", None) or 128
     by_length: dict[int, list[int]] = {}
@@ -188,13 +203,16 @@ def _check_length(model: Any, prompt: PromptIds, new_tokens: int, options: Gener
         )
 
 
-def _denoiser_arguments(options: GenerationOptions) -> dict[str, Any]:
+def _denoiser_arguments(options: GenerationOptions, importance: Importance | None) -> dict[str, Any]:
+    if options.importance_weight is not None and importance is None:
+        raise UserError("importance_weight needs the importance that a run with the objective atat has learned")
     try:
         check_sampler(options.sampler, options.sampler_config)
     except ValueError as error:
         raise UserError(str(error)) from None
-    names = (*DENOISER_OPTIONS, "temperature", "top_k", "top_p", "repetition_penalty")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    names = {*DENOISER_OPTIONS, "temperature", "top_k", "top_p", "repetition_penalty"} - {"importance_weight"}
+    arguments = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return arguments if importance is None else arguments | {"importance": importance}
 
 
 def _causal_arguments(options: GenerationOptions, pad_id: int) -> dict[str, Any]:

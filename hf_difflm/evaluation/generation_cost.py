@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..runs.pareto import CAUSAL, GenerationPoint
-from .generation import DENOISER_OPTIONS, GeneratedText, generate_samples
+from .generation import DENOISER_OPTIONS, GeneratedText, Importance, generate_samples
 from .options import GenerationOptions
 from .reference_model import ReferenceModel
 from .sample_quality import quality_of_all
@@ -44,6 +44,7 @@ def measure_generation(
     batch_size: int,
     reference: ReferenceModel | None = None,
     real: Sequence[str] = (),
+    importance: Importance | None = None,
 ) -> tuple[GenerationPoint, list[GeneratedText]]:
     """Draw texts from nothing; return what they are worth, what they cost, and the texts.
 
@@ -59,6 +60,7 @@ def measure_generation(
         batch_size: texts generated together.
         reference: judges them.
         real: texts to compare with by MAUVE, which needs the reference.
+        importance: see :func:`generate_samples`.
 
     Raises:
         UserError: the options do not fit the model, or MAUVE cannot be computed.
@@ -67,13 +69,13 @@ def measure_generation(
         unused: dict[str, Any] = dict.fromkeys(DENOISER_OPTIONS)
         options = dataclasses.replace(options, **unused)
     warm_up = dataclasses.replace(options, max_new_tokens=2, max_denoising_steps=2 if is_denoiser else None)
-    generate_samples(model, tokenizer, ["", ""], dataclasses.replace(warm_up, block_length=None))
+    generate_samples(model, tokenizer, ["", ""], dataclasses.replace(warm_up, block_length=None), importance=importance)
     texts: list[GeneratedText] = []
     with ForwardCounter(model) as forwards:
         start = time.perf_counter()
         while len(texts) < samples:
             batch = [""] * min(batch_size, samples - len(texts))
-            texts += generate_samples(model, tokenizer, batch, options, first_row=len(texts))
+            texts += generate_samples(model, tokenizer, batch, options, first_row=len(texts), importance=importance)
         _wait(model)
         seconds = time.perf_counter() - start
     found = quality_of_all(texts, reference, real)

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..runs.files import write_text
 from ..runs.strict_json import dumps, plain
 from .generation_cost import measure_generation
+from .importance_weights import importance_for
 from .options import GenerationOptions
 from .targets import load_target
 
@@ -46,7 +47,7 @@ def sample_numbers(
     made_from = {
         "weights": _checksum(run),
         "reference": None if reference is None else _checksum(reference),
-        "options": dataclasses.asdict(options),
+        "options": {name: value for name, value in dataclasses.asdict(options).items() if value is not None},
         "samples": samples,
     }
     if (kept := _kept(file, made_from)) is not None:
@@ -65,6 +66,7 @@ def sample_numbers(
         is_denoiser=target.is_denoiser,
         batch_size=samples,
         reference=judge,
+        importance=importance_for(target, options),
     )
     numbers = {name: float(value) for name in _KEPT if (value := getattr(point, name)) is not None}
     record = {"made_from": made_from, "numbers": plain(numbers), "texts": [text.text for text in texts]}
@@ -76,8 +78,11 @@ def sample_numbers(
 def _kept(file: Path, made_from: dict[str, Any]) -> dict[str, float] | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
+        # Nothing given is written as null or not at all: an option may be younger than the file.
+        options = {name: value for name, value in record["made_from"]["options"].items() if value is not None}
+        record["made_from"]["options"] = options
         return record["numbers"] if record["made_from"] == json.loads(dumps(made_from)) else None
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not one of ours
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or not one of ours
         return None
 
 

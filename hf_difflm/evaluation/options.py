@@ -28,6 +28,14 @@ class GenerationOptions:
     sampler_config: dict | None = field(
         default=None, metadata={"help": "parameters of the sampler by name; masked diffusion only"}
     )
+    importance_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "uncertainty sampler: the importance that an atat run has learned, to this power, weighs the order; "
+            "masked diffusion only",
+            "min": 0.0,
+        },
+    )
     block_length: int | None = field(
         default=None,
         metadata={

@@ -12,6 +12,8 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..errors import UserError
+from ..models.hub_source import hub_folder
+from ..models.untrusted import refuse_unsafe
 from .generation import encode, first_token_id
 
 
@@ -63,27 +65,33 @@ def load_reference(name: str, device: torch.device | str = "cpu") -> ReferenceMo
         UserError: it cannot be loaded as a causal LM.
     """
     with _loading(name):
-        model: Any = AutoModelForCausalLM.from_pretrained(_place(name))
-        tokenizer = AutoTokenizer.from_pretrained(_place(name))
+        place = _place(name)
+        model: Any = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     return ReferenceModel(model.to(device).eval(), tokenizer, name)
 
 
 def check_reference(name: str) -> None:
-    """Find out, before anything is trained, whether there is such a model; its weights are not loaded.
+    """Find out, before anything is trained, whether there is such a model; its weights are downloaded, but not loaded.
 
     Raises:
         UserError: there is none, or it is no causal LM.
     """
     with _loading(name):
-        config = AutoConfig.from_pretrained(_place(name))
+        config = AutoConfig.from_pretrained(_place(name), trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ValueError(f"it is a {config.model_type} model")
 
 
-def _place(name: str) -> str:
-    """The folder of the best weights, where a run was named."""
-    best = Path(name) / "best"
-    return str(best) if (best / "config.json").exists() else name
+def _place(name: str) -> Path:
+    """The folder of the model: of a run that of its best weights, of a name on the Hub the one it was downloaded to."""
+    best, folder = Path(name) / "best", Path(name)
+    if (best / "config.json").exists():
+        folder = best
+    elif not folder.exists():
+        return hub_folder(name)
+    refuse_unsafe(folder, name)
+    return folder
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from ..data import Collator, prepare_data
+from ..data import Collator
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
 from ..runs.strict_json import dumps
 from .batches import data_unit, evaluation_batches
 from .likelihood import LikelihoodResult, evaluate_likelihood
-from .targets import Target, data_options, load_target
+from .run_measurements import record_measurement
+from .targets import Target, load_target
+from .zero_shot import evaluation_data
 
 
 def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None:
@@ -30,9 +34,8 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
     Raises:
         UserError: nothing to load, or nothing to evaluate on.
     """
-    loaded = load_target(target, use_cpu=changes.get("use_cpu", False))
-    options = data_options(loaded, changes)
-    data = prepare_data(options, loaded.tokenizer, need_train=False)
+    loaded = load_target(target, use_cpu=changes.get("use_cpu", False), revision=changes.get("revision"))
+    options, data, zero_shot = evaluation_data(loaded, changes)
     print(data.summary(), file=sys.stderr)
     result = _score(loaded, data.eval, {**loaded.config, **changes})
     record = {
@@ -46,10 +49,21 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         "forwards": result.forwards,
         "source_nll": data.source_nll,
     }
+    if zero_shot is not None:
+        record |= {"block_size": options.block_size, **dataclasses.asdict(zero_shot)}
+        record_measurement(target, loaded.step, "zero_shot", _zero_shot_numbers(record))
     if as_json:
         print(json.dumps(json.loads(dumps(record)), indent=2))
     else:
         _print_table(result, record)
+
+
+def _zero_shot_numbers(record: dict[str, Any]) -> dict[str, float]:
+    """What the run log keeps of an evaluation on data that the run does not know: ``ptb/nll``, ``ptb/ppl``, ..."""
+    names = ("nll", "nll_stderr", "nll_data_stderr", "bpb", "ppl", "accuracy", "scored_tokens", "replicates")
+    data = Path(record["dataset"]).name
+    numbers = {f"{data}/{name}": record[f"eval_{name}"] for name in names if f"eval_{name}" in record}
+    return {**numbers, f"{data}/block_size": record["block_size"]}
 
 
 def _score(target: Target, dataset: Any, settings: dict[str, Any]) -> LikelihoodResult:

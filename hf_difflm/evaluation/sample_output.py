@@ -15,15 +15,19 @@ from .generation import GeneratedText
 # What drives a terminal or has no UTF-8: controls, directions of writing, line separators, lone surrogates.
 _NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_RESULTS = frozenset({"prompt", "text", "fills", "ids", "quality"})
+
 
 def as_record(
     sample: GeneratedText, extra: Mapping[str, Any], quality: Mapping[str, Any] | None, with_ids: bool
 ) -> dict[str, Any]:
     """Return a text as one JSON object: what its prompt came with, prompt, text, on wish ids and quality.
 
-    A prompt with holes has ``fills``, one text for each.
+    A prompt with holes has ``fills``, one text for each. What prompts came with under the names of results is left out:
+    it would be taken for one.
     """
-    record: dict[str, Any] = {**extra, "prompt": sample.prompt, "text": sample.text}
+    handed_on = {name: value for name, value in extra.items() if name not in _RESULTS}
+    record: dict[str, Any] = {**handed_on, "prompt": sample.prompt, "text": sample.text}
     if sample.fills is not None:
         record["fills"] = list(sample.fills)
     if with_ids:

@@ -16,7 +16,8 @@ from ..runs.places import shown
 from .denoising_frames import Frame, FrameStreamer, TokenText
 from .denoising_page import FrameRecorder, write_denoising_page
 from .denoising_view import DenoisingView, terminal_for_view
-from .generation import GeneratedText, GenerationStart, Watch, generate_samples
+from .generation import GeneratedText, GenerationStart, Importance, Watch, generate_samples
+from .importance_weights import importance_for
 from .options import GenerationOptions
 from .prompts import Prompt
 from .sample_output import as_json, as_json_line, as_record, as_text, together_line
@@ -67,6 +68,7 @@ def print_samples(
     batch_size: int = 8,
     several: bool = True,
     quality: QualityRequest | None = None,
+    revision: str | None = None,
 ) -> None:
     """Generate ``num_samples`` texts after each prompt and print them, text and JSON lines as soon as there are any.
 
@@ -79,6 +81,7 @@ def print_samples(
         options: how.
         num_samples: texts of each prompt.
         use_cpu: generate on the CPU even where there is a GPU.
+        revision: of a model on the Hub.
         output: what comes out.
         batch_size: texts generated at once.
         several: number the texts.
@@ -89,7 +92,8 @@ def print_samples(
     """
     if quality is not None and quality.real_texts and quality.reference_model is None:
         raise UserError("MAUVE compares features of a language model; name one with --reference-model")
-    loaded = load_target(target, use_cpu=use_cpu)
+    loaded = load_target(target, use_cpu=use_cpu, revision=revision)
+    importance = importance_for(loaded, options)
     judge = _judge(quality, loaded.model.device)
     text = TokenText(loaded.tokenizer)
     recorder = FrameRecorder()
@@ -97,7 +101,7 @@ def print_samples(
     samples: list[GeneratedText] = []
     records: list[dict[str, Any]] = []
     while batch := list(itertools.islice(rows, batch_size)):
-        new = _generate(loaded, batch, options, len(samples), output, text, recorder)
+        new = _generate(loaded, batch, options, len(samples), output, text, recorder, importance)
         qualities = judge(new)
         for prompt, sample, numbers in zip(batch, new, qualities, strict=True):
             if output.form == TEXT:
@@ -126,6 +130,7 @@ def _generate(
     output: OutputRequest,
     text: TokenText,
     recorder: FrameRecorder,
+    importance: Importance | None,
 ) -> list[GeneratedText]:
     console = terminal_for_view(data_on_stdout=output.form != TEXT) if output.watch else None
     sinks: list[Callable[[Frame], None]] = [] if output.html is None else [recorder]
@@ -149,6 +154,7 @@ def _generate(
             options,
             first_row=first_row,
             watch=watching,
+            importance=importance,
         )
 
 

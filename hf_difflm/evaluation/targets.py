@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ..data import DataOptions
+from ..data.sentences import first_line
 from ..errors import UserError
-from ..models import MaskedDiffusionForMaskedLM, register_auto_classes
+from ..models.adapters import is_model_folder
+from ..models.hub_source import hub_folder
+from ..models.loading import is_denoiser, load_model
 from ..runs import load_run
 from ..runs.checkpoints import EMA_FILE, MANIFEST, checkpoints, damage, newest_good
 from ..runs.files import JOURNAL_NAME
@@ -31,6 +33,7 @@ class Target:
         source: what was loaded, for the user.
         config: settings of the run it comes from; empty where it carries no run log.
         step: optimiser steps behind it, where known.
+        folder: where its files are.
     """
 
     model: Any
@@ -39,45 +42,87 @@ class Target:
     source: str
     config: dict[str, Any]
     step: int | None
+    folder: Path | None = None
 
 
-def load_target(target: str, *, use_cpu: bool = False) -> Target:
-    """Load a model: of a run the best weights, else its newest good checkpoint; of a checkpoint the averaged weights.
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights are that a run, a checkpoint, a model folder or a name on the Hub stands for.
+
+    Args:
+        folder: a model folder.
+        run: the folder of the run log that belongs to them; None where there is none.
+        name: what to call them.
+        step: optimiser steps behind them, where known.
+        commit: of the repository that they were downloaded from.
+    """
+
+    folder: Path
+    run: Path | None
+    name: str
+    step: int | None = None
+    commit: str | None = None
+
+
+def find_weights(target: str, revision: str | None = None) -> Weights:
+    """Find a model: of a run the best weights, else its newest good checkpoint; a name on the Hub is downloaded.
+
+    Args:
+        target: a run, a checkpoint, a model folder or ``OWNER/NAME`` on the Hub.
+        revision: branch, tag or commit on the Hub; default: main.
 
     Raises:
-        UserError: nothing there, nothing trained yet, damaged, or a model of another kind.
+        UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a revision of what is not on the Hub.
     """
     path = Path(target)
     if path.is_dir():
-        weights, run_folder = _in_folder(path)
+        if revision is not None:
+            raise UserError(f"--revision is for models on the Hub, but {target} is a folder; leave it out")
+        weights, run = _in_folder(path)
         if why := _damage(weights):
             raise UserError(f"{weights} cannot be trusted: {why}; take another checkpoint of the run")
-    elif path.exists():
+        return Weights(weights, run, str(weights), _step_of(run, weights) if run else None)
+    if path.exists():
         raise UserError(f"{target} is a file; give a run, a checkpoint or a model folder")
-    elif target.count("/") != 1 or target.startswith((".", "/", "~", "runs/")) or path.parent.is_dir():
+    if target.count("/") != 1 or target.startswith((".", "/", "~", "runs/")) or path.parent.is_dir():
         # A missing folder inside one that is there, or in the default place of runs, is a slip and not a name on the Hub.
         raise UserError(f"{target} does not exist; give a run, a checkpoint, a model folder or OWNER/NAME on the Hub")
-    else:
-        weights, run_folder = None, None
-    model, tokenizer, is_denoiser = _load(str(weights or target))
-    if weights is not None and (weights / EMA_FILE).exists():
-        model.load_state_dict(load_file(weights / EMA_FILE), strict=False)  # tied weights are in the file once
+    folder = hub_folder(target, revision)
+    return Weights(folder, folder if (folder / JOURNAL_NAME).exists() else None, target, commit=folder.name)
+
+
+def load_target(target: str, *, use_cpu: bool = False, revision: str | None = None) -> Target:
+    """Load the model that :func:`find_weights` finds; of a checkpoint the averaged weights.
+
+    Raises:
+        UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a model of another kind.
+    """
+    found = find_weights(target, revision)
+    model, tokenizer = _load(found)
+    load_average(model, found.folder)
     model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not use_cpu else "cpu")
     return Target(
         model=model.eval(),
         tokenizer=tokenizer,
-        is_denoiser=is_denoiser,
-        source=str(weights or target),
-        config=load_run(run_folder).config if run_folder else {},
-        step=_step_of(run_folder, weights) if run_folder and weights else None,
+        is_denoiser=is_denoiser(model.config),
+        source=found.name,
+        config=load_run(found.run).config if found.run else {},
+        step=found.step,
+        folder=found.folder,
     )
+
+
+def load_average(model: Any, folder: Path) -> None:
+    """Give a model the averaged weights of a checkpoint, where it has them."""
+    if (folder / EMA_FILE).exists():
+        model.load_state_dict(load_file(folder / EMA_FILE), strict=False)  # tied weights are in the file once
 
 
 def _in_folder(path: Path) -> tuple[Path, Path | None]:
     """The folder of the weights that ``path`` stands for, and the folder of its run where that keeps a log."""
     if (path / JOURNAL_NAME).exists() or (path / "best").is_dir() or checkpoints(path):
         return _weights_of_run(path), path if (path / JOURNAL_NAME).exists() else None
-    if not (path / "config.json").exists():
+    if not is_model_folder(path):
         if inside := sorted(file.parent.name for file in path.glob(f"*/{JOURNAL_NAME}")):
             raise UserError(f"{path} is not a run, but holds the runs {', '.join(inside)}; give one of them")
         raise UserError(f"{path} holds no run and no model; give a run, a checkpoint or a model folder")
@@ -99,7 +144,7 @@ def data_options(target: Target, changes: dict[str, Any]) -> DataOptions:
         raise UserError(f"{target.source} carries no run log that says what to evaluate on; add --dataset")
     values = {name: value for name, value in target.config.items() if name in names}
     if "dataset" in changes:  # another data set has its own splits and limits
-        for name in ("dataset_config", "eval_split", "eval_dataset", "max_eval_blocks"):
+        for name in ("dataset_config", "eval_split", "eval_dataset", "max_eval_blocks", "sft", "sft_fill_eos"):
             values.pop(name, None)
     if "eval_split" in changes:
         values.pop("eval_dataset", None)
@@ -114,9 +159,11 @@ def data_options(target: Target, changes: dict[str, Any]) -> DataOptions:
 
 
 def _weights_of_run(run: Path) -> Path:
-    if (run / "best" / "config.json").exists():
+    if is_model_folder(run / "best"):
         return run / "best"
     checkpoint, _ = newest_good(run)
+    if checkpoint is None and is_model_folder(run):  # as it was pushed: the log beside the weights
+        return run
     if checkpoint is None:
         raise UserError(
             f"{run} has neither best/ nor a finished checkpoint; let it train longer, or set its save_steps and save_strategy"
@@ -131,24 +178,14 @@ def _step_of(run: Path, weights: Path) -> int | None:
     return best.iter if best is not None else None
 
 
-def _load(weights: str) -> tuple[Any, Any, bool]:
-    register_auto_classes()
-    what = f"{weights} cannot be loaded as a masked diffusion model or a causal LM"
+def _load(found: Weights) -> tuple[Any, Any]:
+    model = load_model(found.folder, found.name)
+    what = f"{found.name} cannot be loaded as a masked diffusion model or a causal LM"
     try:
-        config = AutoConfig.from_pretrained(weights)
-        is_denoiser = config.model_type == "masked_diffusion"
-        kind: Any = MaskedDiffusionForMaskedLM if is_denoiser else AutoModelForCausalLM
-        model, found = kind.from_pretrained(weights, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(weights)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"{what}: {first}") from error
-    if found["missing_keys"]:
-        kinds = ", ".join(config.architectures or [config.model_type])
-        raise UserError(
-            f"{what}: it is a {kinds}, without the weights {sorted(found['missing_keys'])[0]}; give another"
-        )
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
+    except Exception as error:  # files, formats and the parsers of each raise their own
+        raise UserError(f"{what}: {first_line(error)}; give a model with its tokenizer") from error
     for role in ("bos_token", "pad_token"):
         if getattr(tokenizer, role) is None:
             raise UserError(f"{what}: its tokenizer has no {role}, which every block starts with or is filled up with")
-    return model, tokenizer, is_denoiser
+    return model, tokenizer

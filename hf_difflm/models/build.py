@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import UserError, did_you_mean
 from . import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
@@ -69,10 +75,10 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 def _backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedConfig:
     """The backbone's configuration: our sizes under the names of its family, no dropout, then ``backbone_config``."""
-    if options.backbone not in CONFIG_MAPPING_NAMES:
+    if options.backbone not in CONFIG_MAPPING:  # transformers' own and those that hf_difflm has registered
         raise UserError(
             f"backbone {options.backbone!r} is not a transformers model type"
-            f"{did_you_mean(options.backbone, CONFIG_MAPPING_NAMES)}"
+            f"{did_you_mean(options.backbone, CONFIG_MAPPING)}"
         )
     if options.hidden_size % options.num_attention_heads:
         raise UserError(
@@ -100,6 +106,8 @@ def _backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, 
     wanted = {name: value for name, value in wanted.items() if hasattr(known, name) or name.endswith("_token_id")}
     if hasattr(known, "n_inner"):
         wanted["n_inner"] = options.intermediate_size
+    if getattr(known, "intermediate_size", 0) is None:  # the family has a width of its own
+        wanted["intermediate_size"] = options.intermediate_size
     for name in ("cls_token_id", "sep_token_id"):
         if hasattr(known, name):
             wanted[name] = None

@@ -12,7 +12,7 @@ class ModelOptions:
 
     backbone: str = field(
         default="llama",
-        metadata={"help": "transformers model type of the network, e.g. llama, qwen3, gpt2, modernbert"},
+        metadata={"help": "transformers model type of the network, e.g. llama, qwen3, gpt2, modernbert; or dit, bdh"},
     )
     hidden_size: int = field(default=256, metadata={"help": "width of the network", "min": 1})
     intermediate_size: int | None = field(
@@ -31,6 +31,16 @@ class ModelOptions:
     tie_word_embeddings: bool = field(default=True, metadata={"help": "use one matrix for embeddings and LM head"})
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "attention kernel: sdpa, eager, flash_attention_2, flex_attention"}
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "run, checkpoint, model folder or model on the Hub whose weights, architecture and tokenizer training "
+            "begins with"
+        },
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of the model on the Hub; default: main"}
     )
     backbone_config: dict[str, Any] = field(
         default_factory=dict,

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .flops_bdh import BdhArchitecture
+
 # Feed-forward layers with three matrices (gate, up, down), and with two.
 _GATED = "llama mistral qwen2 qwen3 gemma gemma2 olmo2 phi3 smollm3 ernie4_5 granite cohere stablelm modernbert"
 _PLAIN = "gpt2 gpt_neox bert phi starcoder2"
@@ -48,13 +50,15 @@ class Architecture:
     head_transform: bool = False
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
+    def from_config(cls, config: Mapping[str, Any]) -> Architecture | BdhArchitecture | None:
         """Return the architecture in the dict of a transformers configuration; None for a family that is not known.
 
         A configuration around another one (``backbone_config``) is that one; its head is a masked-LM head.
         """
         config = config.get("backbone_config") or config
         kind = config.get("model_type")
+        if kind == "bdh":
+            return BdhArchitecture.from_config(config)
         if kind not in FAMILIES:
             return None
         layers = _first(config, "num_hidden_layers", "n_layer")
@@ -91,7 +95,7 @@ class Architecture:
         return length * layers * (projections + feed_forward) + 4 * queries * pairs + labelled * head
 
 
-def training_flops(architecture: Architecture, lengths: Mapping[int, int], labelled: float) -> float:
+def training_flops(architecture: Architecture | BdhArchitecture, lengths: Mapping[int, int], labelled: float) -> float:
     """Return the FLOPs of training on some sequences: one forward pass and a backward pass of twice its FLOPs.
 
     Args:

@@ -43,7 +43,7 @@ def is_secret(key: str, value: Any) -> bool:
 
 def redact(value: Any) -> Any:
     """Return plain JSON data with secrets replaced by ``"[redacted]"``: known by key, look or the environment."""
-    return _redact(value, _environment_secrets())
+    return _redact(value, environment_secrets())
 
 
 def redact_command(arguments: Sequence[str]) -> str:
@@ -51,7 +51,7 @@ def redact_command(arguments: Sequence[str]) -> str:
 
     Understands ``--hub-token X``, ``--hub-token=X`` and ``HF_TOKEN=X``.
     """
-    secrets = _environment_secrets()
+    secrets = environment_secrets()
     words: list[str] = []
     for place, argument in enumerate(arguments):
         previous = arguments[place - 1] if place else ""
@@ -82,7 +82,7 @@ def _redact_text(text: str, secrets: list[str]) -> str:
     return _SECRET_VALUE.sub(REDACTED, text)
 
 
-def _environment_secrets() -> list[str]:
+def environment_secrets() -> list[str]:
     """The values of variables such as HF_TOKEN; short values are left out, for they occur in ordinary words."""
     return [
         value

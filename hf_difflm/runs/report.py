@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from .files import write_text
 from .places import relative, shown, shown_run
 from .plots import plot_comparison
 from .run import Run
-from .tables import markdown_table, printable
+from .tables import fenced, markdown_table
 
 _MAX_SAMPLES = 4  # of the last sampled step
-_MAX_CHARACTERS = 1200
 
 
 def write_report(
@@ -53,7 +51,7 @@ def write_report(
     names = labels(runs, names)
     parts = [
         f"# {title}",
-        f"Generated from run logs; do not edit. This page was written by\n\n{_fenced(relative(command), 'sh')}",
+        f"Generated from run logs; do not edit. This page was written by\n\n{fenced(relative(command), 'sh')}",
         f"## Comparison\n\n{comparison.to_markdown()}\n{_explanation(runs)}",
         f"## Curves\n\n![training loss and evaluation nll over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
         "## Evaluations\n\n" + "\n\n".join(_evaluations(run, name) for run, name in zip(runs, names, strict=True)),
@@ -101,8 +99,8 @@ def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
         if samples:
             parts.append(f"### {name}, step {last}")
         for record in samples:
-            prompt = f"Prompt:\n\n{_fenced(record.prompt)}\n\nText:" if record.prompt else "No prompt:"
-            parts.append(f"{prompt}\n\n{_fenced(record.text)}")
+            prompt = f"Prompt:\n\n{fenced(record.prompt)}\n\nText:" if record.prompt else "No prompt:"
+            parts.append(f"{prompt}\n\n{fenced(record.text)}")
     return ["## Samples", *parts] if parts else []
 
 
@@ -115,13 +113,4 @@ def _commands(runs: Sequence[Run], names: Sequence[str]) -> str:
                 made[command].append(name)
     if not made:
         return "The logs do not say."
-    return "\n\n".join(f"{', '.join(found)}:\n\n{_fenced(relative(command), 'sh')}" for command, found in made.items())
-
-
-def _fenced(text: str, language: str = "text") -> str:
-    """A code block that no text can break out of; control characters are shown, not obeyed."""
-    text = text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + " ..."
-    text = printable(text)
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
+    return "\n\n".join(f"{', '.join(found)}:\n\n{fenced(relative(command), 'sh')}" for command, found in made.items())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
 
 UNKNOWN = "-"
+_MAX_CHARACTERS = 1200  # of a text in a page
 
 
 def number(value: float | None, digits: int) -> str:
@@ -89,6 +91,18 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left:
     """Return a markdown table; the first ``left`` columns to the left, the rest to the right."""
     lines = [_markdown_line(headings), _markdown_line([":--"] * left + ["--:"] * (len(headings) - left))]
     return "\n".join(lines + [_markdown_line(row) for row in rows])
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """Return a markdown code block that no text can break out of; control characters are shown, not obeyed.
+
+    A text of more than 1,200 characters is cut.
+    """
+    text = text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + " ..."
+    text = printable(text)
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 _GAP = 3

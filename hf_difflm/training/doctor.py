@@ -18,13 +18,15 @@ import torch
 from transformers import set_seed
 
 from .. import __version__
-from ..data import Collator, PreparedData, load_tokenizer, prepare_data
+from ..data import Collator, PreparedData, prepare_data
 from ..errors import UserError
 from ..objectives import AdaptiveMaskingObjective, Batch, MaskedDiffusionObjective, NoiseKey, Objective
 from ..objectives.adaptive_bound import AdaptiveBound
 from ..objectives.base import scored_mask
-from .experiment import build_model, training_arguments
+from .building import build_model
+from .experiment import training_arguments
 from .settings import Settings, load_settings
+from .starting_point import open_tokenizer
 from .trainer import objective_for
 
 _PACKAGES = (
@@ -135,7 +137,7 @@ def _disk(subject: _Subject) -> str:
 
 
 def _data(subject: _Subject) -> str:
-    subject.tokenizer = load_tokenizer(subject.settings.data.tokenizer)
+    subject.tokenizer = open_tokenizer(subject.settings)
     subject.data = prepare_data(subject.settings.data, subject.tokenizer)
     counts = subject.data.counts
     return f"{subject.settings.data.dataset}: " + ", ".join(f"{side} {c.blocks:,} blocks" for side, c in counts.items())

@@ -8,29 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..callbacks import RunLogCallback
 from ..callbacks.open_trackers import refuse_missing_trackers
 from ..callbacks.wandb_names import open_wandb_run
-from ..data import PreparedData, load_tokenizer, prepare_data
+from ..data import PreparedData, prepare_data
 from ..data.corpora import refuse_missing
 from ..data.prepared_folder import is_prepared
 from ..errors import UserError
-from ..models.build import build_causal_lm, build_denoiser
-from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..runs import load_run
 from ..runs.schema import COMPLETED
 from .argument_checks import check_values
 from .arguments import DiffusionTrainingArguments
+from .building import build_model
 from .complaints import complaints_about
 from .data_order import NO_END
 from .identity import as_lines
 from .monitoring import add_monitoring
 from .objective_choice import adaptive_settings, minimised
 from .progress import ConsoleCallback
+from .pushing import keeps_no_weights
 from .run_ends import close_log, ending, is_last, newest_checkpoint, write_samples
 from .run_folder import (
     check_folder,
@@ -45,6 +44,7 @@ from .run_folder import (
     make_place,
 )
 from .settings import Settings
+from .starting_point import begin_from, open_tokenizer
 from .trainer import DiffusionTrainer
 
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C stopped
@@ -86,10 +86,12 @@ def train_run(
     if sanity_check:
         from .doctor import sanity_checks
 
-        if not sanity_checks(settings):
+        if not sanity_checks(begin_from(settings)):
             raise UserError("the sanity check failed; see the lines marked ✗ above")
         return FinishedRun(Path(), False)
     folder = output_dir or fresh_folder(settings)
+    # Adapters go on beside the weights that they began with, not beside a checkpoint, which holds them alone.
+    settings = begin_from(settings, folder if resume and settings.training["lora_r"] is None else None)
     arguments = training_arguments(settings, folder)
     refuse_missing_trackers(arguments.report_to)
     folder = _agree_on(folder, arguments)
@@ -114,7 +116,11 @@ def train_run(
         if name is not None:
             refuse_missing(name)
     _refuse_no_end(settings)
-    tokenizer = load_tokenizer(settings.data.tokenizer)
+    if arguments.push_to_hub and keeps_no_weights(arguments.save_strategy, arguments.eval_strategy):
+        raise UserError(
+            "push_to_hub has nothing to push, since save_strategy and eval_strategy are no; set one of them"
+        )
+    tokenizer = open_tokenizer(settings)
     if is_main:
         ready = is_prepared(settings.data.dataset)
         print(
@@ -139,7 +145,7 @@ def train_run(
             made = True
         if is_main:
             print(data.summary())
-            print(f"{arguments.objective}: {model.num_parameters():,} parameters; run folder {folder}", flush=True)
+            print(f"{arguments.objective}: {_parameters(model)}; run folder {folder}", flush=True)
         checkpoint = newest_checkpoint(folder) if resume else None
         if checkpoint is not None and is_last(checkpoint):
             close_log(trainer, run_log, checkpoint)
@@ -165,7 +171,13 @@ def train_run(
             print(f"interrupted at step {trainer.state.global_step}, which is saved", file=sys.stderr)
         else:
             print(ending(trainer, folder))
+            trainer.push_at_end()
     return FinishedRun(folder, interrupted)
+
+
+def _parameters(model: Any) -> str:
+    every, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    return f"{every:,} parameters" + ("" if trained == every else f", {trained:,} of them trained")
 
 
 def _refuse_unused_names(settings: Settings) -> None:
@@ -214,38 +226,6 @@ def _set_seed(seed: int) -> None:
     set_seed(seed)
 
 
-def build_model(settings: Settings, tokenizer: Any) -> Any:
-    """The network that the objective trains, freshly initialised from the global generator.
-
-    Raises:
-        UserError: the options do not make a network that runs.
-    """
-    with complaints_about("the network cannot be built", "check backbone, its sizes and attn_implementation"):
-        model = _build_model(settings, tokenizer)
-    if settings.model.attn_implementation in ("sdpa", "eager"):  # the others may need the GPU, where it is not yet
-        ids_BL = torch.full((1, settings.data.block_size), tokenizer.bos_token_id)
-        with (
-            complaints_about(
-                f"a {settings.model.backbone} network of these sizes does not run",
-                "check backbone, hidden_size, num_attention_heads and backbone_config",
-            ),
-            torch.no_grad(),
-            torch.random.fork_rng(devices=[]),
-        ):
-            model(input_ids=ids_BL)
-    return model
-
-
-def _build_model(settings: Settings, tokenizer: Any) -> Any:
-    block_size, training = settings.data.block_size, settings.training
-    if training["objective"] == "ar":
-        return build_causal_lm(settings.model, tokenizer, block_size)
-    schedule = NoiseSchedule(
-        training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
-    )
-    return build_denoiser(settings.model, tokenizer, block_size, schedule)
-
-
 def build_trainer(
     settings: Settings,
     arguments: DiffusionTrainingArguments,
@@ -282,6 +262,7 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
     return {
         "objective": trainer.objective.name,
         "bound": trainer.objective.bound,
+        "parent_run": None if settings.start is None else settings.start.parent,
         "metadata": minimised(trainer.objective),
         "config": config,
         "data": {

@@ -15,13 +15,17 @@ class BatchFlops:
     """FLOPs of training on a batch, from host numbers alone.
 
     Args:
-        model: the network; of families that :mod:`hf_difflm.runs.flops` does not know nothing is counted.
+        model: the network; of families that :mod:`hf_difflm.runs.flops` does not know, and of weights beside adapters,
+            nothing is counted.
         networks: what the objective trains beside it; each knows ``training_flops(lengths, predicted)``.
     """
 
     def __init__(self, model: Any, networks: nn.ModuleDict | None = None) -> None:
         config: Any = getattr(model, "config", None)
-        self._architecture = Architecture.from_config(config.to_dict()) if hasattr(config, "to_dict") else None
+        # The backward pass of frozen weights is shorter, by how much depends on where adapters are: not counted.
+        frozen = isinstance(model, nn.Module) and not all(p.requires_grad for p in model.parameters())
+        known = hasattr(config, "to_dict") and not frozen
+        self._architecture = Architecture.from_config(config.to_dict()) if known else None
         self._networks: list[Any] = [] if networks is None else list(networks.values())
 
     def __call__(self, batch: Batch, output: ObjectiveOutput) -> float | None:

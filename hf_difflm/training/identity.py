@@ -22,6 +22,7 @@ NOT_IDENTITY = frozenset(
         "log_eval_only",
         "log_save_interval",
         "logging_steps",
+        "lora_merge",
         "num_preprocessing_workers",
         "peak_flops",
         "per_device_eval_batch_size",

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..data import load_tokenizer
 from ..models.build import build_causal_lm, build_denoiser
 from .arguments import DiffusionTrainingArguments
 from .complaints import complaints_about
@@ -18,6 +17,7 @@ from .objective_choice import adaptive_settings
 from .settings import Settings
 from .sharding import Network, gradient_bytes, held_bytes, keeps_half_weights, knows_optimizer
 from .simulated_step import SimulatedNetwork
+from .starting_point import begin_from, open_tokenizer
 
 USABLE = 0.9
 """The share of a device's memory that is planned with: the rest is for its context, the kernels' workspaces and gaps."""
@@ -93,6 +93,7 @@ def estimate_memory(
     Raises:
         UserError: a batch that cannot be cut so; a network that cannot be built; an unknown tokenizer.
     """
+    settings = begin_from(settings)
     planner = _Planner(settings, devices, engine)
     training = settings.training
     cut = _cut(settings, devices)
@@ -185,7 +186,7 @@ class _Planner:
 
 def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNetwork:
     model, block_size = settings.model, settings.data.block_size
-    vocabulary = _Vocabulary(_vocabulary_size(settings.data.tokenizer))
+    vocabulary = _Vocabulary(_vocabulary_size(settings))
     build: Any = build_causal_lm if settings.training["objective"] == "ar" else build_denoiser
     with complaints_about("the network cannot be built", "check backbone, its sizes and attn_implementation"):
         return SimulatedNetwork(
@@ -208,8 +209,8 @@ class _Vocabulary:
         return self._size
 
 
-def _vocabulary_size(tokenizer: str) -> int:
-    return _VOCABULARIES.get(tokenizer) or len(load_tokenizer(tokenizer))
+def _vocabulary_size(settings: Settings) -> int:
+    return _VOCABULARIES.get(settings.data.tokenizer) or len(open_tokenizer(settings))
 
 
 def _cut(settings: Settings, devices: int) -> Any:

@@ -21,6 +21,7 @@ from ..callbacks import (
 )
 from ..callbacks.text_log import TextLogCallback
 from ..data import PreparedData
+from ..data.collator import IGNORED
 from ..evaluation.line_files import read_lines
 from ..evaluation.reference_model import check_reference
 from ..objectives.adaptive import AdaptiveMaskingObjective
@@ -99,7 +100,11 @@ def _importance(
 
 
 def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> list[str]:
-    """No prompt, and how the evaluation text begins."""
+    """No prompt, and how the evaluation text begins; of conversations the prompts of the first two."""
+    if "labels" in data.eval[0]:
+        rows = [data.eval[place] for place in range(min(2, len(data.eval)))]
+        contexts = [row["input_ids"][1:][row["labels"][1:] == IGNORED] for row in rows]
+        return [trainer.processing_class.decode(context, skip_special_tokens=True) for context in contexts]
     beginning = data.eval[0]["input_ids"][1 : 1 + min(_PROMPT_TOKENS, data.block_size // 4)]
     # Cut in the middle of a character, it ends in what stands for no character and takes more tokens than before.
     return ["", trainer.processing_class.decode(beginning, skip_special_tokens=True).rstrip("\ufffd")]

@@ -53,6 +53,7 @@ class DiffusionOptions:
         metadata={
             "help": "atat: importance of tokens: 0.7 learned + 0.3 by frequency (full), one of them, or none",
             "choices": IMPORTANCES,
+            "objective": "atat",
         },
     )
     masking: str = field(
@@ -61,31 +62,43 @@ class DiffusionOptions:
             "help": "atat: important tokens are masked earlier (proportional), later (inverse), first later and then "
             "earlier (balanced), or as all others (time_only, none)",
             "choices": MASKINGS,
+            "objective": "atat",
         },
     )
     masking_temperature: float = field(
-        default=1.0, metadata={"help": "atat: the higher, the nearer to uniform masking", "above": 0.0}
+        default=1.0,
+        metadata={"help": "atat: the higher, the nearer to uniform masking", "above": 0.0, "objective": "atat"},
     )
     position_bias: float = field(
-        default=0.0, metadata={"help": "atat: how much earlier late tokens are masked, as a log of odds"}
+        default=0.0,
+        metadata={"help": "atat: how much earlier late tokens are masked, as a log of odds", "objective": "atat"},
     )
     curriculum: str = field(
         default="none",
         metadata={
             "help": "atat: when medium and hard tokens come in: none, thirds, 30-70, early, late, or two shares of "
-            "training such as 0.2,0.6"
+            "training such as 0.2,0.6",
+            "objective": "atat",
         },
     )
     curriculum_schedule: str = field(
         default="linear",
-        metadata={"help": "atat: how hard tokens come in within the stages", "choices": CURRICULUM_SCHEDULES},
+        metadata={
+            "help": "atat: how hard tokens come in within the stages",
+            "choices": CURRICULUM_SCHEDULES,
+            "objective": "atat",
+        },
     )
     importance_loss_weight: float = field(
-        default=0.1, metadata={"help": "atat: weight of the importance estimator's own loss", "min": 0.0}
+        default=0.1,
+        metadata={"help": "atat: weight of the importance estimator's own loss", "min": 0.0, "objective": "atat"},
     )
     posterior_tilt: bool = field(
         default=True,
-        metadata={"help": "atat with frequency_only: predict what being masked says about a token by formula"},
+        metadata={
+            "help": "atat with frequency_only: predict what being masked says about a token by formula",
+            "objective": "atat",
+        },
     )
     global_batch_size: int | None = field(
         default=None,
@@ -101,6 +114,28 @@ class DiffusionOptions:
             "min": 0.0,
             "below": 1.0,
         },
+    )
+    lora_r: int | None = field(
+        default=None,
+        metadata={
+            "help": "rank of LoRA adapters, which are trained instead of the weights of init_from; default: none",
+            "min": 1,
+        },
+    )
+    lora_alpha: int = field(default=16, metadata={"help": "LoRA: adapters are scaled by lora_alpha / lora_r", "min": 1})
+    lora_dropout: float = field(
+        default=0.0, metadata={"help": "LoRA: dropout before the adapters", "min": 0.0, "below": 1.0}
+    )
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "LoRA: names of the dense layers that get an adapter, several with commas between; default: all but the "
+            "LM head"
+        },
+    )
+    lora_merge: bool = field(
+        default=True,
+        metadata={"help": "LoRA: best/ is a plain model with the adapter merged in; off: the adapter alone"},
     )
     eval_replicates: int = field(
         default=8, metadata={"help": "independent noise draws over the whole evaluation set", "min": 1}

@@ -24,7 +24,7 @@ from .settings import Settings
 logger = logging.getLogger(__name__)
 
 # What a run writes besides its log; all that --overwrite deletes.
-_WRITTEN = ("checkpoint-*", "best", "best.*", "best_evaluation.json", "samples.txt")
+_WRITTEN = ("checkpoint-*", "best", "best.*", "best_evaluation.json", "samples.txt", "push.tmp")
 
 
 def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..callbacks.reports import reports_of
 from ..errors import UserError
 from ..runs.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from ..runs.pairing import write_best_evaluation
+from .pushing import PushingPart
 from .resuming import ResumingPart
 from .step_log import StepLogPart
 
@@ -24,7 +25,7 @@ from .step_log import StepLogPart
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
-class SavingPart(StepLogPart, ResumingPart):
+class SavingPart(PushingPart, StepLogPart, ResumingPart):
     """Saves the checkpoints and the best weights of :class:`DiffusionTrainer`."""
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -79,6 +80,7 @@ class SavingPart(StepLogPart, ResumingPart):
             self.args.save_total_limit = limit
         if self.args.should_save:
             prune(folder, limit)
+        self._push_saved(folder)
 
     @contextmanager
     def _writing(self, folder: Path) -> Iterator[None]:

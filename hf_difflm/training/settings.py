@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..callbacks.alarms import check_kinds
 from ..data.options import DataOptions
 from ..errors import UserError, did_you_mean
 from ..models.options import ModelOptions
 from ..recipes import Layer, Sourced, overlay, recipe_layers
+from ..runs.redaction import REDACTED
 from .fields import REFUSED, find_field, own_fields, trainer_fields
 from .monitoring_options import MonitoringOptions
 from .options import OBJECTIVES, DiffusionOptions
 from .values import shown, typed_value
+
+if TYPE_CHECKING:
+    from .starting_point import StartingPoint
+
+_LORA = ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_merge")  # say how, where lora_r says that
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Settings:
         monitoring: how the run is watched.
         recipe: the recipe's name or file as given, or None.
         given: what recipe and flags set explicitly, typed; all else is a default.
+        start: the weights that training begins with, where they have been found already.
     """
 
     data: DataOptions
@@ -37,18 +44,28 @@ class Settings:
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     recipe: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
+    start: StartingPoint | None = None
 
 
-def load_settings(recipe: str | None, flags: Mapping[str, Any], other_flags: Iterable[str] = ()) -> Settings:
+def load_settings(
+    recipe: str | None,
+    flags: Mapping[str, Any],
+    other_flags: Iterable[str] = (),
+    *,
+    typed: Collection[str] | None = None,
+) -> Settings:
     """Return the settings of one run: defaults < recipe (its bases first) < flags.
 
     Args:
         recipe: name of a shipped recipe, or path of a YAML file.
         flags: values by snake_case name, as text or already typed; ``no_<name>: True`` switches a boolean off.
         other_flags: further flags of the command line, so that a misspelt one is recognised.
+        typed: names of the flags that the user gave, which must be of use; None: all of them. What recipes, recorded runs
+            and variants say for another objective is passed over.
 
     Raises:
-        UserError: unknown recipe, key or flag, or a value of the wrong type, out of range or at odds with another.
+        UserError: unknown recipe, key or flag, a flag that is for another objective, or a value of the wrong type, out
+            of range or at odds with another.
     """
     layers = recipe_layers(recipe, OBJECTIVES) if recipe is not None else []
     layers.append(Layer("", _positive_names(flags)))
@@ -56,6 +73,7 @@ def load_settings(recipe: str | None, flags: Mapping[str, Any], other_flags: Ite
         _refuse_unknown(layer, other_flags)
     values = overlay(layers, OBJECTIVES)
     objective = _objective(layers)
+    _refuse_idle(layers[-1].values if typed is None else typed, objective)
     given = {name: _typed(name, entry) for name, entry in values[objective].items()}
     defaults = DiffusionOptions()
     training = {
@@ -80,14 +98,14 @@ def resumed_settings(
     """Return the settings that a run log records, overridden by flags.
 
     Args:
-        recorded: ``config`` of the run log; keys that this version does not know are left out.
+        recorded: ``config`` of the run log; keys that this version does not know, and secrets, are left out.
         flags, other_flags: see :func:`load_settings`.
 
     Raises:
         UserError: see :func:`load_settings`.
     """
-    known = {name: value for name, value in recorded.items() if find_field(name) is not None}
-    settings = load_settings(None, known | dict(flags), other_flags)
+    known = {name: value for name, value in recorded.items() if find_field(name) is not None and value != REDACTED}
+    settings = load_settings(None, known | dict(flags), other_flags, typed=_positive_names(flags))
     settings.recipe = recorded.get("recipe")
     return settings
 
@@ -121,6 +139,17 @@ def _refuse_unknown(layer: Layer, other_flags: Iterable[str]) -> None:
     for objective, part in layer.by_objective.items():
         if "objective" in part:
             raise UserError(f"in {layer.source}: objective cannot stand under {objective}: move it out of that mapping")
+
+
+def _refuse_idle(flags: Iterable[str], objective: str) -> None:
+    """Raise UserError on a flag that has no effect on this objective."""
+    for name in flags:
+        own = own_fields()[name].metadata.get("objective") if name in own_fields() else None
+        if own not in (None, objective):
+            raise UserError(
+                f"flag --{name.replace('_', '-')} is for the objective {own}, but the objective is {objective}; "
+                f"leave it out, or train with --objective {own}"
+            )
 
 
 def _objective(layers: list[Layer]) -> str:
@@ -179,6 +208,13 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced]) -> None:
         check_kinds(settings.monitoring.fail_on)
     except UserError as error:
         fail(str(error), "fail_on")
+    idle = [name for name in _LORA if training[name] != own_fields()[name].default]
+    if training["lora_r"] is None and idle:
+        fail(
+            f"{idle[0]} has no effect without lora_r, the rank of the adapters; add it, or leave {idle[0]} out", idle[0]
+        )
+    if training["lora_r"] is not None and model.init_from is None:
+        fail("lora_r trains adapters beside weights that exist; add init_from, the model that has them", "lora_r")
     if training["sigma_min"] >= training["sigma_max"]:
         fail(
             f"sigma_min must be below sigma_max ({training['sigma_max']:g}), got {training['sigma_min']:g}",

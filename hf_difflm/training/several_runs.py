@@ -76,7 +76,9 @@ def plan(place: Path, settings: Settings, *, overwrite: bool, command: str) -> s
 def differing_settings(place: Path, settings: Settings) -> dict[str, tuple[object, object]]:
     """Settings in which the run in ``place`` differs from the wanted one: name to (recorded, wanted)."""
     from .experiment import training_arguments
+    from .starting_point import begin_from
 
+    settings = begin_from(settings)
     arguments = training_arguments(settings, place)
     return changed_settings(place, flat_config(settings, arguments.global_batch_size or 1))
 
@@ -85,8 +87,8 @@ def _check_networks(settings: list[Settings]) -> None:
     """Build every network that is going to be trained: a twin that cannot be built must not wait for the other one."""
     if not settings:
         return
-    from ..data import load_tokenizer
-    from .experiment import build_model
+    from .building import build_model
+    from .starting_point import begin_from, open_tokenizer
 
-    for part in settings:
-        build_model(part, load_tokenizer(part.data.tokenizer))
+    for part in map(begin_from, settings):
+        build_model(part, open_tokenizer(part))

@@ -96,6 +96,28 @@ def test_one_token_a_forward_costs_as_many_forwards_as_tokens(grid, pair):
         assert point["forwards"] == 24
 
 
+def test_parameters_of_samplers_are_rows_of_their_own_and_named_everywhere(hf, grid, pair, tmp_path):
+    samplers = ["--samplers", "uncertainty,uncertainty:budget=2:measure=margin,entropy_bounded:bound=0.5"]
+    found = grid(pair / "mdlm", *samplers, "--steps", "4,24", *FLAGS)["points"][:-1]
+    assert [(point["sampler"], point["parameters"], point["steps"]) for point in found] == [
+        ("uncertainty", {}, 4),
+        ("uncertainty", {}, 24),
+        ("uncertainty", {"budget": 2, "measure": "margin"}, None),
+        ("entropy_bounded", {"bound": 0.5}, None),
+    ]
+    bounded = _texts(pair / "mdlm", sampler="entropy_bounded", sampler_config={"bound": 0.5}, max_denoising_steps=24)
+    assert found[3]["unigram_entropy"] == pytest.approx(_entropy(bounded))
+    assert found[3]["distinct_2"] == pytest.approx(distinct_n([text.ids for text in bounded], 2))
+    picture = tmp_path / "picture.svg"
+    result = hf(
+        "eval", pair / "mdlm", "--generation", "--markdown", "--plot", picture, *samplers, "--steps", "4", *FLAGS
+    )
+    assert result.code == 0, result.err
+    assert "| uncertainty budget=2 measure=margin | - |" in result.out
+    assert "a sampler without steps says itself how many tokens a step reveals" in result.out
+    assert picture.read_text().count("<!-- uncertainty budget=2 measure=margin -->") == 1
+
+
 def test_the_table_the_picture_and_where_they_go(hf, pair, tmp_path):
     result = hf("eval", pair / "mdlm", "--generation", *GRID, *FLAGS)
     assert result.code == 0, result.err
@@ -132,8 +154,13 @@ def test_mauve_compares_with_the_evaluation_data_of_the_run(grid, pair):
     ("flags", "sentence"),
     [
         ("--generation --samplers low_confidense", "did you mean 'low_confidence'?"),
-        ("--generation --samplers ddpm,ddpm", "--samplers must be different names"),
-        ("--generation --samplers ,", "--samplers must be different names"),
+        ("--generation --samplers ddpm,ddpm", "--samplers must be different ones"),
+        ("--generation --samplers ,", "--samplers must be different ones"),
+        ("--generation --samplers remdm:0.1", "write for example remdm:eta=0.1"),
+        ("--generation --samplers remdm:eda=0.1", "has no parameter 'eda'; did you mean eta?"),
+        ("--generation --samplers remdm:eta=3", "eta must be between 0 and 1, got 3"),
+        ("--generation --samplers uncertainty:importance_weight=1", "has no importance.safetensors"),
+        ("--generation --importance-weight 1", "flag --importance-weight is unknown"),
         ("--generation --steps 0", "--steps must be positive integers"),
         ("--generation --steps -3", "--steps must be different whole numbers"),
         ("--generation --steps 8,x", "--steps must be different whole numbers"),

@@ -54,6 +54,14 @@ def test_prompts_of_a_json_file_keep_what_else_stands_beside_them(lines, request
     ]
 
 
+def test_a_result_given_back_as_a_prompt_hands_on_no_old_result(lines, trained, tmp_path):
+    old = '{"id": 7, "prompt": "ab", "text": "old", "fills": ["old"], "ids": [1], "quality": {}}'
+    (tmp_path / "in.jsonl").write_text(old + "\n")
+    (found,) = lines(trained, "--prompt-file", "in.jsonl", *SHORT)
+    assert set(found) == {"id", "prompt", "text"}
+    assert found["text"] != "old"
+
+
 def test_ids_and_quality_come_on_wish(lines, trained):
     (plain,) = lines(trained, *SHORT)
     assert set(plain) == {"prompt", "text"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 
 import torch
 
@@ -31,9 +32,11 @@ class ExactModel(MaskedDiffusionGenerationMixin):
             schedule=NoiseSchedule,
         )
         self.forwards, self.asked, self.widest = 0, 0, 0
+        self.watch: Callable[[torch.Tensor, torch.Tensor], object] = lambda ids_BL, positions: None
 
     def __call__(self, ids_BL, attention_mask=None, positions=None):
         self.forwards += 1
+        self.watch(ids_BL, positions)
         self.asked += len(positions)
         self.widest = max(self.widest, ids_BL.shape[1])
         row_N, column_N = positions // ids_BL.shape[1], positions % ids_BL.shape[1]

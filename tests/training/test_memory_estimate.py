@@ -18,7 +18,8 @@ from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.adaptive_masking import corrupt, draw
 from hf_difflm.objectives.odds_scaling import centred_r
 from hf_difflm.training import DiffusionTrainer
-from hf_difflm.training.experiment import build_model, training_arguments
+from hf_difflm.training.building import build_model
+from hf_difflm.training.experiment import training_arguments
 from hf_difflm.training.labelled_positions import most_labelled
 from hf_difflm.training.memory import USABLE, estimate_memory
 from hf_difflm.training.settings import load_settings

@@ -233,7 +233,7 @@ def test_the_link_survives_moving_both_folders(tmp_path, write_log):
 def test_recorded_settings_make_the_same_settings_again(tmp_path, config, write_log):
     recorded = recorded_settings(write_log(tmp_path, recipe="demo"))
     recorded.pop("recipe")
-    settings = load_settings(None, recorded)
+    settings = load_settings(None, recorded, typed=())
     assert flat_config(settings, 8) == config
 
 

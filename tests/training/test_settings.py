@@ -13,7 +13,7 @@ from hf_difflm.models.options import ModelOptions
 from hf_difflm.recipes import FOLDER, recipe_names
 from hf_difflm.training.fields import REFUSED, own_fields, trainer_fields
 from hf_difflm.training.options import OBJECTIVES, DiffusionOptions
-from hf_difflm.training.settings import load_settings
+from hf_difflm.training.settings import load_settings, resumed_settings
 
 
 @pytest.fixture
@@ -210,3 +210,28 @@ def test_a_printed_recipe_means_the_same_as_the_recipe(name, tmp_path, capsys):
     for objective in OBJECTIVES:
         flags = {"objective": objective}
         assert load_settings(str(printed), flags).given == load_settings(name, flags).given
+
+
+IDLE = [name for name, field in own_fields().items() if field.metadata.get("objective") == "atat"]
+
+
+def test_flags_that_are_for_atat_alone_are_refused_elsewhere_and_keys_of_a_recipe_are_not(recipe):
+    assert len(IDLE) == 8
+    for name in IDLE:
+        value = own_fields()[name].default
+        for objective in ("mdlm", "ar"):
+            with pytest.raises(UserError, match=rf"flag --{name.replace('_', '-')} is for the objective atat, but the"):
+                load_settings(None, {"objective": objective, name: value})
+            path = recipe("mine", objective="atat", **{name: value})
+            assert load_settings(path, {"objective": objective}).given[name] == value
+        assert load_settings(None, {"objective": "atat", name: value}).given[name] == value
+    with pytest.raises(UserError, match="flag --posterior-tilt"):
+        load_settings(None, {"no_posterior_tilt": True})
+
+
+def test_what_nobody_typed_is_passed_over_where_it_is_for_another_objective():
+    recorded = load_settings(None, {"objective": "mdlm"}).training | {"masking": "inverse"}
+    assert resumed_settings(recorded, {"max_steps": "5"}).training["masking"] == "inverse"
+    with pytest.raises(UserError, match="flag --masking is for the objective atat"):
+        resumed_settings(recorded, {"masking": "inverse"})
+    assert load_settings(None, {"masking": "inverse"}, typed=()).training["objective"] == "mdlm"

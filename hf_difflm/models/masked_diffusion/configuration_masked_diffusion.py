@@ -7,7 +7,16 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .bdh_configuration import BdhConfig
+from .dit_configuration import DiTConfig
 from .noise_schedule import NoiseSchedule
+
+# Backbones that are not in transformers; `AutoConfig` must know them wherever this file is, on the Hub too.
+AutoConfig.register(DiTConfig.model_type, DiTConfig, exist_ok=True)
+AutoConfig.register(BdhConfig.model_type, BdhConfig, exist_ok=True)
+
+# Their position embeddings begin behind the index of the pad token.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 
 
 class MaskedDiffusionConfig(PreTrainedConfig):
@@ -22,6 +31,10 @@ class MaskedDiffusionConfig(PreTrainedConfig):
         sigma_min: least noise of the geometric schedule.
         sigma_max: most noise of the geometric schedule.
         tie_word_embeddings: whether the LM head shares the embedding matrix.
+        shift_logits: whether the token at a position is read from the hidden state *before* it, as a causal LM learned
+            to (DiffuLLaMA, arXiv 2410.17891); a first position, which has none before it, reads its own.
+        head_bias: whether the LM head has a bias; None: as in the backbone's own masked LM, else none.
+        converted_from: what :mod:`hf_difflm.hub.convert` made the model of; None for models trained from scratch.
         format_version: version of this file format, so that old models keep loading.
 
     Raises:
@@ -42,6 +55,9 @@ class MaskedDiffusionConfig(PreTrainedConfig):
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     tie_word_embeddings: bool = True
+    shift_logits: bool = False
+    head_bias: bool | None = None
+    converted_from: dict[str, Any] | None = None
     format_version: int = 1
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -98,7 +114,15 @@ class MaskedDiffusionConfig(PreTrainedConfig):
     @property
     def max_position_embeddings(self) -> int | None:
         """Longest sequence the backbone takes, or None where it sets no limit."""
-        return getattr(self.backbone_config, "max_position_embeddings", None)
+        limit = getattr(self.backbone_config, "max_position_embeddings", None)
+        return None if limit is None else limit - self.position_offset
+
+    @property
+    def position_offset(self) -> int:
+        """Position id of the first token: 0, but for RoBERTa and its kin."""
+        if self.backbone_config.model_type not in _OFFSET_POSITIONS:
+            return 0
+        return self.backbone_config.pad_token_id + 1
 
 
 __all__ = ["MaskedDiffusionConfig"]

@@ -6,21 +6,28 @@ copies its token.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .bdh_backbone import BdhForCausalLM, BdhModel
+from .bdh_configuration import BdhConfig
 from .configuration_masked_diffusion import MaskedDiffusionConfig
+from .dit_backbone import DiTModel
+from .dit_configuration import DiTConfig
 from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
+from .head_transforms import has_head_bias, head_transform
 
-# Encoders whose masked-LM head transforms the hidden state before the vocabulary projection keep that transform.
-_HEAD_TRANSFORMS = {"modernbert": "ModernBertPredictionHead", "bert": "BertPredictionHeadTransform"}
+AutoModel.register(DiTConfig, DiTModel, exist_ok=True)
+AutoModel.register(BdhConfig, BdhModel, exist_ok=True)
+AutoModelForCausalLM.register(BdhConfig, BdhForCausalLM, exist_ok=True)
+# By name: on the Hub, the class of a configuration and the one registered here may be two imports of the same file.
+_OWN_BACKBONES: dict[str, Any] = {DiTConfig.model_type: DiTModel, BdhConfig.model_type: BdhModel}
 
 
 @dataclass
@@ -68,10 +75,13 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
     def __init__(self, config: MaskedDiffusionConfig):
         super().__init__(config)
         backbone_config = config.backbone_config
-        self.backbone = AutoModel.from_config(backbone_config, attn_implementation=config._attn_implementation)
-        self.head_transform = _head_transform(backbone_config)
-        # Only those heads have a bias whose original has one (ModernBERT: decoder_bias; BERT: always).
-        bias = self.head_transform is not None and getattr(backbone_config, "decoder_bias", True)
+        own = _OWN_BACKBONES.get(backbone_config.model_type)
+        build = AutoModel.from_config if own is None else own._from_config
+        self.backbone = build(backbone_config, attn_implementation=config._attn_implementation)
+        if getattr(self.backbone, "pooler", None) is not None:
+            self.backbone.pooler = None  # BERT's sentence vector: no loss reaches it, which DDP would wait for
+        self.head_transform = head_transform(backbone_config)
+        bias = has_head_bias(backbone_config) if config.head_bias is None else config.head_bias
         self.lm_head = nn.Linear(backbone_config.hidden_size, backbone_config.vocab_size, bias=bias)
         if config.tie_word_embeddings:
             embeddings = self.backbone.get_input_embeddings()
@@ -118,14 +128,15 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         Returns:
             :class:`MaskedDiffusionOutput`.
         """
-        if attention_mask is not None and "position_ids" not in kwargs:
-            # Learned positions must not count the padding on the left.
-            kwargs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if "position_ids" not in kwargs and (position_ids := self._position_ids(input_ids, attention_mask)) is not None:
+            kwargs["position_ids"] = position_ids
         kwargs.setdefault("use_cache", False)
         if self.head_transform is not None:
             kwargs.pop("use_cache")  # encoders have no cache
         outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         hidden_BLD = outputs.last_hidden_state
+        if self.config.shift_logits:
+            hidden_BLD = _from_the_position_before(hidden_BLD, attention_mask)
         extras = {"hidden_states": outputs.get("hidden_states"), "attentions": outputs.get("attentions")}
 
         if labels is None:
@@ -152,6 +163,13 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         correct_N = (logits_NV.argmax(-1) == labels_N) | ~masked_N if output_correct else None
         return MaskedDiffusionOutput(loss=loss, token_nll=nll_N.detach(), token_correct=correct_N, **extras)
 
+    def _position_ids(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Position ids where the backbone's own would be wrong: they count padding on the left, or leave out pad tokens."""
+        offset = self.config.position_offset
+        if attention_mask is not None:
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0) + offset
+        return torch.arange(offset, offset + input_ids.shape[1], device=input_ids.device)[None] if offset else None
+
     def _head(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """(N, D) hidden states to (N, V) logits in which the mask token has probability 0."""
         if self.head_transform is not None:
@@ -164,13 +182,13 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         return F.linear(hidden_ND, self.lm_head.weight, subs_V)
 
 
-def _head_transform(config: Any) -> nn.Module | None:
-    """The head transform that the encoder's own masked LM has, or None."""
-    name = _HEAD_TRANSFORMS.get(config.model_type)
-    if name is None:
-        return None
-    module = importlib.import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
-    return getattr(module, name)(config)
+def _from_the_position_before(hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The hidden state that a causal LM predicts each position from; of a first position, padding apart, its own."""
+    before_BLD = torch.cat([hidden_BLD[:, :1], hidden_BLD[:, :-1]], dim=1)
+    if attention_mask is None:
+        return before_BLD
+    is_first_BL = F.pad(attention_mask[:, :-1] == 0, (1, 0), value=True)
+    return hidden_BLD.where(is_first_BL.unsqueeze(-1), before_BLD)
 
 
 def _copy_revealed(logits_NV: torch.Tensor, ids_N: torch.Tensor, mask_token_id: int) -> torch.Tensor:

@@ -1,0 +1,64 @@
+"""``hf-difflm convert``: a masked diffusion model from a model that exists."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="a causal LM, a BERT-like masked LM or a published MDLM checkpoint: a run, a checkpoint, a model folder or "
+            "OWNER/NAME on the Hub",
+        ),
+    ],
+    output_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="where the model goes")],
+    mask_token: Annotated[
+        str | None,
+        typer.Option(
+            help="what hides a token: a new token or a reserved special one; default: the tokenizer's, else [MASK]"
+        ),
+    ] = None,
+    shift: Annotated[
+        bool | None,
+        typer.Option(
+            "--shift/--no-shift",
+            help="predict a token from the position before it; default: as the source does (a causal LM: yes)",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="tokenizer; default: the source's own")] = None,
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of the model on the Hub")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON, alone on stdout")] = False,
+) -> None:
+    """Make a masked diffusion model of a language model that exists; `train --init-from FOLDER` goes on with it.
+
+    Weights are kept; a causal LM looks both ways afterwards and gets a mask token, and still predicts the next one. That
+    the logits are the source's is checked. Only safetensors are read, and no code.
+    """
+    from ..hub.convert import convert as convert_model
+    from .quiet import quiet_libraries
+
+    quiet_libraries()
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed, where it is installed, greets on stdout
+        made = convert_model(
+            source, output_dir, mask_token=mask_token, shift=shift, tokenizer=tokenizer, revision=revision
+        )
+    if as_json:
+        print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
+        return
+    grown = f", {made.new_rows} new rows in the embeddings" if made.new_rows else ""
+    print(f"{made.kind} {made.model_type}: {made.parameters:,} parameters; mask token {made.mask_token!r}{grown}")
+    if made.difference is not None:
+        print(f"logits: the source's, to {made.difference:.0e} of the largest")
+    print(f"a token is predicted from {'the position before it' if made.shift_logits else 'its own position'}")
+    print(f"next: hf-difflm train --objective mdlm --init-from {made.folder} --dataset ...")

@@ -1,0 +1,84 @@
+"""The YAML at the head of a model card: what the Hub files and lists a model by."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..data.local_files import SUFFIXES
+from ..runs import Run
+from ..runs.places import relative
+from ..runs.tables import printable
+from .source import PushSource
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_METRICS = (
+    ("eval_nll", "nats_per_token", "nats per token"),
+    ("eval_bpb", "bits_per_byte", "bits per byte"),
+    ("eval_ppl", "perplexity", "perplexity"),
+)
+
+
+def card_metadata(source: PushSource, config: dict[str, Any], name: str) -> ModelCardData:
+    """Return library, task, tags, data sets, base model and, where exactly these weights were evaluated, the results.
+
+    Args:
+        source: what is pushed.
+        config: ``config.json`` of the model.
+        name: of the repository, without its owner.
+    """
+    run = source.run
+    is_denoiser = config["model_type"] == "masked_diffusion"
+    tags = ["masked-diffusion", "diffusion-language-model"] if is_denoiser else ["causal-lm"]
+    datasets = [] if run is None else [str(run.config.get("dataset"))]
+    converted = config.get("converted_from")
+    base = converted.get("source") if isinstance(converted, dict) else None
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="fill-mask" if is_denoiser else "text-generation",
+        tags=[*tags, "hf_difflm"],
+        datasets=[dataset for dataset in datasets if on_the_hub(dataset)] or None,
+        base_model=base if isinstance(base, str) and on_the_hub(base) else None,
+        model_name=name,
+        eval_results=_results(source, run, "fill-mask" if is_denoiser else "text-generation")
+        if run is not None
+        else None,
+    )
+
+
+def on_the_hub(name: str) -> bool:
+    """Whether a name is that of a repository, ``OWNER/NAME``, and not a file or folder of this machine."""
+    path = Path(name).expanduser()
+    return bool(_HUB_NAME.fullmatch(name)) and path.suffix.lower() not in SUFFIXES and not path.parent.exists()
+
+
+def _results(source: PushSource, run: Run, task: str) -> list[EvalResult] | None:
+    if source.evaluation is None:
+        return None
+    dataset = run.config.get("eval_dataset") or run.config.get("dataset") or "unknown"
+    dataset = printable(relative(str(dataset)))
+    bound = run.bound or "unknown"
+    found = []
+    for key, metric, name in _METRICS:
+        value = source.evaluation.number(key)
+        if value is None or not math.isfinite(value):
+            continue
+        error = source.evaluation.nll_stderr if key == "eval_nll" else None
+        found.append(
+            EvalResult(
+                task_type=task,
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_config=run.config.get("dataset_config"),
+                dataset_split=run.config.get("eval_split"),
+                metric_type=metric,
+                metric_name=f"{name} (upper bound: NELBO)" if bound == "nelbo" else name,
+                metric_value=value,
+                metric_args={"bound": bound} if error is None else {"bound": bound, "standard_error": error},
+            )
+        )
+    return found or None

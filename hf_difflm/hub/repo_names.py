@@ -1,0 +1,33 @@
+"""Names of repositories and branches, checked before anything is built or sent."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import UserError
+
+_BRANCH = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise UserError where ``repo_id`` cannot be the name of a repository, ``OWNER/NAME``."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+        good = repo_id.count("/") == 1
+    except HFValidationError:
+        good = False
+    if not good:
+        raise UserError(
+            f"--repo-id {repo_id!r} is no name of a repository; give OWNER/NAME of letters, digits, '-', '_' and '.'"
+        )
+
+
+def check_revision(revision: str | None) -> None:
+    """Raise UserError where ``revision`` cannot be the name of a branch."""
+    if revision is not None and (_BRANCH.fullmatch(revision) is None or ".." in revision or revision.endswith("/")):
+        raise UserError(
+            f"--revision {revision!r} is no name of a branch; give one of letters, digits, '-', '_', '.' and '/'"
+        )

@@ -1,0 +1,100 @@
+"""The network in a model folder: a masked diffusion model or a causal LM, from safetensors, by code that is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from ..errors import UserError
+from . import MaskedDiffusionForMaskedLM
+from .adapters import AVERAGES, base_of, is_adapter_folder, load_merged
+from .untrusted import refuse_unsafe
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+
+
+def is_denoiser(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is that of a masked diffusion model."""
+    return config.model_type == "masked_diffusion"
+
+
+def load_config(folder: Path, name: str) -> PreTrainedConfig:
+    """The configuration in a model folder; of an adapter that of its network.
+
+    Args:
+        folder: the folder; it is checked.
+        name: what the user knows it as.
+
+    Raises:
+        UserError: it cannot be read, or the model cannot be trusted (:func:`refuse_unsafe`).
+    """
+    if is_adapter_folder(folder):
+        return load_config(*_network_of(folder, name))
+    refuse_unsafe(folder, name)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except _BROKEN as error:
+        raise _cannot(name, error) from error
+
+
+def load_model(folder: Path, name: str, config: PreTrainedConfig | None = None, **options: Any) -> Any:
+    """The network in a model folder: hf_difflm's own class for a masked diffusion model, whatever ``auto_map`` says.
+
+    Of an adapter it is its network with the adapter (its moving average, where there is one) merged in.
+
+    Args:
+        folder: the folder; it is checked.
+        name: what the user knows it as.
+        config: the configuration, where it shall be another than the one in the folder.
+        options: of ``from_pretrained``.
+
+    Raises:
+        UserError: neither kind of model, weights missing or damaged, or a model that cannot be trusted
+            (:func:`refuse_unsafe`).
+    """
+    if is_adapter_folder(folder):
+        network = load_model(*_network_of(folder, name), config, **options)
+        return load_merged(network, folder, name, folder / AVERAGES)
+    config = config or load_config(folder, name)
+    kind: Any = MaskedDiffusionForMaskedLM if is_denoiser(config) else AutoModelForCausalLM
+    try:
+        model, found = kind.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except _BROKEN as error:
+        raise _cannot(name, error) from error
+    if found["missing_keys"]:
+        kinds = ", ".join(config.architectures or [config.model_type])
+        raise UserError(
+            f"{_what(name)}: it is a {kinds}, without the weights {sorted(found['missing_keys'])[0]}; give another"
+        )
+    return model
+
+
+def _network_of(folder: Path, name: str) -> tuple[Path, str]:
+    """The model folder that an adapter belongs to, and what to call it."""
+    base, revision = base_of(folder, name)
+    if Path(base).is_dir() and Path(base).resolve() != folder.resolve():
+        return Path(base), base
+    if base.count("/") != 1 or base.startswith(("/", ".")):
+        raise UserError(f"{name} is an adapter of {base}, which is not there; put it back, or give a merged model")
+    from .hub_source import hub_folder
+
+    return hub_folder(base, revision), base
+
+
+def _what(name: str) -> str:
+    return f"{name} cannot be loaded as a masked diffusion model or a causal LM"
+
+
+def _cannot(name: str, error: Exception) -> UserError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(f"{_what(name)}: {first}; give another")

@@ -56,9 +56,12 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/atat.py
 	@$(BIN)/python benchmarks/sampling.py
 
-results: $(BIN)/.installed  ## train on tinyshakespeare (TEXT=file) and write docs/results.md from the run logs
+results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinyshakespeare.txt; hours) and write it from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare
-	@$(BIN)/hf-difflm report runs/tinyshakespeare/mdlm runs/tinyshakespeare/ar --output docs/results.md
+	@$(BIN)/hf-difflm report runs/tinyshakespeare/mdlm runs/tinyshakespeare/ar --output docs/results/tinyshakespeare.md
+	@$(BIN)/hf-difflm ablate atat --output docs/results/ablation-atat.md
+	@$(BIN)/hf-difflm ablate atat-tinyshakespeare --dataset $(TEXT) --output docs/results/ablation-atat-tinyshakespeare.md
+	@$(BIN)/python docs/write_results.py
 
 docs: $(BIN)/.installed  ## write docs/commands.md from the command line's own help
 	@$(BIN)/python docs/write_commands.py

@@ -48,9 +48,11 @@ def end_with(parent: int, signalled: bool = True) -> None:
 def step_back(nice: int) -> None:
     """Leave the processor to others; at 19, take it only where nobody else wants it."""
     os.nice(nice)
-    # In a session of its own a process is weighed against the training as a group, and as a group it must be nice.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(nice))
+    # In a session of its own a process is weighed against the training as a group, and as a group it must be nice. In
+    # somebody else's session that would hold back the shell it was started from, and all that ever comes of it.
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def step_forward() -> None:

@@ -65,8 +65,6 @@ def unclipped_gradients(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
     clip = getattr(home, name)
 
     def clip_and_keep(*args: Any, **kwargs: Any) -> Any:
-        if trainer.accelerator.scaler is not None:
-            trainer.accelerator.unscale_gradients()
         named = trainer.model.named_parameters()
         seen.append({name: p.grad.detach().clone() for name, p in named if p.grad is not None})
         return clip(*args, **kwargs)

@@ -97,7 +97,6 @@ EXPECTED = {
         "word_embeddings": "embeddings",
         "head_transform.dense": "head",
         "lm_head": "head",
-        "pooler": "head",
     },
     "modernbert-denoiser": {"tok_embeddings": "embeddings", "attn": "attention", "head_transform.dense": "head"},
 }

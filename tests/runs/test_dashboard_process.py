@@ -235,3 +235,17 @@ def test_each_drawing_has_what_came_since_the_last(tmp_path):
     assert sorted(pictures(tmp_path / "out")) == [20, 40]
     drawn = (tmp_path / "out" / "training_latest.png").read_bytes()
     assert drawn == draw_dashboard(load_run(journal), tmp_path / "expected.png").read_bytes()
+
+
+def test_only_a_process_in_a_session_of_its_own_makes_its_session_nice():
+    group = Path("/proc/self/autogroup")
+    if not group.exists():
+        pytest.skip("this system weighs no sessions")
+    before = group.read_text()
+    child = "from hf_difflm.runs.beside import step_back; step_back(7); print(open('/proc/self/autogroup').read())"
+    for own in (False, True):
+        said = subprocess.run(
+            [sys.executable, "-c", child], capture_output=True, text=True, check=True, start_new_session=own
+        )
+        assert said.stdout.strip().endswith("nice 7") == own
+    assert group.read_text() == before

@@ -1,4 +1,4 @@
-"""The one exception meant for the user's eyes."""
+"""The one exception meant for the user's eyes, and what its sentences are made of."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ class UserError(ValueError):
 
     The command line prints the sentence to stderr and exits with code 2, without a traceback.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message without its full stop, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

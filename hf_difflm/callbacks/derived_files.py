@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.derived import write_derived
@@ -34,8 +34,12 @@ class DerivedFiles:
 
     def begin(self, steps: int) -> None:
         """A training of so many optimiser steps begins: to start a process takes as long as a hundred logs."""
-        if steps > self._interval:
-            self._start()
+        if steps <= self._interval:
+            return
+        try:
+            self._started()
+        except OSError as error:
+            self._give_up(error)
 
     def step(self, step: int) -> None:
         """Have the files rebuilt if that is due after this many optimiser steps."""
@@ -46,28 +50,25 @@ class DerivedFiles:
             self._ask(step)
 
     def _ask(self, step: int) -> None:
-        if self._process is None:
-            self._start()
-        if self._process is not None:
-            self._or_not_beside(self._process.ask, str(step))
+        try:
+            self._started().ask(str(step))
+        except OSError as error:
+            self._give_up(error)
 
-    def _start(self) -> None:
-        def start() -> None:
+    def _started(self) -> JournalProcess:
+        if self._process is None:
             self._process = JournalProcess(
                 "hf_difflm.runs.derived_process",
                 [str(self._journal.absolute())],
                 [],
                 "what is derived from the journal could not be kept fresh",
             )
+        return self._process
 
-        self._or_not_beside(start)
-
-    def _or_not_beside(self, act: Callable[..., None], *arguments: str) -> None:
-        try:
-            act(*arguments)
-        except OSError as error:  # no more processes, no more memory
-            self._beside = False
-            logger.warning("what is derived from the journal is written at the end alone (%s)", error)
+    def _give_up(self, error: OSError) -> None:
+        """There are no more processes, or there is no more memory."""
+        self._beside = False
+        logger.warning("what is derived from the journal is written at the end alone (%s)", error)
 
     def write(self) -> None:
         """Rebuild the files now, here, and end the process.

@@ -7,9 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from hf_difflm.errors import UserError
-
-from .sentences import first_line
+from hf_difflm.errors import UserError, first_line
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ '' if loop.first else '\\n' }}{{ message['role'] | capitalize }}: "

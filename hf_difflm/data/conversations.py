@@ -15,14 +15,12 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.exceptions import DatasetGenerationError
 
-from hf_difflm.errors import UserError, did_you_mean
+from hf_difflm.errors import UserError, did_you_mean, first_line
 
 from .caching import code_digest
 from .corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
-from .local_files import find_files, is_saved, json_lines, json_records, split_files
-from .sentences import first_line
+from .local_files import find_files, generated, is_saved, json_lines, json_records, split_files
 from .sums import sums_conversations
 
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
@@ -131,7 +129,9 @@ def _load_local(path: Path) -> datasets.DatasetDict:
             ) from error
         splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
         return _documents_of_splits(splits, str(path))
-    return datasets.DatasetDict({split: _of_files(files) for split, files in split_files(find_files(path)).items()})
+    return datasets.DatasetDict(
+        {split: generated(files, _generate, __file__) for split, files in split_files(find_files(path)).items()}
+    )
 
 
 def _documents_of_splits(splits: datasets.DatasetDict, where: str) -> datasets.DatasetDict:
@@ -154,25 +154,6 @@ def _documents(rows: datasets.Dataset, where: str) -> datasets.Dataset:
 
 def _document(row: dict[str, Any], number: int, where: str, code: str) -> dict[str, str]:
     return {"text": document_of_row(dict(row), f"row {number + 1:,} of {where}")}
-
-
-def _of_files(files: list[Path]) -> datasets.Dataset:
-    stats = [file.stat() for file in files]
-    try:
-        return datasets.Dataset.from_generator(
-            _generate,
-            features=_FEATURES,
-            # `datasets` keys its cache by these: a file that changed is read again.
-            gen_kwargs={
-                "files": [str(file.resolve()) for file in files],
-                "stamps": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
-                "code": code_digest(__file__),
-            },
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
 
 
 def _generate(files: list[str], stamps: list[tuple[int, int]], code: str) -> Iterator[dict[str, str]]:

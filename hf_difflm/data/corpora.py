@@ -7,14 +7,13 @@ from pathlib import Path
 
 import datasets
 
-from hf_difflm.errors import UserError, did_you_mean
+from hf_difflm.errors import UserError, did_you_mean, first_line
 
 from .articles import group_articles, is_wikitext
 from .columns import text_only
 from .local_files import SUFFIXES, load_local
 from .markov import MarkovSource, markov_documents
 from .python_docs import python_docs
-from .sentences import first_line
 
 EMBEDDED = ("python-docs", "markov")
 

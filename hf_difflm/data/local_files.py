@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from hf_difflm.errors import UserError
+from hf_difflm.errors import UserError, first_line
 
 from .caching import code_digest
 from .columns import missing_column, text_only
-from .sentences import first_line
 
 _PARSED_HERE = (".txt", ".jsonl", ".json")  # for byte-exact text and for messages with line numbers
 _BUILDERS = {".csv": "csv", ".parquet": "parquet"}
@@ -90,25 +89,38 @@ def split_files(files: list[Path]) -> dict[str, list[Path]]:
 def _read(files: list[Path], text_column: str) -> datasets.Dataset:
     parts = []
     if parsed_here := [file for file in files if file.suffix.lower() in _PARSED_HERE]:
-        parts.append(_from_generator(parsed_here, text_column))
+        parts.append(generated(parsed_here, _documents, __file__, text_column=text_column))
     for suffix, builder in _BUILDERS.items():
         if built := [file for file in files if file.suffix.lower() == suffix]:
             parts.append(_from_builder(builder, built, text_column))
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _from_generator(files: list[Path], text_column: str) -> datasets.Dataset:
+def generated(
+    files: list[Path], generate: Callable[..., Iterator[dict[str, str]]], module: str, **arguments: Any
+) -> datasets.Dataset:
+    """Return the documents (column ``text``) that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
+
+    Args:
+        files: that are read; one that changed is read again.
+        generate: a function of a module, which gets the files' paths as text.
+        module: ``__file__`` of that module.
+        arguments: further ones of ``generate``.
+
+    Raises:
+        UserError: raised by ``generate``.
+    """
     stats = [file.stat() for file in files]
     try:
         return datasets.Dataset.from_generator(
-            _documents,
+            generate,
             features=datasets.Features({"text": datasets.Value("string")}),
-            # `datasets` keys its cache by these: a file that changed is read again.
+            # `datasets` keys its cache by these.
             gen_kwargs={
                 "files": [str(file.resolve()) for file in files],
-                "text_column": text_column,
+                **arguments,
                 "stamps": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
-                "code": code_digest(__file__),
+                "code": code_digest(module),
             },
         )
     except DatasetGenerationError as error:

@@ -8,9 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_difflm.errors import UserError, did_you_mean
-
-from .sentences import first_line
+from hf_difflm.errors import UserError, did_you_mean, first_line
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ import datasets
 from huggingface_hub import snapshot_download
 
 from ..data.local_files import load_local
-from ..data.sentences import first_line
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 REVISION = "refs/convert/parquet"
 """The branch on which the Hub keeps each data set as Parquet, one folder a configuration and split.

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.sentences import first_line
-from ..errors import UserError, did_you_mean
+from ..errors import UserError, did_you_mean, first_line
 from ..runs.places import shown
 from ..runs.strict_json import dumps, plain
 from ..runs.tables import text_table

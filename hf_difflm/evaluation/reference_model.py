@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models.hub_source import hub_folder
 from ..models.untrusted import refuse_unsafe
 from .generation import encode, first_token_id
@@ -99,8 +99,7 @@ def _loading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"the reference model {name!r} cannot be loaded as a causal LM ({first}); give a run, a model folder or a Hub "
-            "name"
+            f"the reference model {name!r} cannot be loaded as a causal LM ({first_line(error)}); give a run, a model folder "
+            "or a Hub name"
         ) from error

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ..data import DataOptions
-from ..data.sentences import first_line
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models.adapters import is_model_folder
 from ..models.hub_source import hub_folder
 from ..models.loading import is_denoiser, load_model

@@ -14,7 +14,7 @@ DETOKENIZER_NAMES = ("ptb", "wikitext", "lm1b", "lambada", "scientific_papers")
 
 @dataclass
 class ZeroShotOptions:
-    """Options of :func:`hf_difflm.evaluation.zero_shot.zero_shot_data`."""
+    """Options of :func:`hf_difflm.evaluation.zero_shot.evaluation_data`."""
 
     detokenizer: str | None = field(
         default=None,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models import MaskedDiffusionForMaskedLM
 
 _LENGTH = 8
@@ -48,9 +48,8 @@ def check_same(
     try:
         expected_LV = source(input_ids=ids_LL).logits[places, read_at][:, keep_V].float()
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name} is a {type(source).__name__} that does not run: {first}; give another model"
+            f"{name} is a {type(source).__name__} that does not run: {first_line(error)}; give another model"
         ) from error
     with _causal(model) if is_causal else _as_it_is():
         found_LV = model(ids_LL).logits[places, places][:, keep_V].float()

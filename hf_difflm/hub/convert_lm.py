@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, MaskedDiffusionGenerationConfig
 
 CAUSAL, MASKED = "causal LM", "masked LM"
@@ -75,7 +75,7 @@ def load_lm(folder: Path, config: PreTrainedConfig, kind: str, name: str) -> Any
             folder, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except _BROKEN as error:
-        raise UserError(f"{name} cannot be loaded as a {kind}: {_first_line(error)}; give another") from error
+        raise UserError(f"{name} cannot be loaded as a {kind}: {first_line(error)}; give another") from error
     if found["missing_keys"]:
         raise UserError(f"{name} lacks the weights {min(found['missing_keys'])} of a {kind}; give another")
     return model.eval()
@@ -148,7 +148,7 @@ def load_denoiser(
             output_loading_info=True,
         )
     except _BROKEN as error:
-        raise UserError(f"the weights of {name} do not fit: {_first_line(error)}; give another model") from error
+        raise UserError(f"the weights of {name} do not fit: {first_line(error)}; give another model") from error
     for problem, keys in (("lacks", found["missing_keys"]), ("has no place for", found["unexpected_keys"])):
         if keys:
             raise UserError(f"the denoiser made of {name} {problem} the weights {min(keys)}; give another model")
@@ -172,7 +172,3 @@ def _fill_rows(source: Any, tokenizer: PreTrainedTokenizerBase, *, always_mask: 
     tables = [inputs] if head.weight is inputs else [inputs, head.weight]
     for table in [*tables, *([] if head.bias is None else [head.bias])]:
         table[fresh] = table[: len(known)][known].float().mean(0).to(table.dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

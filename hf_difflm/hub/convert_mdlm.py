@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from ..errors import UserError
 from ..models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from ..models.masked_diffusion.dit_configuration import DiTConfig
-from ..models.untrusted import INDEX, WEIGHTS
+from ..models.model_files import INDEX, WEIGHTS
 from .convert_lm import load_denoiser
 
 # Weights that have other names here; all others have the same.

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
-
-_PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+from ..models.model_files import PICKLES
 
 
 def copy_included(source: Path, patterns: Sequence[str], target: Path) -> None:
@@ -27,7 +26,7 @@ def copy_included(source: Path, patterns: Sequence[str], target: Path) -> None:
     for pattern in patterns:
         for path in _matching(source, pattern):
             name = path.relative_to(source)
-            if path.suffix.lower() in _PICKLES:
+            if path.suffix.lower() in PICKLES:
                 raise UserError(
                     f"--include {pattern} takes {name}, a pickle, which runs code when loaded; leave it out"
                 )

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models import masked_diffusion, register_auto_classes
+from ..models.model_files import CONFIG
 
-CONFIG = "config.json"
 _PACKAGE = masked_diffusion.__name__
 
 
@@ -25,9 +25,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no {CONFIG}; give a run, a checkpoint or a model folder") from error
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / CONFIG} cannot be read ({str(error).splitlines()[0]}); take another checkpoint"
-        ) from error
+        raise UserError(f"{folder / CONFIG} cannot be read ({first_line(error)}); take another checkpoint") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{folder / CONFIG} names no model_type; give a run, a checkpoint or a model folder")
     return config

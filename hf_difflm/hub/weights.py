@@ -7,22 +7,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import UserError
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Everything of a model folder that loading it needs, besides config.json and the weights, and what an estimator has learned.
-_BESIDE = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "importance.safetensors",
-)
+from ..models.model_files import BESIDE, INDEX, WEIGHTS
 
 
 def copy_model(source: Path, target: Path, average: Path | None = None) -> None:
@@ -64,20 +49,20 @@ def write_merged(source: Path, target: Path) -> None:
 
 
 def _copy_beside(source: Path, target: Path) -> None:
-    for name in _BESIDE:
+    for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
 def _weight_files(source: Path) -> list[str]:
     """Names of the weights: one file, or an index and the shards that it names."""
-    if (source / SINGLE).is_file():
-        return [SINGLE]
+    if (source / WEIGHTS).is_file():
+        return [WEIGHTS]
     try:
         shards = sorted(set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     except FileNotFoundError as error:
         raise UserError(
-            f"{source} holds no weights of a whole model ({SINGLE}); push the run, whose best/ holds them"
+            f"{source} holds no weights of a whole model ({WEIGHTS}); push the run, whose best/ holds them"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{source / INDEX} is damaged; take another checkpoint") from error

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER = "default"
@@ -96,9 +96,8 @@ def load_merged(model: Any, folder: Path, name: str, averaged: Path | None = Non
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"the adapter {name} does not fit its network ({first}); give the network that it was made of"
+            f"the adapter {name} does not fit its network ({first_line(error)}); give the network that it was made of"
         ) from error
     return model
 

@@ -16,28 +16,11 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import UserError
-from .untrusted import CONFIG, INDEX, TOKENIZER_CONFIG, WEIGHTS, refuse_names, refuse_unsafe
+from .model_files import BESIDE, CONFIG, INDEX, WEIGHTS
+from .untrusted import refuse_names, refuse_unsafe
 
 # All that is ever downloaded: no Python file and no pickle, and nothing below the top.
-_WANTED = (
-    "importance.safetensors",
-    CONFIG,
-    "generation_config.json",
-    WEIGHTS,
-    INDEX,
-    "model-*.safetensors",
-    TOKENIZER_CONFIG,
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-    "journal.jsonl",
-)
+_WANTED = (CONFIG, WEIGHTS, INDEX, "model-*.safetensors", *BESIDE, "chat_template.json", "*.model", "journal.jsonl")
 _BELOW = ["*/*", "*\\*"]
 # What speaks HTTP for huggingface_hub has changed more than once, and its errors are passed on.
 _HTTP = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from . import MaskedDiffusionForMaskedLM
 from .adapters import AVERAGES, base_of, is_adapter_folder, load_merged
 from .untrusted import refuse_unsafe
@@ -96,5 +96,4 @@ def _what(name: str) -> str:
 
 
 def _cannot(name: str, error: Exception) -> UserError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return UserError(f"{_what(name)}: {first}; give another")
+    return UserError(f"{_what(name)}: {first_line(error)}; give another")

@@ -16,14 +16,8 @@ from transformers import CONFIG_MAPPING
 
 from ..errors import UserError
 from . import MaskedDiffusionConfig, register_auto_classes
+from .model_files import CONFIG, INDEX, PICKLES, TOKENIZER_CONFIG, WEIGHTS
 
-CONFIG, WEIGHTS, INDEX, TOKENIZER_CONFIG = (
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer_config.json",
-)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 # Keys of a tokenizer's configuration whose text is opened as a file.
 _FILE_KEY = re.compile(r"(.*_files?|vocab|merges)")
@@ -118,7 +112,7 @@ def _refuse_later(config: dict[str, Any], name: str) -> None:
 def _refuse_pickles(folder: Path, name: str, present: list[str]) -> None:
     if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
         return
-    pickles = [file for file in present if file.endswith(_PICKLES) and "/" not in file]
+    pickles = [file for file in present if file.endswith(PICKLES) and "/" not in file]
     pickles.sort(key=lambda file: not file.startswith(("pytorch_model", "model")))
     if pickles:
         raise UserError(

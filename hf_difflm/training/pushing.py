@@ -15,8 +15,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
 from ..callbacks.reports import reports_of
-from ..data.sentences import first_line
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..hub.folder import write_folder
 from ..hub.repo_names import check_repo_id
 from ..hub.secrets_scan import refuse_secrets

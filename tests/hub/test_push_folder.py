@@ -69,7 +69,7 @@ def test_no_path_of_this_machine_goes_up(run, pushed):
 
 
 def test_a_journal_that_is_being_written_is_taken_as_far_as_it_is_whole():
-    sample = b'{"type":"sample","iter":1,"text":"see /usr/lib/x and /tmp/y"}'
+    sample = b'{"type":"sample","iter":1,"text":"see /data/x and /mnt/y"}'
     event = b'{"type":"event","event":"failed","message":"no room in /data/me/run"}'
     torn = b'{"type":"step","iter":2,"lo'
     expected = [sample, b'{"type":"event","event":"failed","message":"no room in run"}', b""]

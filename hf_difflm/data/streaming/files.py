@@ -11,11 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_difflm.errors import UserError
+from hf_difflm.errors import UserError, first_line
 
 from ..columns import missing_column
 from ..local_files import decode_text, parse_json, text_of_record
-from ..sentences import first_line
 from .sources import Piece, Position
 
 STREAMED = (".jsonl", ".txt", ".parquet")

@@ -9,10 +9,9 @@ from typing import Any
 
 import datasets
 
-from hf_difflm.errors import UserError, did_you_mean
+from hf_difflm.errors import UserError, did_you_mean, first_line
 
 from ..columns import missing_column
-from ..sentences import first_line
 from .sources import Piece, Position
 
 

@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export TOKENIZERS_PARALLELISM := false
+SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk_margin,entropy,entropy_bounded,confidence_threshold,uncertainty
 # Tests of one file stay together; each process computes with one thread; none waits for a network.
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -49,18 +50,30 @@ types: $(BIN)/.installed-test  ## mypy
 
 bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (about 15 minutes, nothing else running)
 	@$(BIN)/python benchmarks/lm_head.py
+	@$(BIN)/python benchmarks/training_step.py
 	@$(BIN)/python benchmarks/trainer_overhead.py
 	@$(BIN)/python benchmarks/run_log.py
 	@$(BIN)/python benchmarks/callbacks.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/atat.py
 	@$(BIN)/python benchmarks/sampling.py
+	@$(BIN)/python benchmarks/evaluation_cost.py
+	@$(BIN)/python benchmarks/noise_variance.py
+	@$(BIN)/python benchmarks/write_readme.py
 
 results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinyshakespeare.txt; hours) and write it from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare
 	@$(BIN)/hf-difflm report runs/tinyshakespeare/mdlm runs/tinyshakespeare/ar --output docs/results/tinyshakespeare.md
+	@$(BIN)/hf-difflm eval runs/tinyshakespeare/mdlm --generation --samplers $(SAMPLERS) --num-samples 32 \
+		--output docs/results/tinyshakespeare-generation.md
 	@$(BIN)/hf-difflm ablate atat --output docs/results/ablation-atat.md
 	@$(BIN)/hf-difflm ablate atat-tinyshakespeare --dataset $(TEXT) --output docs/results/ablation-atat-tinyshakespeare.md
+	@$(BIN)/hf-difflm train --recipe demo --objective ar --output-dir runs/convert/ar
+	@$(BIN)/hf-difflm convert runs/convert/ar --output-dir runs/convert/shifted
+	@$(BIN)/hf-difflm convert runs/convert/ar --output-dir runs/convert/unshifted --no-shift
+	@$(BIN)/hf-difflm ablate convert --output docs/results/ablation-convert.md
+	@$(BIN)/hf-difflm report runs/ablation-convert/*-seed1 --title "Conversion: each evaluation of the first seed" \
+		--output docs/results/convert-evaluations.md
 	@$(BIN)/python docs/write_results.py
 
 docs: $(BIN)/.installed  ## write docs/commands.md from the command line's own help

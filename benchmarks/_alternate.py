@@ -8,10 +8,12 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from _claims import Claim
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,14 +42,22 @@ def milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
     return {name: round(1e3 * statistics.median(values), 2) for name, values in seconds.items()}
 
 
-def write(name: str, result: dict) -> None:
-    """Print the result and keep it under ``benchmarks/results/``, with what it was measured on."""
-    result = {
+def about(name: str) -> dict[str, Any]:
+    """Which benchmark, how it was called and on what: what every result begins with."""
+    return {
         "benchmark": name,
         "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+    }
+
+
+def write(name: str, result: dict, claims: Sequence[Claim] = ()) -> None:
+    """Print the result and keep it under ``benchmarks/results/``, with what it was measured on and what it claims."""
+    result = {
+        **about(name),
+        **({"claims": [claim.to_json() for claim in claims]} if claims else {}),
         **result,
     }
     text = json.dumps(result, indent=2)

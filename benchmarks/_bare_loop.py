@@ -22,8 +22,12 @@ def bare_loop(
     *,
     learning_rate: float = 1e-3,
     device: torch.device | str = "cpu",
+    seed: int = 0,
 ) -> Callable[[], None]:
-    """Return what does ``steps`` optimiser steps of ``rows`` sequences; networks of the objective learn with the model."""
+    """Return what does ``steps`` optimiser steps of ``rows`` sequences; networks of the objective learn with the model.
+
+    With the ``seed`` of a Trainer that takes the same steps it masks as many tokens in each.
+    """
     groups = [list(model.parameters())]
     if objective.networks is not None:
         groups.append(list(objective.networks.to(device).parameters()))
@@ -40,7 +44,7 @@ def bare_loop(
             start = step * rows % (len(order) - rows)
             batch = collator(dataset.__getitems__(order[start : start + rows].tolist()))
             scored = int((batch["labels"] != -100).sum())
-            key = NoiseKey(seed=0, step=step, places_B=np.arange(rows), size=rows)
+            key = NoiseKey(seed=seed, step=step, places_B=np.arange(rows), size=rows)
             objective(model, batch, key, scored, device).loss.backward()
             for group in groups:
                 torch.nn.utils.clip_grad_norm_(group, 1.0)

@@ -23,11 +23,13 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def product_rate(device: torch.device, sizes: tuple[int, int, int], repeats: int) -> float:
-    """FLOP/s of a bfloat16 product (M, K) x (K, N), the median over ``repeats`` timings of several products each."""
+def product_rate(
+    device: torch.device, sizes: tuple[int, int, int], repeats: int, dtype: torch.dtype = torch.bfloat16
+) -> float:
+    """FLOP/s of a product (M, K) x (K, N), the median over ``repeats`` timings of several products each."""
     m, k, n = sizes
-    a_MK = torch.randn(m, k, device=device, dtype=torch.bfloat16)
-    b_KN = torch.randn(k, n, device=device, dtype=torch.bfloat16)
+    a_MK = torch.randn(m, k, device=device, dtype=dtype)
+    b_KN = torch.randn(k, n, device=device, dtype=dtype)
     each = 10 if device.type == "cuda" else 1
     rates = []
     for turn in range(repeats + 1):

@@ -6,7 +6,14 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGES = ("tinyshakespeare", "ablation-atat", "ablation-atat-tinyshakespeare")
+PAGES = (
+    "tinyshakespeare",
+    "tinyshakespeare-generation",
+    "ablation-atat",
+    "ablation-atat-tinyshakespeare",
+    "ablation-convert",
+    "convert-evaluations",
+)
 _HEAD = """# Results
 
 Each part was written by the command it names, from run logs; this page is put together by `python docs/write_results.py`.

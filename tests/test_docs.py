@@ -38,6 +38,7 @@ def stock_run(workplace):
     return workplace / "runs/stock"
 
 
+@pytest.mark.slow
 def test_the_example_of_a_stock_trainer_leaves_its_log_its_dashboard_and_its_samples(stock_run):
     _check_run(stock_run, steps=40, prompts={"", "To be"})
 
@@ -60,6 +61,7 @@ def test_the_example_of_the_logger_leaves_events_of_tensorboard(workplace):
     assert [one.step for one in events.Histograms("weights")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_example_of_reading_back_prints_what_the_log_holds(workplace, stock_run):
     *norms, sample = _run(_example("load_run("), workplace).splitlines()
     first = next(record for record in load_run(stock_run).measurements if record.source == "gradients")

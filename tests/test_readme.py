@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_python_example_runs_as_written_and_prints_a_bound(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(example.strip().splitlines()) <= 20
@@ -46,6 +47,7 @@ def test_every_flag_the_documentation_shows_exists() -> None:
                 assert flag in known or f"--{flag.removeprefix('--no-')}" in known, f"{page.name}: {flag}"
 
 
+@pytest.mark.slow
 def test_the_command_reference_is_what_the_program_says(tmp_path: Path) -> None:
     script = (ROOT / "docs/write_commands.py").read_text(encoding="utf-8")
     copy = tmp_path / "write_commands.py"

@@ -14,7 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..errors import UserError
-from ..evaluation.generation import GeneratedText, encode, first_token_id, generate_samples, length_limit, prompt_ids
+from ..evaluation.generation import GeneratedText, encoded_prompt, generate_samples, length_limit
+from ..evaluation.holes import PromptIds
 from ..evaluation.options import GenerationOptions
 from ..evaluation.reference_model import ReferenceModel, load_reference
 from ..evaluation.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
@@ -38,7 +39,8 @@ class GenerationSamplesCallback(TrainerCallback):
     its quality in ``extra`` (see :class:`TextQuality`), and one :class:`MeasurementRecord` with the means.
 
     A model that cannot generate, or a Trainer without tokenizer, is one warning. Prompts that take more than half of the
-    model's length are left out with one, and ``max_new_tokens`` is lowered to what the length leaves.
+    model's length are left out with one, and ``max_new_tokens`` is lowered to what the length leaves. In a prompt of a
+    masked diffusion model ``[MASK]`` is a hole and ``[MASK]{12}`` twelve: they are filled, and nothing is appended.
 
     Args:
         prompts: what to go on from; the empty one is text from nothing.
@@ -162,9 +164,8 @@ class GenerationSamplesCallback(TrainerCallback):
             return "the Trainer has no tokenizer; give it as processing_class"
         self._tokenizer = tokenizer
         limit = length_limit(inner)
-        lengths = {prompt: self._length(prompt) for prompt in self.prompts}
-        most = None if limit is None else max(limit // 2, 1)
-        self._usable = [prompt for prompt, length in lengths.items() if length > 0 and (not most or length <= most)]
+        encoded = {prompt: self._encoded(inner, prompt) for prompt in self.prompts}
+        self._usable = [prompt for prompt, found in encoded.items() if found is not None and _fits(found, limit)]
         left_out = [prompt for prompt in self.prompts if prompt not in self._usable]
         if not self._usable:
             return f"none of the {len(self.prompts)} prompts fits a model of {limit} tokens"
@@ -177,16 +178,19 @@ class GenerationSamplesCallback(TrainerCallback):
                 limit,
                 left_out[0],
             )
-        longest = max(lengths[prompt] for prompt in self._usable)
+        # Nothing is appended to a prompt with holes.
+        appended = [found for found in map(encoded.get, self._usable) if found is not None and not found.spans]
+        longest = max((len(found.ids) for found in appended), default=0)
         room = 1024 if limit is None else limit - longest
         self._new_tokens = min(self.max_new_tokens or 1024, room)
         return None if self._new_tokens >= 1 else f"a model of {limit} tokens has no room for text"
 
-    def _length(self, prompt: str) -> int:
-        """Tokens of a prompt, 0 where it cannot be begun."""
-        if not encode(self._tokenizer, prompt) and first_token_id(self._tokenizer) is None:
-            return 0
-        return len(prompt_ids(self._tokenizer, prompt))
+    def _encoded(self, model: Any, prompt: str) -> PromptIds | None:
+        """The prompt as the model gets it; None where it cannot be begun, or has more holes than the model takes."""
+        try:
+            return encoded_prompt(model, self._tokenizer, prompt, infill=True)
+        except UserError:
+            return None
 
     def _sample(self, state: TrainerState, model: Any) -> None:
         if self._why_off is not None or self._sampled_step == state.global_step:
@@ -198,10 +202,10 @@ class GenerationSamplesCallback(TrainerCallback):
         try:
             with undisturbed(inner), self.weights():
                 for mode in self.modes:
-                    options = GenerationOptions(
-                        max_new_tokens=self._new_tokens, temperature=_TEMPERATURES[mode], seed=self.seed
+                    options = GenerationOptions(temperature=_TEMPERATURES[mode], seed=self.seed)
+                    found[mode] = generate_samples(
+                        inner, self._tokenizer, self._usable, options, new_tokens=self._new_tokens
                     )
-                    found[mode] = generate_samples(inner, self._tokenizer, self._usable, options)
         except (ValueError, NotImplementedError) as error:  # generate refuses the model or its generation configuration
             self._why_off = str(error)
             if state.is_world_process_zero:
@@ -240,6 +244,11 @@ class GenerationSamplesCallback(TrainerCallback):
                     [text.text for text in texts], self._reference, contexts=[text.context for text in texts]
                 )
             )
+
+
+def _fits(prompt: PromptIds, limit: int | None) -> bool:
+    """Whether there is room for the prompt: half of the model's length, all of it where only holes are filled."""
+    return limit is None or len(prompt.ids) <= (limit if prompt.spans else max(limit // 2, 1))
 
 
 def _means(

@@ -43,11 +43,20 @@ class GridOptions:
         default=None, metadata={"help": "picture to draw; default: generation-pareto.png in the folder of the run"}
     )
     markdown: bool = field(default=False, metadata={"help": "print the table as markdown"})
+    output: str | None = field(
+        default=None, metadata={"help": "markdown page to write: the table, and the picture beside it"}
+    )
 
 
-LIKELIHOOD = pick_fields("eval_replicates", "eval_seed", "per_device_eval_batch_size", "bf16") | fields_of(
-    ZeroShotOptions, "zero_shot"
-)
+LIKELIHOOD = pick_fields(
+    "eval_replicates",
+    "target_stderr",
+    "max_eval_replicates",
+    "eval_pairs",
+    "eval_seed",
+    "per_device_eval_batch_size",
+    "bf16",
+) | fields_of(ZeroShotOptions, "zero_shot")
 SHARED = pick_fields(
     "dataset",
     "dataset_config",
@@ -139,6 +148,12 @@ def _refuse_others(values: dict[str, Any], others: dict[str, Any], generation: b
             raise UserError(f"flag {_flag(name)} is for generated texts; add --generation, or leave it out")
 
 
+def _page(output: str | None) -> Path | None:
+    if output is not None and Path(output).suffix.lower() != ".md":
+        raise UserError(f"--output {output} does not end in .md: the page is markdown")
+    return None if output is None else Path(output)
+
+
 def _flag(name: str) -> str:
     return "--split" if name == "eval_split" else f"--{name.replace('_', '-')}"
 
@@ -161,6 +176,7 @@ def _evaluate_generation(target: str, values: dict[str, Any], changes: dict[str,
         "samples": grid.num_samples,
         "batch_size": grid.batch_size,
         "plot": None if grid.plot is None else Path(grid.plot),
+        "page": _page(grid.output),
     }
     request = report.GridRequest(
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]

@@ -51,6 +51,14 @@ def generate(
     prompt_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="UTF-8 file with one prompt on each line; - is stdin")
     ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="prompts are what the user says, written by the tokenizer's chat template; JSON lines may have messages; "
+            "prints the answer alone",
+        ),
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="show the text in the terminal while it is written, masks and all")
     ] = False,
@@ -76,7 +84,7 @@ def generate(
     ids: Annotated[bool, typer.Option("--ids", help="JSON has the tokens of each text too")] = False,
     **flags: Any,
 ) -> None:
-    """Generate text from a model: from scratch, after prompts, or into the holes of prompts."""
+    """Generate text from a model: from scratch, after prompts, into the holes of prompts, or as answers (--chat)."""
     values = typed_flags(FIELDS, flags)
     own = SampleOptions(**{name: value for name, value in values.items() if name in OWN})
     options = GenerationOptions(**{name: value for name, value in values.items() if name in OPTIONS})
@@ -89,8 +97,10 @@ def generate(
         raise UserError("--prompt-format is that of --prompt-file, which is missing; add it")
     if [*prompts, prompt_file].count(STDIN) > 1:
         raise UserError("stdin can be read once, but - is given more than once; leave one of them")
+    if chat and not prompts and prompt_file is None:
+        raise UserError("--chat answers what a user says, and nothing is said; add --prompt or --prompt-file")
     real = read_lines(real_texts, "text") if real_texts is not None else []
-    from_file = None if prompt_file is None else prompts_of_file(prompt_file, own.prompt_format)
+    from_file = None if prompt_file is None else prompts_of_file(prompt_file, own.prompt_format, chat)
     prompts = [whole_stdin() if text == STDIN else text for text in prompts]
     from ..evaluation.samples import JSON, JSONL, TEXT, OutputRequest, QualityRequest, print_samples, prompts_given
     from .quiet import quiet_libraries
@@ -114,4 +124,5 @@ def generate(
         batch_size=own.batch_size,
         several=own.num_samples > 1 or prompt_file is not None or len(prompts) > 1,
         quality=QualityRequest(reference_model, real) if wanted else None,
+        chat=chat,
     )

@@ -31,6 +31,14 @@ def push(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="a further file of the run folder, or a glob of them; may be given again"),
     ] = None,
+    license_id: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            metavar="ID",
+            help="licence for the model card: apache-2.0, mit, ...; default: the card names none",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="write the folder that would be uploaded, and stop")
     ] = False,
@@ -54,7 +62,15 @@ def push(
         place = export_dir
         if place is None:
             place = Path(f"{repo_id.rpartition('/')[2]}-push") if dry_run else Path(temporary, "folder")
-        folder = write_folder(run, place, repo_id=repo_id, weights=weights, include=include or (), revision=revision)
+        folder = write_folder(
+            run,
+            place,
+            repo_id=repo_id,
+            weights=weights,
+            include=include or (),
+            revision=revision,
+            license_id=license_id,
+        )
         if dry_run:
             _print_files(folder)
             return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..runs.self_contained import asset, page, write_page
 from ..runs.self_contained import text as text_of
 from ..runs.tables import printable
@@ -46,14 +47,25 @@ def write_denoising_page(
         UserError: the file cannot be written.
     """
     path = Path(path)
-    samples = [
-        {"prompt": frames[0][0].start.prompts[frames[0][1]], "frames": _frames(frames, text), "number": row + 1}
-        for row, frames in sorted(recorder.by_text.items())
-    ]
+    samples = [{"frames": _frames(frames, text), "number": row + 1} for row, frames in sorted(recorder.by_text.items())]
     data = [{"frames": sample["frames"]} for sample in samples]
+    has_masks = any(frames[0][0].start.mask_id is not None for frames in recorder.by_text.values())
     style = asset("report.css") + asset("denoising.css")
-    write_page(path, page(title, _body(samples, facts), data, [asset("denoising.js")], style), "--html")
+    write_page(path, page(title, _body(samples, facts, has_masks), data, [asset("denoising.js")], style), "--html")
     return path
+
+
+def check_page(path: str | Path) -> None:
+    """Find out, before anything is generated, whether a page can stand there.
+
+    Raises:
+        UserError: there is a folder, or a file where a folder would have to be.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"the page {str(path)!r} cannot be written (Is a directory); name another --html")
+    if any(parent.is_file() for parent in path.parents):
+        raise UserError(f"the page {str(path)!r} cannot be written (Not a directory); name another --html")
 
 
 def _frames(seen: Sequence[tuple[Frame, int]], text: TokenText) -> list[dict[str, Any]]:
@@ -68,7 +80,8 @@ def _frame(frame: Frame, place: int, text: TokenText) -> dict[str, Any]:
     return {"step": frame.number, "done": done, "total": total, "final": frame.final, "runs": runs}
 
 
-def _body(samples: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> str:
+def _body(samples: Sequence[dict[str, Any]], facts: Mapping[str, Any], has_masks: bool) -> str:
+    masked = '<span class="masked">▒ masked</span>\n' if has_masks else ""  # a causal LM has none
     rows = "\n".join(f"<tr><th>{text_of(name)}</th><td>{text_of(value)}</td></tr>" for name, value in facts.items())
     return f"""<div class="tools">
 <button type="button" id="play">play</button>
@@ -76,8 +89,8 @@ def _body(samples: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> str:
 <label>drafts a second <select id="speed"><option>2</option><option>5</option><option selected>15</option>
 <option>30</option><option>60</option></select></label>
 </div>
-<p class="legend"><span class="given">given</span><span class="masked">▒ masked</span>
-<span class="new">just written</span><span class="settled">settled</span></p>
+<p class="legend"><span class="given">given</span>{masked}<span class="new">just written</span>
+<span class="settled">settled</span></p>
 <noscript><p>The slider needs JavaScript; below are the results.</p></noscript>
 <main class="texts">
 {chr(10).join(_section(place, sample) for place, sample in enumerate(samples))}

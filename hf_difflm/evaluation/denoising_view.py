@@ -79,7 +79,7 @@ class DenoisingView:
                 lines.append(line)
         room = max(1, self._console.size.height - 3)
         first = min(max(0, (len(lines) if active is None else active) - room // 4), max(0, len(lines) - room))
-        return Group(*lines[first : first + room], self._status(frame), self._legend())
+        return Group(*lines[first : first + room], self._status(frame), self._legend(frame))
 
     def _lines(self, frame: Frame, row: int) -> list[Text]:
         """Lines of full width, cut between any two characters: words that come up must not move what stands there."""
@@ -109,10 +109,11 @@ class DenoisingView:
         status = f"{unit} {frame.number} | {done:,} of {total:,} tokens written"
         return Text(status, style="dim", no_wrap=True, overflow="crop")
 
-    def _legend(self) -> Text:
+    def _legend(self, frame: Frame) -> Text:
         legend = Text(no_wrap=True, overflow="crop")
         for state, name in _NAMES.items():
-            legend.append(name, style=STYLES[state]).append("  ")
+            if state != MASKED or frame.start.mask_id is not None:  # a causal LM masks nothing
+                legend.append(name, style=STYLES[state]).append("  ")
         return legend
 
 

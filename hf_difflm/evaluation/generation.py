@@ -90,6 +90,8 @@ def generate_samples(
     first_row: int = 0,
     watch: Watch | None = None,
     importance: Importance | None = None,
+    to_ids: Callable[[str], list[int]] | None = None,
+    new_tokens: int | None = None,
 ) -> list[GeneratedText]:
     """Continue each prompt (the empty one too), or fill its holes, in one batch.
 
@@ -106,6 +108,8 @@ def generate_samples(
         watch: gives a streamer.
         importance: weighs positions for the uncertainty sampler; ``options.importance_weight`` needs it, see
             :func:`~hf_difflm.evaluation.importance_weights.importance_for`.
+        to_ids: from a prompt to its ids, BOS included, where special tokens in it are such and holes are none.
+        new_tokens: after prompts without holes where ``options.max_new_tokens`` is None; None: as many as the model says.
 
     Raises:
         UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
@@ -115,17 +119,20 @@ def generate_samples(
     arguments = (
         _denoiser_arguments(options, importance) if is_denoiser else _causal_arguments(options, _pad_id(tokenizer))
     )
-    encoded = [_prompt(model, tokenizer, prompt, is_denoiser and options.infill) for prompt in prompts]
-    default = getattr(model.generation_config, "max_new_tokens", None) or 128
+    if to_ids is not None:
+        encoded = [PromptIds(to_ids(prompt)) for prompt in prompts]
+    else:
+        encoded = [encoded_prompt(model, tokenizer, prompt, options.infill) for prompt in prompts]
+    default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
     by_length: dict[int, list[int]] = {}
     for place, prompt in enumerate(encoded):
-        new_tokens = options.max_new_tokens
-        if new_tokens is None:
-            new_tokens = 0 if prompt.spans else default
-        _check_length(model, prompt, new_tokens, options)
-        by_length.setdefault(new_tokens, []).append(place)
+        length = options.max_new_tokens
+        if length is None:
+            length = 0 if prompt.spans else default
+        _check_length(model, prompt, length, options)
+        by_length.setdefault(length, []).append(place)
     samples: dict[int, GeneratedText] = {}
-    for new_tokens, places in by_length.items():
+    for length, places in by_length.items():
         rows = [first_row + place for place in places]
         if is_denoiser:
             arguments["seed"] = [_row_seed(options.seed, row) for row in rows]
@@ -133,7 +140,7 @@ def generate_samples(
             tokenizer,
             [prompts[place] for place in places],
             [encoded[place] for place in places],
-            new_tokens,
+            length,
             is_denoiser,
             rows,
         )
@@ -178,7 +185,9 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def _prompt(model: Any, tokenizer: Any, prompt: str, infill: bool) -> PromptIds:
+def encoded_prompt(model: Any, tokenizer: Any, prompt: str, infill: bool) -> PromptIds:
+    """Return a prompt as a model gets it: of a denoiser that may ``infill`` with holes. Raises UserError as its parts do."""
+    infill = infill and getattr(model.config, "model_type", None) == "masked_diffusion"
     holed = with_holes(tokenizer, prompt, length_limit(model), encode) if infill else None
     if holed is None:
         return PromptIds(prompt_ids(tokenizer, prompt))

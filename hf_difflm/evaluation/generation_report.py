@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,11 +18,12 @@ from rich.progress import Progress
 
 from ..errors import UserError
 from ..runs.files import JOURNAL_NAME
+from ..runs.pages import write_page
 from ..runs.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
 from ..runs.places import shown
 from ..runs.plots_pareto import check_picture, plot_pareto
 from ..runs.strict_json import dumps, plain
-from ..runs.tables import markdown_table, shortened, text_table
+from ..runs.tables import markdown_table, printable, shortened, text_table
 from .generation_cost import measure_generation
 from .importance_weights import importance_for
 from .options import GenerationOptions
@@ -47,6 +50,7 @@ class GridRequest:
         mauve: compare with the evaluation data of the run too.
         plot: picture; None: ``generation-pareto.png`` in the folder of a run, else none.
         form: ``text``, ``json`` or ``markdown``.
+        page: markdown page to write: the table and the picture, which is beside it where ``plot`` says nothing.
     """
 
     samplers: Sequence[SamplerChoice] | None = None
@@ -57,6 +61,7 @@ class GridRequest:
     mauve: bool = False
     plot: Path | None = None
     form: str = "text"
+    page: Path | None = None
 
 
 def evaluate_generation(target: str, request: GridRequest, options: GenerationOptions, changes: dict[str, Any]) -> None:
@@ -79,14 +84,14 @@ def evaluate_generation(target: str, request: GridRequest, options: GenerationOp
     loaded = load_target(target, use_cpu=changes.get("use_cpu", False), revision=changes.get("revision"))
     if not loaded.is_denoiser and (request.samplers or request.steps):
         raise UserError("samplers and steps are for masked diffusion models, but this is a causal LM; leave them out")
-    check_picture(request.plot)
+    check_picture(_picture(target, request))
     name = request.reference_model or _twin(target, loaded)
     if name is None and request.mauve:
         raise UserError("MAUVE compares features of a language model; name one with --reference-model")
     reference = None if name is None else load_reference(name, loaded.model.device)
     if reference is None:
         print(
-            "no perplexity is told: there is no autoregressive twin; name one with --reference-model", file=sys.stderr
+            "no perplexity is told: there is no causal LM to tell it; name one with --reference-model", file=sys.stderr
         )
     if options.max_new_tokens is None:
         options = dataclasses.replace(options, max_new_tokens=_new_tokens(loaded))
@@ -100,6 +105,9 @@ def evaluate_generation(target: str, request: GridRequest, options: GenerationOp
     _print(points, request, loaded, options, label)
     if picture is not None:
         print(f"picture: {picture}", file=sys.stderr)
+    if request.page is not None:
+        _write_page(request.page, target, points, request, _explanation(points, request, options, label), picture)
+        print(f"page: {request.page}", file=sys.stderr)
 
 
 def _points(
@@ -174,6 +182,8 @@ def _real_texts(loaded: Target, changes: dict[str, Any], options: GenerationOpti
 def _picture(target: str, request: GridRequest) -> Path | None:
     if request.plot is not None:
         return request.plot
+    if request.page is not None:
+        return request.page.with_suffix(".png")
     return Path(target) / PICTURE if (Path(target) / JOURNAL_NAME).exists() else None
 
 
@@ -203,6 +213,21 @@ def _print(
         print(text_table(headings, rows, shutil.get_terminal_size((140, 24)).columns))
     print()
     print(_explanation(points, request, options, reference))
+
+
+def _write_page(
+    page: Path,
+    target: str,
+    points: Sequence[GenerationPoint],
+    request: GridRequest,
+    explanation: str,
+    picture: Path | None,
+) -> None:
+    shows = f"![perplexity against forwards and entropy]({os.path.relpath(picture, page.parent)})" if picture else ""
+    command = shlex.join(["hf-difflm", *sys.argv[1:]])
+    parts = [markdown_table(*pareto_rows(points), left=1), shows, explanation.replace("\n", "\n\n")]
+    title = f"Quality of generated text against its cost: {printable(shown(Path(target)))}"
+    write_page(page, title, command, parts, origin="Generated from the texts of one run of this command")
 
 
 def _explanation(

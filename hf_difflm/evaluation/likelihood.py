@@ -3,23 +3,26 @@
 ``nll`` is the mean over scored tokens (never a mean of batch means). For a bound estimated by Monte Carlo the whole set is
 scored in K replicates, each with its own noise (a function of seed, replicate and the sequence's index in the data set), so
 the spread of the K means gives ``nll_stderr``: how far this number is from the one that infinitely many draws would give.
-``nll_data_stderr`` is the other error, over documents: how far it is from the one that more text would give.
+``nll_data_stderr`` is the other error, over documents: how far it is from the one that more text would give. K is given, or
+grows until ``nll_stderr`` is small enough (:class:`~hf_difflm.evaluation.draws.Draws`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..objectives import Batch, NoiseKey, Objective
+from ..objectives import Batch, Objective
+from .draws import MOST_REPLICATES, Draws, standard_error
+from .likelihood_sums import NOISE_BINS, LikelihoodSums, merge, score
 
-NOISE_BINS = 10
-"""Accuracy and cross-entropy are also given by masking rate, in this many equal bins of (0, 1]."""
+Progress = Callable[[Iterable[Batch], str], Iterable[Batch]]
+"""Shows how far a pass over the batches is; the second argument says in words which pass."""
 
 
 @dataclass
@@ -39,7 +42,7 @@ class LikelihoodResult:
         nll_by_noise: (NOISE_BINS,) mean cross-entropy of the masked tokens by masking rate, likewise; its bins do not average
             to ``nll``, in which each masking rate has the weight of the bound.
         replicates: K.
-        forwards: sequences that went through the model.
+        forwards: sequences that went through the model, over all ranks.
         unit_ids, unit_tokens, unit_nll: per document (or block): its id, scored tokens, nll in nats, for paired comparisons.
     """
 
@@ -70,6 +73,7 @@ class LikelihoodResult:
             "ppl": math.inf if self.nll > 700 else math.exp(self.nll),
             "accuracy": self.accuracy,
             "replicates": self.replicates,
+            "forwards": self.forwards,
             "scored_tokens": self.scored_tokens,
         }
         for name, by_noise in (("accuracy", self.accuracy_by_noise), ("nll", self.nll_by_noise)):
@@ -78,18 +82,8 @@ class LikelihoodResult:
         return {f"{prefix}_{name}": value for name, value in values.items() if value is not None}
 
 
-@dataclass
-class _Totals:
-    """Sums over the sequences one rank has scored; what ranks exchange."""
-
-    unit_ids: np.ndarray  # (U,) document ids, sorted and unique, or one id a block
-    unit_nll_KU: np.ndarray
-    unit_tokens: np.ndarray  # (U,)
-    correct: float
-    predicted: float
-    bins: np.ndarray  # (3, NOISE_BINS): correct, cross-entropy, predicted
-    num_bytes: int | None
-    forwards: int
+def _plain(batches: Iterable[Batch], _: str) -> Iterable[Batch]:
+    return batches
 
 
 @torch.no_grad()
@@ -100,136 +94,89 @@ def evaluate_likelihood(
     dataset_size: int,
     *,
     replicates: int = 8,
+    target_stderr: float | None = None,
+    max_replicates: int = MOST_REPLICATES,
+    replicates_at_once: int = 1,
     seed: int = 0,
     data_unit: str = "documents",
     device: torch.device | str = "cpu",
     gather: Callable[[list[Any]], Sequence[Any]] = list,
+    progress: Progress = _plain,
 ) -> LikelihoodResult:
     """Score every sequence of ``batches``; the model is left in the mode it was in.
 
+    K replicates give the same bits whether ``replicates`` asked for them or ``target_stderr`` ended at them.
+
     Args:
         model: the network ``objective`` runs.
-        objective: its ``bound`` and randomness decide what is estimated; replicates are 1 where nothing is drawn.
+        objective: its ``bound`` and randomness decide what is estimated; where nothing is drawn there is one replicate,
+            whatever is asked for.
         batches: clean tokens with ``index`` (B,), the place in the data set that keys the noise, and, if known,
-            ``num_bytes`` (B,) and ``document_ids`` (B, L).
+            ``num_bytes`` (B,) and ``document_ids`` (B, L). With ``target_stderr`` they are read again and again.
         dataset_size: sequences in the data set, over all ranks.
-        replicates: K, independent draws over the whole set.
+        replicates: K, independent draws over the whole set; with ``target_stderr`` the fewest.
+        target_stderr: draw, one replicate after the other, until ``nll_stderr`` is at most this; what that does to the
+            standard error: :class:`~hf_difflm.evaluation.draws.Draws`.
+        max_replicates: most replicates, with ``target_stderr``.
+        replicates_at_once: replicates of a batch that share a forward.
         seed: seed of the evaluation noise.
         data_unit: "documents", or "blocks" where all text is one document.
         device: where the model is.
-        gather: turns this rank's one-element list into the list of all ranks'.
+        gather: turns this rank's one-element list into the list of all ranks'; called once a pass.
+        progress: wraps each pass over the batches.
 
     Raises:
-        ValueError: no scored token in the data.
+        ValueError: no scored token in the data; ``target_stderr`` with an iterator, which can be read only once.
+        UserError: numbers of replicates or a target that are out of range.
     """
-    replicates = replicates if objective.stochastic else 1
+    draws = Draws(replicates, target_stderr, max_replicates)
+    if not objective.stochastic:
+        draws = Draws(1)
+    if draws.target_stderr is not None and isinstance(batches, Iterator):
+        raise ValueError("target_stderr needs batches that can be read again: give a list or EvaluationBatches")
     was_training = model.training
     model.eval()
+    drawn: LikelihoodSums | None = None
     try:
-        parts = [
-            _score(model, objective, batch, dataset_size, replicates, seed, data_unit, device) for batch in batches
-        ]
+        while replicates_K := draws.next_pass([] if drawn is None else drawn.means(), replicates_at_once):
+            words = "evaluate" if drawn is None else f"evaluate, draw {replicates_K.start + 1}"
+            parts = [
+                score(model, objective, batch, dataset_size, replicates_K, replicates_at_once, seed, data_unit, device)
+                for batch in progress(batches, words)
+            ]
+            if not parts:
+                raise ValueError("nothing to evaluate: the evaluation set is empty")
+            found = merge(list(gather([merge(parts)])))
+            drawn = found if drawn is None else drawn.followed_by(found)
     finally:
         model.train(was_training)
-    totals = _merge(list(gather([_merge(parts)])) if parts else [])
-    return _result(objective, totals, replicates, data_unit)
+    assert drawn is not None  # there is at least one replicate
+    return _result(objective, drawn, data_unit)
 
 
-def _score(
-    model: Any,
-    objective: Objective,
-    batch: Batch,
-    dataset_size: int,
-    replicates: int,
-    seed: int,
-    data_unit: str,
-    device: torch.device | str,
-) -> _Totals:
-    """K forwards over one batch; one transfer to the host."""
-    index_B = batch["index"].numpy()
-    scored_BL = (batch["labels"] != -100).numpy()
-    units_BL = np.broadcast_to(index_B[:, None], scored_BL.shape)
-    if data_unit == "documents" and "document_ids" in batch:
-        units_BL = batch["document_ids"].numpy()
-    outputs = [
-        objective(model, batch, NoiseKey(seed, k, index_B, dataset_size, "eval"), 1, device, accuracy=True)
-        for k in range(replicates)
-    ]
-    nll = torch.cat([o.token_nll_N for o in outputs]).double().cpu().numpy()
-    correct = torch.cat([o.token_correct_N for o in outputs if o.token_correct_N is not None]).cpu().numpy()
-    ids = np.unique(units_BL[scored_BL])
-    unit_nll_KU = np.zeros((replicates, len(ids)))
-    bins = np.zeros((3, NOISE_BINS))
-    start = 0
-    for k, output in enumerate(outputs):
-        part = slice(start, start + len(output.rows_N))
-        start = part.stop
-        where_N = np.searchsorted(ids, units_BL[output.rows_N, output.columns_N])
-        unit_nll_KU[k] = np.bincount(where_N, output.token_weights_N * nll[part], minlength=len(ids))
-        if "masking_rate" in output.row_metrics:
-            bin_B = np.ceil(output.row_metrics["masking_rate"] * NOISE_BINS).astype(int).clip(1, NOISE_BINS) - 1
-            bin_N = bin_B[output.rows_N]
-            sums = (correct[part].astype(float), nll[part], None)
-            bins += np.stack([np.bincount(bin_N, weights_N, NOISE_BINS) for weights_N in sums])
-    return _Totals(
-        unit_ids=ids,
-        unit_nll_KU=unit_nll_KU,
-        unit_tokens=np.bincount(np.searchsorted(ids, units_BL[scored_BL]), minlength=len(ids)),
-        correct=float(correct.sum()),
-        predicted=float(len(correct)),
-        bins=bins,
-        num_bytes=int(batch["num_bytes"].sum()) if "num_bytes" in batch else None,
-        forwards=len(index_B) * replicates,
-    )
-
-
-def _merge(parts: list[_Totals]) -> _Totals:
-    """Add up; a document may continue in the next batch or on another rank."""
-    if not parts:
-        raise ValueError("nothing to evaluate: the evaluation set is empty")
-    ids, where = np.unique(np.concatenate([p.unit_ids for p in parts]), return_inverse=True)
-    nll_KU = np.concatenate([p.unit_nll_KU for p in parts], axis=1)
-    tokens = np.concatenate([p.unit_tokens for p in parts])
-    num_bytes = [p.num_bytes for p in parts]
-    return _Totals(
-        unit_ids=ids,
-        unit_nll_KU=np.stack([np.bincount(where, nll_U, len(ids)) for nll_U in nll_KU]),
-        unit_tokens=np.bincount(where, tokens, len(ids)).astype(np.int64),
-        correct=sum(p.correct for p in parts),
-        predicted=sum(p.predicted for p in parts),
-        bins=np.sum([p.bins for p in parts], axis=0),
-        num_bytes=None if None in num_bytes else sum(n for n in num_bytes if n is not None),
-        forwards=sum(p.forwards for p in parts),
-    )
-
-
-def _result(objective: Objective, totals: _Totals, replicates: int, data_unit: str) -> LikelihoodResult:
+def _result(objective: Objective, totals: LikelihoodSums, data_unit: str) -> LikelihoodResult:
     tokens = int(totals.unit_tokens.sum())
-    if tokens == 0:
-        raise ValueError("nothing to evaluate: no token of the evaluation set is scored")
-    nll_K = totals.unit_nll_KU.sum(-1) / tokens
-    nll = float(nll_K.mean())
-    if not objective.stochastic:
-        stderr: float | None = 0.0
-    else:
-        stderr = float(nll_K.std(ddof=1) / math.sqrt(replicates)) if replicates > 1 else None
+    nll_K = totals.means()
+    nll = float(np.mean(nll_K))
     unit_nll = totals.unit_nll_KU.mean(0)
     units = len(totals.unit_ids)
     residual = unit_nll - nll * totals.unit_tokens
+    correct, predicted = float(totals.correct_K.sum()), float(totals.predicted_K.sum())
+    bins = totals.bins_K3N.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        by_noise = totals.bins[:2] / totals.bins[2] if objective.stochastic else (None, None)
+        by_noise = bins[:2] / bins[2] if objective.stochastic else (None, None)
     return LikelihoodResult(
         nll=nll,
-        nll_stderr=stderr,
+        nll_stderr=standard_error(nll_K) if objective.stochastic else 0.0,
         nll_data_stderr=float(math.sqrt(units / (units - 1) * (residual**2).sum()) / tokens) if units > 1 else None,
         data_unit=data_unit,
         bound=objective.bound,
         scored_tokens=tokens,
         num_bytes=totals.num_bytes,
-        accuracy=totals.correct / totals.predicted if totals.predicted else math.nan,
+        accuracy=correct / predicted if predicted else math.nan,
         accuracy_by_noise=by_noise[0],
         nll_by_noise=by_noise[1],
-        replicates=replicates,
+        replicates=len(nll_K),
         forwards=totals.forwards,
         unit_ids=totals.unit_ids,
         unit_tokens=totals.unit_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..runs.strict_json import loads
 from .line_files import read_lines
+from .messages import MESSAGES, checked_messages
 
 FORMATS = ("text", "jsonl")
 STDIN = "-"
@@ -23,28 +24,38 @@ class Prompt:
     Attributes:
         text: the prompt.
         extra: what else its JSON object had, handed on to the result.
+        messages: of a conversation, which stands in the place of ``text``; None where there is none.
     """
 
     text: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Mapping[str, str]] | None = None
 
 
-def prompts_of_file(path: str, file_format: str | None = None) -> Iterator[Prompt]:
+def prompts_of_file(path: str, file_format: str | None = None, chat: bool = False) -> Iterator[Prompt]:
     """Return the prompts of a UTF-8 file, one a line; those of stdin (``-``) as they come, all of a file checked first.
 
     Args:
         path: the file, or ``-``.
         file_format: ``text``, or ``jsonl``: objects with a ``prompt``, or strings; None: by the suffix.
+        chat: objects may have ``messages`` instead.
 
     Raises:
         UserError: the file cannot be read, is empty or no UTF-8, or a line is no such object; for stdin while iterating.
     """
     file_format = file_format or ("jsonl" if Path(path).suffix == ".jsonl" else "text")
     name = "stdin" if path == STDIN else f"prompt file {path}"
-    read = _from_json if file_format == "jsonl" else lambda line, place: Prompt(line)
+    from_json = _from_chat_json if chat else _from_json
+    lines = _numbered(_stdin_lines() if path == STDIN else iter(read_lines(path, "prompt")), name)
+    if file_format != "jsonl":
+        return (Prompt(line) for line, _ in lines)
+    prompts = (from_json(line, place) for line, place in lines if line.strip())
     if path == STDIN:
-        return (read(line, place) for line, place in _numbered(_stdin_lines(), name))
-    return iter([read(line, place) for line, place in _numbered(iter(read_lines(path, "prompt")), name)])
+        return prompts
+    checked = list(prompts)
+    if not checked:
+        raise UserError(f"{name} is empty: write one prompt on each line")
+    return iter(checked)
 
 
 def whole_stdin() -> str:
@@ -66,20 +77,34 @@ def _numbered(lines: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
 
 def _stdin_lines() -> Iterator[str]:
     """Lines of stdin as they come, without their ends."""
-    for raw in iter(sys.stdin.buffer.readline, b""):
+    for number, raw in enumerate(iter(sys.stdin.buffer.readline, b"")):
         try:
-            yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            line = raw.decode("utf-8" if number else "utf-8-sig")
+            yield line.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise UserError(f"stdin is not UTF-8 text ({error.reason}); convert it") from error
 
 
 def _from_json(line: str, place: str) -> Prompt:
-    try:
-        value = loads(line)
-    except ValueError as error:
-        raise UserError(f'{place} is no JSON ({error}); write an object such as {{"prompt": "To be"}}') from error
+    value = _json(line, place)
     if isinstance(value, str):
         return Prompt(value)
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
+        if isinstance(value, dict) and MESSAGES in value:
+            raise UserError(f"{place} has {MESSAGES} and no prompt; add --chat")
         raise UserError(f'{place} has no prompt: {line[:60]!r}; write an object such as {{"prompt": "To be"}}')
     return Prompt(value.pop("prompt"), value)
+
+
+def _from_chat_json(line: str, place: str) -> Prompt:
+    value = _json(line, place)
+    if not isinstance(value, dict) or value.get(MESSAGES) is None:
+        return _from_json(line, place)
+    return Prompt("", value, checked_messages(value.pop(MESSAGES), place))
+
+
+def _json(line: str, place: str) -> Any:
+    try:
+        return loads(line)
+    except ValueError as error:
+        raise UserError(f'{place} is no JSON ({error}); write an object such as {{"prompt": "To be"}}') from error

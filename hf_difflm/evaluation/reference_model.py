@@ -65,7 +65,7 @@ def load_reference(name: str, device: torch.device | str = "cpu") -> ReferenceMo
         UserError: it cannot be loaded as a causal LM.
     """
     with _loading(name):
-        place = _place(name)
+        place = _causal_place(name)
         model: Any = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     return ReferenceModel(model.to(device).eval(), tokenizer, name)
@@ -78,9 +78,16 @@ def check_reference(name: str) -> None:
         UserError: there is none, or it is no causal LM.
     """
     with _loading(name):
-        config = AutoConfig.from_pretrained(_place(name), trust_remote_code=False)
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise ValueError(f"it is a {config.model_type} model")
+        _causal_place(name)
+
+
+def _causal_place(name: str) -> Path:
+    """The folder of the model; raises ValueError where it is of another kind."""
+    place = _place(name)
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"it is a {config.model_type} model")
+    return place
 
 
 def _place(name: str) -> Path:

@@ -17,6 +17,7 @@ from ..data import Collator
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
 from ..runs.strict_json import dumps
 from .batches import data_unit, evaluation_batches
+from .draws import MOST_REPLICATES, Draws
 from .likelihood import LikelihoodResult, evaluate_likelihood
 from .run_measurements import record_measurement
 from .targets import Target, load_target
@@ -35,9 +36,13 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         UserError: nothing to load, or nothing to evaluate on.
     """
     loaded = load_target(target, use_cpu=changes.get("use_cpu", False), revision=changes.get("revision"))
+    settings = {**loaded.config, **changes}
+    draws = _draws(settings, changes)
     options, data, zero_shot = evaluation_data(loaded, changes)
     print(data.summary(), file=sys.stderr)
-    result = _score(loaded, data.eval, {**loaded.config, **changes})
+    result = _score(loaded, data.eval, settings, draws)
+    if (missed := _missed(result, draws)) is not None:
+        print(missed, file=sys.stderr)
     record = {
         "target": loaded.source,
         "iter": loaded.step,
@@ -46,7 +51,7 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         **result.metrics(),
         "bound": result.bound,
         "data_unit": result.data_unit,
-        "forwards": result.forwards,
+        "target_stderr": draws.target_stderr,
         "source_nll": data.source_nll,
     }
     if zero_shot is not None:
@@ -66,31 +71,53 @@ def _zero_shot_numbers(record: dict[str, Any]) -> dict[str, float]:
     return {**numbers, f"{data}/block_size": record["block_size"]}
 
 
-def _score(target: Target, dataset: Any, settings: dict[str, Any]) -> LikelihoodResult:
+def _draws(settings: dict[str, Any], changes: dict[str, Any]) -> Draws:
+    """How many draws; a number that was asked for is that number, even if the run had a target."""
+    fixed = "eval_replicates" in changes and "target_stderr" not in changes
+    target = None if fixed else settings.get("target_stderr")
+    of_run = {} if target is None else settings
+    most = changes.get("max_eval_replicates", of_run.get("max_eval_replicates", MOST_REPLICATES))
+    return Draws(settings.get("eval_replicates", 8), target, most)
+
+
+def _missed(result: LikelihoodResult, draws: Draws) -> str | None:
+    """A sentence where the draws ended before the standard error was small enough."""
+    target, found = draws.target_stderr, result.nll_stderr
+    if target is None or found is None or found <= target:
+        return None
+    return (
+        f"the standard error is {found:.4g} after {result.replicates} draws, above target_stderr {target:g}; "
+        "raise --max-eval-replicates"
+    )
+
+
+def _score(target: Target, dataset: Any, settings: dict[str, Any], draws: Draws) -> LikelihoodResult:
     objective: Objective = CausalObjective()
     if target.is_denoiser:
         objective = MaskedDiffusionObjective(target.model.config.mask_token_id)
+    objective = objective.for_evaluation(pairs=settings.get("eval_pairs", False))
     device = target.model.device
     rows = settings.get("per_device_eval_batch_size", 32)
-    batches = tqdm(
-        evaluation_batches(dataset, Collator(target.tokenizer), rows),
-        total=-(-len(dataset) // rows),
-        desc="evaluate",
-        leave=False,
-        dynamic_ncols=True,
-        disable=None,  # where stderr is no terminal
-    )
+    batches = evaluation_batches(dataset, Collator(target.tokenizer), rows)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.get("bf16", False)):
         return evaluate_likelihood(
             target.model,
             objective,
             batches,
             len(dataset),
-            replicates=settings.get("eval_replicates", 8),
+            replicates=draws.replicates,
+            target_stderr=draws.target_stderr,
+            max_replicates=draws.max_replicates,
+            replicates_at_once=batches.replicates_at_once,
             seed=settings.get("eval_seed", 0),
             data_unit=data_unit(dataset),
             device=device,
+            progress=_with_progress,
         )
+
+
+def _with_progress(batches: Any, words: str) -> Any:
+    return tqdm(batches, desc=words, leave=False, dynamic_ncols=True, disable=None)  # None: where stderr is no terminal
 
 
 def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:

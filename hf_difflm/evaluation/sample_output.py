@@ -48,10 +48,12 @@ def as_json_line(record: dict[str, Any]) -> str:
     return _harmless(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
-def as_text(sample: GeneratedText, place: int | None, quality: Mapping[str, Any] | None) -> str:
-    """Return a text for people; ``place`` is its number where there are several."""
+def as_text(
+    sample: GeneratedText, place: int | None, quality: Mapping[str, Any] | None, is_answer: bool = False
+) -> str:
+    """Return a text for people; ``place`` is its number where there are several. An answer stands without its prompt."""
     lines = [] if place is None else [f"--- sample {place + 1}"]
-    lines.append(printable(sample.context + sample.text))
+    lines.append(printable(sample.text.strip() if is_answer else sample.context + sample.text))
     if quality:
         lines.append(f"    [{quality_line(quality)}]")
     return "\n".join(lines)

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..runs.places import shown
+from .chat_prompts import chat_ids, written
 from .denoising_frames import Frame, FrameStreamer, TokenText
-from .denoising_page import FrameRecorder, write_denoising_page
+from .denoising_page import FrameRecorder, check_page, write_denoising_page
 from .denoising_view import DenoisingView, terminal_for_view
 from .generation import GeneratedText, GenerationStart, Importance, Watch, generate_samples
 from .importance_weights import importance_for
@@ -69,6 +71,7 @@ def print_samples(
     several: bool = True,
     quality: QualityRequest | None = None,
     revision: str | None = None,
+    chat: bool = False,
 ) -> None:
     """Generate ``num_samples`` texts after each prompt and print them, text and JSON lines as soon as there are any.
 
@@ -86,26 +89,34 @@ def print_samples(
         batch_size: texts generated at once.
         several: number the texts.
         quality: what is told about them.
+        chat: each prompt is what the user says, or a conversation, which the tokenizer's chat template writes; of the text
+            the answer alone is printed.
 
     Raises:
         UserError: nothing to load, a request the model cannot fulfil, or a quality that cannot be told.
     """
     if quality is not None and quality.real_texts and quality.reference_model is None:
         raise UserError("MAUVE compares features of a language model; name one with --reference-model")
+    if output.html is not None:
+        check_page(output.html)
     loaded = load_target(target, use_cpu=use_cpu, revision=revision)
     importance = importance_for(loaded, options)
     judge = _judge(quality, loaded.model.device)
     text = TokenText(loaded.tokenizer)
     recorder = FrameRecorder()
+    to_ids = None
+    if chat:
+        prompts = written(loaded.tokenizer, prompts, loaded.source)
+        to_ids = partial(chat_ids, loaded.tokenizer)
     rows = (prompt for prompt in prompts for _ in range(num_samples))
     samples: list[GeneratedText] = []
     records: list[dict[str, Any]] = []
     while batch := list(itertools.islice(rows, batch_size)):
-        new = _generate(loaded, batch, options, len(samples), output, text, recorder, importance)
+        new = _generate(loaded, batch, options, len(samples), output, text, recorder, importance, to_ids)
         qualities = judge(new)
         for prompt, sample, numbers in zip(batch, new, qualities, strict=True):
             if output.form == TEXT:
-                print(as_text(sample, len(samples) if several else None, numbers), flush=True)
+                print(as_text(sample, len(samples) if several else None, numbers, is_answer=chat), flush=True)
             else:
                 records.append(as_record(sample, prompt.extra, numbers, output.with_ids))
                 if output.form == JSONL:
@@ -131,6 +142,7 @@ def _generate(
     text: TokenText,
     recorder: FrameRecorder,
     importance: Importance | None,
+    to_ids: Callable[[str], list[int]] | None,
 ) -> list[GeneratedText]:
     console = terminal_for_view(data_on_stdout=output.form != TEXT) if output.watch else None
     sinks: list[Callable[[Frame], None]] = [] if output.html is None else [recorder]
@@ -155,6 +167,7 @@ def _generate(
             first_row=first_row,
             watch=watching,
             importance=importance,
+            to_ids=to_ids,
         )
 
 
@@ -205,6 +218,12 @@ def _facts(loaded: Target, options: GenerationOptions) -> dict[str, Any]:
     if loaded.step is not None:
         facts["optimiser steps"] = loaded.step
     given = dataclasses.asdict(options)
+    if loaded.is_denoiser:  # what the model does where nothing was asked for
+        names = ("sampler", "sampler_config", "max_denoising_steps")
+        complete = loaded.model._prepare_generation_config(None, **{name: given[name] for name in names})
+        own = complete.sampler_config.to_dict()
+        given |= {"max_denoising_steps": complete.max_denoising_steps, "sampler": own.pop("sampler")}
+        given["sampler_config"] = own or None
     return facts | {
         name: value for name, value in given.items() if value is not None and (loaded.is_denoiser or name != "infill")
     }

@@ -10,11 +10,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..data.local_files import SUFFIXES
+from ..errors import UserError
 from ..runs import Run
 from ..runs.places import relative
 from ..runs.tables import printable
 from .source import PushSource
 
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)  # which ones there are, the Hub knows, and says
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _METRICS = (
     ("eval_nll", "nats_per_token", "nats per token"),
@@ -23,21 +25,40 @@ _METRICS = (
 )
 
 
-def card_metadata(source: PushSource, config: dict[str, Any], name: str) -> ModelCardData:
+def check_license(license_id: str | None) -> None:
+    """Raise UserError where ``license_id`` cannot be one of the Hub's identifiers of licences."""
+    if license_id is not None and _LICENSE.fullmatch(license_id) is None:
+        raise UserError(
+            f"--license {license_id!r} is no identifier of a licence; give one of the Hub's, such as apache-2.0, mit or "
+            "cc-by-4.0"
+        )
+
+
+def card_metadata(
+    source: PushSource,
+    config: dict[str, Any],
+    name: str,
+    *,
+    license_id: str | None = None,
+    adapted: str | None = None,
+) -> ModelCardData:
     """Return library, task, tags, data sets, base model and, where exactly these weights were evaluated, the results.
 
     Args:
         source: what is pushed.
         config: ``config.json`` of the model.
         name: of the repository, without its owner.
+        license_id: an identifier that the Hub knows; None: the card names no licence.
+        adapted: the network, ``OWNER/NAME``, that an adapter is merged into.
     """
     run = source.run
     is_denoiser = config["model_type"] == "masked_diffusion"
     tags = ["masked-diffusion", "diffusion-language-model"] if is_denoiser else ["causal-lm"]
     datasets = [] if run is None else [str(run.config.get("dataset"))]
     converted = config.get("converted_from")
-    base = converted.get("source") if isinstance(converted, dict) else None
+    base = adapted or (converted.get("source") if isinstance(converted, dict) else None)
     return ModelCardData(
+        license=license_id,
         library_name="transformers",
         pipeline_tag="fill-mask" if is_denoiser else "text-generation",
         tags=[*tags, "hf_difflm"],

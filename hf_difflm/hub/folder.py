@@ -14,6 +14,8 @@ from typing import Any
 from ..errors import UserError
 from ..models.adapters import is_adapter_folder
 from ..runs.checkpoints import EMA_FILE
+from .adapter_files import copy_adapter
+from .card_metadata import check_license
 from .included import copy_included
 from .log_files import write_log_files
 from .model_card import model_card, write_model_card
@@ -48,6 +50,7 @@ def write_folder(
     weights: str | None = None,
     include: Sequence[str] = (),
     revision: str | None = None,
+    license_id: str | None = None,
 ) -> PushFolder:
     """Write exactly what goes up: weights, tokenizer, code, run log, pictures, sample texts and the model card.
 
@@ -60,15 +63,17 @@ def write_folder(
         weights: ``ema`` or ``raw``, see :func:`find_source`.
         include: patterns of further files, see :func:`copy_included`.
         revision: branch, for the card.
+        license_id: licence for the card, an identifier of the Hub's; None: the card names none.
 
     Raises:
         UserError: nothing to push, a secret in what would go up, or a folder that cannot be written.
     """
     check_repo_id(repo_id)
     check_revision(revision)
+    check_license(license_id)
     found = find_source(source, weights)
     with _built_beside(target) as folder:
-        _write_all(found, folder, repo_id, revision)
+        _write_all(found, folder, repo_id, revision, license_id)
         copy_included(Path(source), include, folder)
         refuse_secrets(folder)
         sizes = {
@@ -77,13 +82,24 @@ def write_folder(
     return PushFolder(target, dict(sorted(sizes.items())), found)
 
 
-def _write_all(source: PushSource, folder: Path, repo_id: str, revision: str | None) -> None:
+def _write_all(source: PushSource, folder: Path, repo_id: str, revision: str | None, license_id: str | None) -> None:
     config = _write_model(source, folder)
+    adapter = copy_adapter(source, folder)
     needs_code = write_config_and_code(config, folder)
     twin = find_twin(source.run) if source.run is not None else None
     if source.run is not None:
         write_log_files(source.run, twin, folder)
-    write_model_card(folder, model_card(source, config, repo_id, revision=revision, twin=twin, needs_code=needs_code))
+    card = model_card(
+        source,
+        config,
+        repo_id,
+        revision=revision,
+        twin=twin,
+        needs_code=needs_code,
+        license_id=license_id,
+        adapter=adapter,
+    )
+    write_model_card(folder, card)
 
 
 def _write_model(source: PushSource, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..runs.places import relative
 from ..runs.schema import COMPLETED, SampleRecord
 from ..runs.tables import count, fenced
 from . import card_tables
+from .adapter_files import PushedAdapter, adapter_use
 from .card_metadata import card_metadata
 from .card_text import code, escaped
 from .log_files import CURVES, DASHBOARD
@@ -42,6 +43,8 @@ def model_card(
     revision: str | None = None,
     twin: Run | None = None,
     needs_code: bool,
+    license_id: str | None = None,
+    adapter: PushedAdapter | None = None,
 ) -> str:
     """Return the text of ``README.md``.
 
@@ -52,6 +55,8 @@ def model_card(
         revision: branch it is pushed to; None: main.
         twin: the run it is compared with.
         needs_code: whether it is loaded with ``trust_remote_code=True``.
+        license_id: an identifier that the Hub knows; None: the card names no licence.
+        adapter: what is merged into the weights and goes up beside them.
     """
     name = repo_id.rpartition("/")[2]
     run = source.run
@@ -61,6 +66,8 @@ def model_card(
         _what(source, config, is_denoiser, needs_code),
         f"## Use\n\n{_use(config, repo_id, revision, is_denoiser, needs_code)}",
     ]
+    if adapter is not None:
+        parts.append(f"## Adapter\n\n{adapter_use(adapter, repo_id, revision, is_denoiser, needs_code)}")
     if run is None:
         parts.append("## Training\n\nNo run log came with these weights.")
     else:
@@ -73,7 +80,8 @@ def model_card(
         ]
     parts.append(f"## Limits\n\n{_limits(config, run, is_denoiser, needs_code)}")
     parts.append(f"## Citation\n\n{_citation(run, is_denoiser)}")
-    metadata = card_metadata(source, config, name).to_yaml()
+    adapted = adapter.base if adapter is not None else None
+    metadata = card_metadata(source, config, name, license_id=license_id, adapted=adapted).to_yaml()
     body = "\n\n".join(parts)
     return str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
 

@@ -23,6 +23,8 @@ from ..errors import UserError, first_line
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER = "default"
 """The name that PEFT gives an adapter."""
+MERGED_ADAPTER = "adapter"
+"""The folder in a model folder with the adapter that is merged into its weights."""
 AVERAGES = "ema.safetensors"
 """Moving averages of an adapter's weights, in a checkpoint; the name that all checkpoints have for it."""
 _PREFIX = "base_model.model."  # of the names in PEFT's files

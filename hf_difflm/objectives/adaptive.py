@@ -16,7 +16,7 @@ from torch import nn
 from .adaptive_bound import AdaptiveBound, TokenCosts, progress_of
 from .adaptive_settings import AdaptiveSettings
 from .adaptive_summary import AdaptiveSummary, pair_sums
-from .base import Batch, NoiseKey, Objective, ObjectiveOutput, scored_mask
+from .base import Batch, NoiseKey, Objective, ObjectiveOutput, scored_mask, to_device
 from .curriculum import STAGES
 from .denoising import hide
 from .importance import ImportanceEstimator, difficulty, regression_weights
@@ -40,7 +40,8 @@ class AdaptiveMaskingObjective(Objective):
         counts_V: (V,) how often each token occurs in the training data, where ``settings.needs_counts``.
 
     Raises:
-        ValueError: a network or the counts are needed and missing.
+        ValueError: a network or the counts are needed and missing; noise in complementary pairs or static shapes, which
+            belong to uniform masking alone.
     """
 
     name = "atat"
@@ -55,6 +56,10 @@ class AdaptiveMaskingObjective(Objective):
         networks: nn.ModuleDict | None = None,
         counts_V: np.ndarray | None = None,
     ):
+        if p0.noise_sampling == "pairs" or p0.static_shapes:
+            raise ValueError(
+                "complementary pairs and static shapes are for uniform masking: use MaskedDiffusionObjective"
+            )
         self.p0 = p0
         self.settings = settings
         self.vocab_size = vocab_size
@@ -72,8 +77,8 @@ class AdaptiveMaskingObjective(Objective):
     def begin(self, total_steps: int) -> None:
         self.total_steps = total_steps
 
-    def for_evaluation(self) -> Objective:
-        return self.p0.for_evaluation()
+    def for_evaluation(self, pairs: bool = False) -> Objective:
+        return self.p0.for_evaluation(pairs)
 
     def native(self, step: int) -> Objective | None:
         if self.settings.form == "p0" or (self.settings.depends_on_progress and self.total_steps is None):
@@ -103,7 +108,7 @@ class AdaptiveMaskingObjective(Objective):
         accuracy: bool = False,
     ) -> ObjectiveOutput:
         importance = self.reader(model, batch, device)
-        progress = self._progress(key.step)
+        progress = self._progress(int(key.row_steps[0]))  # in training all rows are of one step
         scored_BL = scored_mask(batch)
         token_weights_BL = None
         if self.curriculum is not None and importance is not None and self.curriculum.pace(progress) < 1.0:
@@ -163,15 +168,15 @@ class AdaptiveMaskingObjective(Objective):
         """Add the gradient of the estimator's regression to the loss; say how importance and difficulty go together."""
         rows_N, columns_N = found.output.rows_N, found.output.columns_N
         difficulty_N = difficulty(found.nll_N, self.vocab_size)
-        values_N = torch.from_numpy(importance.values_BL[rows_N, columns_N]).float().to(device)
+        values_N = to_device(torch.from_numpy(importance.values_BL[rows_N, columns_N]).float(), device)
         error_N = weights_N = None
         if importance.learned_BL is not None:
             masked_B = np.bincount(rows_N, minlength=len(scored_BL))
             weights_N = regression_weights(
                 torch.from_numpy(scored_BL.sum(-1)[rows_N]), torch.from_numpy(masked_B[rows_N])
             ).float()
-            weights_N = weights_N.to(device)
-            positions_N = torch.from_numpy(rows_N * scored_BL.shape[1] + columns_N).to(device)
+            weights_N = to_device(weights_N, device)
+            positions_N = to_device(torch.from_numpy(rows_N * scored_BL.shape[1] + columns_N), device)
             error_N = (importance.learned_BL.flatten()[positions_N] - difficulty_N) ** 2
             regression = self.settings.loss_weight * (weights_N * error_N).sum() / num_scored
             # Its gradient, and none of its value: the logged loss is the bound.

@@ -22,17 +22,22 @@ class NoiseKey:
 
     Args:
         seed: seed of the run (training) or of the evaluation.
-        step: optimiser step (training) or replicate (evaluation).
+        step: optimiser step (training) or replicate (evaluation); (B,) where the rows belong to several replicates.
         places_B: (B,) place of each sequence in the optimiser batch (training) or its index in the data set (evaluation).
         size: sequences the noise is stratified over: the optimiser batch, or the data set.
         purpose: keeps training and evaluation noise apart.
     """
 
     seed: int
-    step: int
+    step: int | np.ndarray
     places_B: np.ndarray
     size: int
     purpose: str = "train"
+
+    @property
+    def row_steps(self) -> np.ndarray:
+        """(B,) step of each row."""
+        return np.broadcast_to(self.step, np.shape(self.places_B))
 
 
 class Summary(ABC):
@@ -59,13 +64,17 @@ class ObjectiveOutput:
 
     Args:
         loss: scalar: this batch's share of the mean over all scored tokens, in nats per token.
-        rows_N: (N,) row of the batch each predicted token belongs to.
+        rows_N: (N,) row of the batch each predicted token belongs to, ascending.
         columns_N: (N,) its position in the sequence (of the token that is predicted).
         token_nll_N: (N,) detached -log p in nats of the predicted tokens.
         token_weights_N: (N,) weights with which ``token_nll_N`` sum to the nll of their sequence (the bound).
         token_correct_N: (N,) whether the likeliest token is right; None unless asked for.
-        row_metrics: (B,) host arrays about each sequence, e.g. ``noise_level`` and ``masking_rate``.
+        row_metrics: (B,) host arrays about each sequence, e.g. ``noise_level`` and ``masking_rate``; (reads·B,) where each
+            sequence is read several times, its readings being neighbours.
         summary: what else is to be logged of the step; None where there is nothing.
+        reads: how many times the model read each sequence, each time with other tokens hidden.
+        reads_N: (N,) which of the reads·B rows each predicted token was hidden in: what ``row_metrics`` are indexed by, and
+            ``rows_N`` times ``reads`` up to the reading. ``rows_N`` itself where nothing is read twice.
     """
 
     loss: torch.Tensor
@@ -76,6 +85,12 @@ class ObjectiveOutput:
     token_correct_N: torch.Tensor | None = None
     row_metrics: dict[str, np.ndarray] = field(default_factory=dict)
     summary: Summary | None = None
+    reads: int = 1
+    reads_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        if self.reads == 1:
+            self.reads_N = self.rows_N
 
 
 class Objective(ABC):
@@ -113,8 +128,12 @@ class Objective(ABC):
             accuracy: also tell which predictions are right.
         """
 
-    def for_evaluation(self) -> Objective:
-        """The objective evaluations report: P0, however the model was trained."""
+    def for_evaluation(self, pairs: bool = False) -> Objective:
+        """The objective evaluations report: P0, however the model was trained.
+
+        Args:
+            pairs: each draw reads a sequence under a mask and under its complement, where there are masks.
+        """
         return self
 
     def native(self, step: int) -> Objective | None:
@@ -153,5 +172,5 @@ def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """Copy to the device without making the host wait for it."""
     device = torch.device(device)
     if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -4,6 +4,11 @@ Any-order form, exact (the default): for a sequence of L scored tokens draw k un
 uniformly; NELBO(x) = L E_k E_M [ (1/k) sum_{i in M} -log mu^i(x^i) ]  (the any-order view: arXiv 2110.02037, eq. 5;
 arXiv 2406.03736, eq. 2.6). No 1/t blow-up, no smallest time, no discretisation.
 
+In complementary pairs a sequence is read twice, under M and under the rest M' of its tokens, so each token is predicted
+once: L (1/2k sum_M + 1/2(L-k) sum_M') -log mu; if k = L, with probability 1/L, sum_M -log mu (beside a reading without a
+loss). Since L - k is as uniform as k, the mean over k = 1..L-1 of the two halves is that of the any-order form, and k = L
+has the 1/L that it has there: the same number, exactly.
+
 Time form: NELBO(x) = E_{t, z_t} sum_i lambda_t 1[z_t^i = m] (-log mu^i(x^i)), tokens masked independently with probability
 1 - alpha_t (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329).
 """
@@ -19,16 +24,19 @@ import torch
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
 from .noise import row_uniforms, stratified_uniforms
+from .static_shapes import StaticPositions
 
 
 @dataclass
 class Corruption:
     """Which tokens of a batch are hidden, and what that costs.
 
+    In complementary pairs each sequence has two neighbouring rows, B being twice the sequences.
+
     Args:
         masked_BL: (B, L) bool, the hidden tokens; scored tokens only.
         weights_B: (B,) float64, weight of each masked token's cross-entropy in the NELBO of its sequence.
-        noise_level_B: (B,) sigma = -log alpha of each sequence.
+        noise_level_B: (B,) sigma = -log alpha of each row.
         masking_rate_B: (B,) share of the scored tokens that is hidden.
     """
 
@@ -44,11 +52,14 @@ class MaskedDiffusionObjective(Objective):
     Args:
         mask_token_id: id of the mask token.
         loss_form: ``any_order`` (exact counts) or ``time`` (Bernoulli masks).
-        noise_sampling: ``stratified`` over the whole optimiser batch, or ``iid``.
+        noise_sampling: ``stratified`` over the whole optimiser batch, ``iid``, or ``pairs``: stratified counts, each
+            sequence read under a mask and under its complement (any-order form).
         schedule: noise schedule of the time form; the any-order form is the same number under every schedule.
+        static_shapes: ask the LM head for as many positions in every micro-batch, so that a compiled step has one shape: the
+            most that stratified counts or pairs can hide. All micro-batches must have one shape and no padding.
 
     Raises:
-        ValueError: an unknown form or sampling.
+        ValueError: an unknown form or sampling; pairs or static shapes where they do not exist.
     """
 
     name = "mdlm"
@@ -61,32 +72,47 @@ class MaskedDiffusionObjective(Objective):
         loss_form: str = "any_order",
         noise_sampling: str = "stratified",
         schedule: NoiseSchedule | None = None,
+        static_shapes: bool = False,
     ):
         if loss_form not in ("any_order", "time"):
             raise ValueError(f"loss_form must be any_order or time, got {loss_form!r}")
-        if noise_sampling not in ("stratified", "iid"):
-            raise ValueError(f"noise_sampling must be stratified or iid, got {noise_sampling!r}")
+        if noise_sampling not in ("stratified", "iid", "pairs"):
+            raise ValueError(f"noise_sampling must be stratified, iid or pairs, got {noise_sampling!r}")
+        if noise_sampling == "pairs" and loss_form != "any_order":
+            raise ValueError(f"complementary pairs are of exact counts: loss_form must be any_order, got {loss_form!r}")
+        if static_shapes and (loss_form != "any_order" or noise_sampling == "iid"):
+            raise ValueError(
+                f"static shapes need counts that have a bound, not loss_form {loss_form}, {noise_sampling}"
+            )
         self.mask_token_id = mask_token_id
         self.loss_form = loss_form
         self.noise_sampling = noise_sampling
         self.schedule = schedule or NoiseSchedule()
+        self.static_shapes = static_shapes
+        self._static = StaticPositions() if static_shapes else None
 
-    def for_evaluation(self) -> MaskedDiffusionObjective:
-        """Exact counts, stratified: the form of P0 whose estimate varies least."""
-        return MaskedDiffusionObjective(self.mask_token_id)
+    @property
+    def reads(self) -> int:
+        """How many times the model reads each sequence."""
+        return 2 if self.noise_sampling == "pairs" else 1
+
+    def for_evaluation(self, pairs: bool = False) -> MaskedDiffusionObjective:
+        """Exact counts, stratified: the form of P0 whose estimate varies least; in complementary pairs if asked for."""
+        return MaskedDiffusionObjective(self.mask_token_id, noise_sampling="pairs" if pairs else "stratified")
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         """Choose the masked tokens of each sequence; ``scored_BL`` is (B, L) bool. Pure in (key, scored_BL)."""
         counts_B = scored_BL.sum(-1)
         uniforms = row_uniforms(key, counts_B)
-        stratified = self.noise_sampling == "stratified"
-        u_B = stratified_uniforms(key) if stratified else np.array([row[0] for row in uniforms])
+        iid = self.noise_sampling == "iid"
+        u_B = np.array([row[0] for row in uniforms]) if iid else stratified_uniforms(key)
         # Numbers go to scored tokens in their order, so padding on either side changes nothing; inf is never masked.
         scores_BL = np.full(scored_BL.shape, np.inf)
         scores_BL[scored_BL] = np.concatenate([row[1:] for row in uniforms])
-        if self.loss_form == "any_order":
-            return self._exact_counts(u_B, scores_BL, counts_B)
-        return self._bernoulli(u_B, scores_BL, counts_B)
+        if self.loss_form == "time":
+            return self._bernoulli(u_B, scores_BL, counts_B)
+        drawn = self._exact_counts(u_B, scores_BL, counts_B)
+        return _with_complements(drawn.masked_BL, scored_BL) if self.noise_sampling == "pairs" else drawn
 
     def _exact_counts(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
         # k = 1 + floor(u L); a sequence without scored tokens (k = 1 > L = 0) masks nothing: its scores are all inf.
@@ -117,24 +143,46 @@ class MaskedDiffusionObjective(Objective):
         device: torch.device | str = "cpu",
         accuracy: bool = False,
     ) -> ObjectiveOutput:
-        corruption = self.corrupt(scored_mask(batch), key)
-        masked_BL = torch.from_numpy(corruption.masked_BL)
-        rows_N, columns_N = np.nonzero(corruption.masked_BL)
+        scored_BL, reads = scored_mask(batch), self.reads
+        corruption = self.corrupt(scored_BL, key)
+        hidden = torch.from_numpy(corruption.masked_BL)  # (R, L), R rows being reads times the sequences
+        reads_N, columns_N = np.nonzero(corruption.masked_BL)
+        positions = reads_N * hidden.shape[1] + columns_N
+        if self._static is not None:
+            positions = self._static(
+                positions, corruption.masked_BL, scored_BL, batch.get("attention_mask"), key, reads
+            )
         mask = attention_mask_or_none(batch)
+        ids, labels = batch["input_ids"], batch["labels"]
+        if reads > 1:
+            ids, labels = ids.repeat_interleave(reads, dim=0), labels.repeat_interleave(reads, dim=0)
+            mask = None if mask is None else mask.repeat_interleave(reads, dim=0)
         outputs = model(
-            input_ids=to_device(batch["input_ids"].masked_fill(masked_BL, self.mask_token_id), device),
+            input_ids=to_device(ids.masked_fill(hidden, self.mask_token_id), device),
             attention_mask=None if mask is None else to_device(mask, device),
-            labels=to_device(batch["labels"].masked_fill(~masked_BL, -100), device),
+            labels=to_device(labels.masked_fill(~hidden, -100), device),
             loss_weights=to_device(torch.from_numpy(corruption.weights_B).float().unsqueeze(-1), device),
-            positions=to_device(torch.from_numpy(rows_N * masked_BL.shape[1] + columns_N), device),
+            positions=to_device(torch.from_numpy(positions), device),
             output_correct=accuracy,
         )
+        count = len(reads_N)  # what follows in the answer is of positions that only fill up the shape
         return ObjectiveOutput(
             loss=outputs.loss / num_scored,
-            rows_N=rows_N,
+            rows_N=reads_N // reads,
             columns_N=columns_N,
-            token_nll_N=outputs.token_nll,
-            token_weights_N=corruption.weights_B[rows_N],
-            token_correct_N=outputs.token_correct,
+            token_nll_N=outputs.token_nll[:count],
+            token_weights_N=corruption.weights_B[reads_N],
+            token_correct_N=None if outputs.token_correct is None else outputs.token_correct[:count],
             row_metrics={"noise_level": corruption.noise_level_B, "masking_rate": corruption.masking_rate_B},
+            reads=reads,
+            reads_N=reads_N,
         )
+
+
+def _with_complements(masked_BL: np.ndarray, scored_BL: np.ndarray) -> Corruption:
+    """Each mask and, in the row after it, its complement among the scored tokens."""
+    masked_RL = np.stack([masked_BL, scored_BL & ~masked_BL], axis=1).reshape(-1, masked_BL.shape[1])
+    counts_R, k_R = scored_BL.sum(-1).repeat(2), masked_RL.sum(-1)
+    halves_R = np.divide(counts_R, 2.0 * k_R, out=np.zeros(len(k_R)), where=k_R > 0)
+    weights_R = np.where((k_R == counts_R) & (k_R > 0), 1.0, halves_R)  # all hidden: there is no other half
+    return Corruption(masked_RL, weights_R, -np.log1p(-k_R / (counts_R + 1)), k_R / np.maximum(counts_R, 1))

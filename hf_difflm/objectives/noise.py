@@ -23,8 +23,8 @@ def row_uniforms(key: NoiseKey, counts_B: np.ndarray) -> list[np.ndarray]:
     """
     generator = _Philox(key.seed, key.purpose)
     return [
-        generator.uniforms(int(place), key.step, 1 + int(count))
-        for place, count in zip(key.places_B, counts_B, strict=True)
+        generator.uniforms(int(place), int(step), 1 + int(count))
+        for place, step, count in zip(key.places_B, key.row_steps, counts_B, strict=True)
     ]
 
 
@@ -35,8 +35,28 @@ def stratified_uniforms(key: NoiseKey) -> np.ndarray:
     itself, the N together fall one into each of N equal strata (up to the offset), and every run of neighbouring places
     is nearly stratified as well.
     """
-    offset = _Philox(key.seed, key.purpose).uniforms(_BATCH_PLACE, key.step, 1)[0]
-    return (offset + van_der_corput_ranks(key.size)[key.places_B] / key.size) % 1.0
+    generator = _Philox(key.seed, key.purpose)
+    steps_S, which_B = np.unique(key.row_steps, return_inverse=True)
+    offsets_S = np.array([generator.uniforms(_BATCH_PLACE, int(step), 1)[0] for step in steps_S])
+    return (offsets_S[which_B] + van_der_corput_ranks(key.size)[key.places_B] / key.size) % 1.0
+
+
+@lru_cache(maxsize=16)
+def stratified_sums(rows: int, size: int) -> tuple[float, float]:
+    """The least and the largest sum of :func:`stratified_uniforms` over a micro-batch, whichever it is and whatever U.
+
+    A sum of numbers (U + v) mod 1 grows with U until the largest v wraps round: it is largest just before one of these
+    moments, and least at one.
+
+    Args:
+        rows: sequences of a micro-batch: a run of as many places, the first of which is a multiple of it.
+        size: sequences of the optimiser batch, at least ``rows``; the places after its last whole micro-batch are left out.
+    """
+    whole = size - size % rows
+    v_WR = np.sort((van_der_corput_ranks(size)[:whole] / size).reshape(-1, rows), axis=-1)
+    wrapped_R = rows - 1 - np.arange(rows)  # those above, which have wrapped round before
+    sums_WR = v_WR.sum(-1, keepdims=True) + rows * (1 - v_WR) - wrapped_R
+    return float(sums_WR.min()) - 1, float(sums_WR.max())
 
 
 @lru_cache(maxsize=16)

@@ -73,7 +73,8 @@ def law_of(run: Run) -> NoiseLaw | None:
     }
     return NoiseLaw(
         form="time" if adaptive else config["loss_form"],
-        stratified=config.get("noise_sampling", "stratified") == "stratified",
+        stratified=config.get("noise_sampling", "stratified") != "iid",
+        pairs=config.get("noise_sampling") == "pairs" and not adaptive,
         sequences=sequences,
         tokens=tokens_of_a_sequence(run, sequences)[0],
         schedule="linear" if adaptive else schedule,
@@ -120,7 +121,7 @@ def _uniform(run: Run, law: NoiseLaw) -> Check:
         slack = 2 * law.sequences / max(tokens, 1.0)
         if slack > 0.5:
             return _spanning(rows, law.sequences)
-        law = NoiseLaw(law.form, law.stratified, law.sequences, 10**6)
+        law = NoiseLaw(law.form, law.stratified, law.sequences, 10**6, pairs=law.pairs)
     uniform_2S = law.uniform_extremes(rows[:, 1], rows[:, 2], np.random.default_rng(0))
     distance = max(ks_p_value(uniform_S)[0] for uniform_S in uniform_2S)
     chance = min(1.0, 2.0 * math.exp(-2.0 * len(rows) * max(distance - slack, 0.0) ** 2))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .flops_bdh import BdhArchitecture
+from .flops_dit import DiTArchitecture
 
 # Feed-forward layers with three matrices (gate, up, down), and with two.
 _GATED = "llama mistral qwen2 qwen3 gemma gemma2 olmo2 phi3 smollm3 ernie4_5 granite cohere stablelm modernbert"
@@ -50,7 +51,7 @@ class Architecture:
     head_transform: bool = False
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Architecture | BdhArchitecture | None:
+    def from_config(cls, config: Mapping[str, Any]) -> Architecture | BdhArchitecture | DiTArchitecture | None:
         """Return the architecture in the dict of a transformers configuration; None for a family that is not known.
 
         A configuration around another one (``backbone_config``) is that one; its head is a masked-LM head.
@@ -59,6 +60,8 @@ class Architecture:
         kind = config.get("model_type")
         if kind == "bdh":
             return BdhArchitecture.from_config(config)
+        if kind == "dit":
+            return DiTArchitecture.from_config(config)
         if kind not in FAMILIES:
             return None
         layers = _first(config, "num_hidden_layers", "n_layer")
@@ -95,7 +98,9 @@ class Architecture:
         return length * layers * (projections + feed_forward) + 4 * queries * pairs + labelled * head
 
 
-def training_flops(architecture: Architecture | BdhArchitecture, lengths: Mapping[int, int], labelled: float) -> float:
+def training_flops(
+    architecture: Architecture | BdhArchitecture | DiTArchitecture, lengths: Mapping[int, int], labelled: float
+) -> float:
     """Return the FLOPs of training on some sequences: one forward pass and a backward pass of twice its FLOPs.
 
     Args:

@@ -1,7 +1,8 @@
 """What masking rates a masked diffusion prescribes: their mean, their spread, and how their extremes are distributed.
 
 A sequence has u uniform in [0, 1), by itself or stratified over the N sequences of the optimiser batch (there the N numbers
-are a grid with a random offset). From exact counts (``any_order``): k = 1 + floor(u L) of L tokens are hidden. From times
+are a grid with a random offset). From exact counts (``any_order``): k = 1 + floor(u L) of L tokens are hidden; in
+complementary pairs a sequence is read a second time with the other L - k hidden, and rates are those of both. From times
 (``time``): t = 1 - u, and each token is hidden with probability 1 - alpha(t).
 """
 
@@ -27,6 +28,7 @@ class NoiseLaw:
         tokens: L, scored tokens of a sequence; None where they differ.
         schedule: of the time form: ``loglinear``, ``linear``, ``cosine``, ``polynomial`` or ``geometric``.
         exponent, sigma_min, sigma_max: of the polynomial and the geometric schedule.
+        pairs: whether each sequence is read under a mask and under its complement; exact counts, stratified.
     """
 
     form: str
@@ -37,6 +39,7 @@ class NoiseLaw:
     exponent: float = 2.0
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
+    pairs: bool = False
 
     def mean_and_spread(self, tokens: float) -> tuple[float, float]:
         """Mean and standard deviation of a step's mean masking rate.
@@ -44,6 +47,8 @@ class NoiseLaw:
         Args:
             tokens: scored tokens of a sequence, at least on average.
         """
+        if self.pairs:
+            return 0.5, 0.0  # k / L and 1 - k / L
         places = np.arange(self.sequences) / self.sequences
         count = max(16, min(_MOST_OFFSETS, _MOST_NUMBERS // self.sequences))
         offsets = (np.arange(count) + 0.5) / (count * self.sequences)
@@ -94,7 +99,9 @@ class NoiseLaw:
         if self.form == "any_order":
             tokens = self.tokens or 1
             k_2S = np.rint(np.stack([low, high]) * tokens)
-            below_2S, above_2S = (k_2S - 1) / tokens, k_2S / tokens
+            # Of a pair it is v = u + 1 / (2 L) that is rounded, to the distance of v L from 0 on a circle of L.
+            half = 0.5 if self.pairs else 0.0
+            below_2S, above_2S = (k_2S - 1 + half) / tokens, (k_2S + half) / tokens
         else:
             # t = 1 - u: the extremes change places.
             below_2S = above_2S = 1.0 - self.time_of(np.stack([high, low]))
@@ -108,11 +115,15 @@ class NoiseLaw:
     def _least(self, u: np.ndarray) -> np.ndarray:
         """P(the least of the N numbers is below u)."""
         u = np.clip(u, 0.0, 1.0)
+        if self.pairs:  # both k and L - k: as near to 0 as the nearest of N numbers on a circle
+            return np.minimum(2 * self.sequences * u, 1.0)
         return np.minimum(self.sequences * u, 1.0) if self.stratified else 1.0 - (1.0 - u) ** self.sequences
 
     def _largest(self, u: np.ndarray) -> np.ndarray:
         """P(the largest of the N numbers is below u)."""
         u = np.clip(u, 0.0, 1.0)
+        if self.pairs:
+            return np.clip(1.0 - 2 * self.sequences * (1.0 - u), 0.0, 1.0)
         return np.clip(1.0 - self.sequences * (1.0 - u), 0.0, 1.0) if self.stratified else u**self.sequences
 
 

@@ -6,11 +6,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
 from .comparison import compare_runs, labels
 from .decimation import smoothing_window
 from .evaluation_table import EVALUATION_HEADINGS, evaluation_cells
-from .files import write_text
+from .pages import write_page
 from .places import relative, shown, shown_run
 from .plots import plot_comparison
 from .run import Run
@@ -50,20 +49,13 @@ def write_report(
         command = shlex.join(["hf-difflm", "report", *(shown_run(run) for run in runs), "--output", shown(path)])
     names = labels(runs, names)
     parts = [
-        f"# {title}",
-        f"Generated from run logs; do not edit. This page was written by\n\n{fenced(relative(command), 'sh')}",
         f"## Comparison\n\n{comparison.to_markdown()}\n{_explanation(runs)}",
         f"## Curves\n\n![training loss and evaluation nll over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
         "## Evaluations\n\n" + "\n\n".join(_evaluations(run, name) for run, name in zip(runs, names, strict=True)),
         *_samples(runs, names),
         f"## How these runs were made\n\n{_commands(runs, names)}",
     ]
-    try:
-        write_text(path, "\n\n".join(parts) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"the page {str(path)!r} cannot be written ({error.strerror}); name another --output"
-        ) from error
+    write_page(path, title, command, parts)
     return path, picture
 
 

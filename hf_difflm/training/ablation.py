@@ -12,8 +12,7 @@ from typing import Any
 from ..errors import UserError
 from ..runs import Run, load_run
 from ..runs.ablation import CONFIDENCE, AblationTable, Entry, is_finished
-from ..runs.files import write_text
-from ..runs.places import relative
+from ..runs.pages import write_page
 from ..runs.schema import COMPLETED
 from ..runs.tables import printable
 from .ablation_grid import AblationGrid, Variant, slug
@@ -131,17 +130,12 @@ def _generation_options(variant: Variant) -> Any:
 def _write_page(page: Path, grid: AblationGrid, table: AblationTable, folder: Path) -> None:
     command = shlex.join(["hf-difflm", *sys.argv[1:]])
     parts = [
-        f"# Ablation: {printable(grid.name)}",
-        f"Generated from run logs; do not edit. This page was written by\n\n```sh\n{relative(command)}\n```",
         printable(grid.description),
         table.to_markdown(),
         _explanation(grid),
         f"## What each variant sets\n\n{_variants(grid)}",
     ]
-    try:
-        write_text(page, "\n\n".join(part for part in parts if part) + "\n")
-    except OSError as error:
-        raise UserError(f"the page {page} cannot be written ({error.strerror}); name another --output") from error
+    write_page(page, f"Ablation: {printable(grid.name)}", command, parts)
 
 
 def _explanation(grid: AblationGrid) -> str:

@@ -12,6 +12,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ..errors import UserError, did_you_mean
 from .complaints import complaints_about
+from .liger import check_liger
 from .values import shown
 
 # What the Trainer passes itself.
@@ -19,20 +20,22 @@ _GIVEN_BY_TRAINER = frozenset({"optimizer", "num_warmup_steps", "num_training_st
 
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Check the learning-rate schedule, the precision and the options of torch.compile.
+    """Check the learning-rate schedule, the precision, Liger and the options of torch.compile.
 
     Args:
         values: training arguments by name, typed.
 
     Raises:
-        UserError: a name that does not exist, keyword arguments that the schedule does not take, or a precision that
-            needs a GPU.
+        UserError: a name that does not exist, keyword arguments that the schedule does not take, or what needs a GPU or a
+            package that is not there.
     """
     _check_schedule(values)
     for name in ("bf16", "fp16"):
         if values.get(name) and not values.get("use_cpu") and not torch.accelerator.is_available():
             remedy = "--use-cpu trains in bfloat16 on the CPU" if name == "bf16" else "use bf16 with --use-cpu"
             raise UserError(f"{name} is set, but there is no GPU; {remedy}, --no-{name} in float32")
+    if values.get("use_liger_kernel"):
+        check_liger(on_cpu=bool(values.get("use_cpu")) or not torch.accelerator.is_available())
     mode, backend = values.get("torch_compile_mode"), values.get("torch_compile_backend")
     if backend is not None:
         known = torch.compiler.list_backends(exclude_tags=())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import TrainingArguments
 
 from ..errors import UserError
+from ..evaluation.draws import Draws
 from .options import DiffusionOptions
 from .processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 
@@ -19,12 +20,14 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
     explicit ``gradient_accumulation_steps`` above 1 wins over it.
 
     Raises:
-        UserError: a launch that would do something else (:func:`check_launch`); a global batch size that cannot be cut.
+        UserError: a launch that would do something else (:func:`check_launch`); a global batch size that cannot be cut;
+            numbers of evaluation draws that do not go together.
     """
 
     def __post_init__(self) -> None:
         check_launch(use_cpu=self.use_cpu, bf16=self.bf16, fp16=self.fp16, fsdp=self.fsdp, deepspeed=self.deepspeed)
         check_sharding(asked_engine(self.fsdp, self.deepspeed), ema=self.ema_decay is not None)
+        Draws(self.eval_replicates, self.target_stderr, self.max_eval_replicates)  # a check
         super().__post_init__()
         build_models_whole()
         # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the

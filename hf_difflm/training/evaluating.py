@@ -26,8 +26,9 @@ class EvaluatingPart(TrainerPart):
 
         Returns:
             ``eval_loss`` = ``eval_nll`` (nats per scored token), ``eval_nll_stderr``, ``eval_nll_data_stderr``,
-            ``eval_bpb``, ``eval_ppl``, ``eval_accuracy`` (and by masking rate), ``eval_bound``; and where training
-            minimises another bound: ``eval_native_nll``, ``eval_native_nll_stderr``, ``eval_native_bound``.
+            ``eval_bpb``, ``eval_ppl``, ``eval_accuracy`` (and by masking rate), ``eval_bound``, ``eval_replicates`` and
+            ``eval_forwards`` (sequences through the model for these numbers); and where training minimises another bound:
+            ``eval_native_nll``, ``eval_native_nll_stderr``, ``eval_native_forwards``, ``eval_native_bound``.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, dict):
@@ -40,13 +41,16 @@ class EvaluatingPart(TrainerPart):
         if self.args.eval_iters is not None:
             dataset = spread(dataset, self.args.eval_iters * self.args.per_device_eval_batch_size)
         start = time.perf_counter()
-        self.last_evaluation = result = self._likelihood(dataset, self.objective.for_evaluation())
+        self.last_evaluation = result = self._likelihood(
+            dataset, self.objective.for_evaluation(pairs=self.args.eval_pairs)
+        )
         native = self.objective.native(self.state.global_step)
         other = None if native is None else self._likelihood(dataset, native)
         seconds = time.perf_counter() - start
         metrics = result.metrics(metric_key_prefix)
         if other is not None:
             metrics[f"{metric_key_prefix}_native_nll"] = other.nll
+            metrics[f"{metric_key_prefix}_native_forwards"] = other.forwards
             if other.nll_stderr is not None:
                 metrics[f"{metric_key_prefix}_native_nll_stderr"] = other.nll_stderr
         metrics[f"{metric_key_prefix}_runtime"] = seconds
@@ -61,26 +65,29 @@ class EvaluatingPart(TrainerPart):
         return metrics
 
     def _likelihood(self, dataset: Any, objective: Objective) -> LikelihoodResult:
-        rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, self.args.eval_batch_size
-        batches: Any = evaluation_batches(dataset, self.data_collator, rows, rank, ranks)
-        steps = -(-len(dataset) // (rows * ranks))
+        args, rank, ranks = self.args, self.accelerator.process_index, self.accelerator.num_processes
+        batches = evaluation_batches(dataset, self.data_collator, args.eval_batch_size, rank, ranks)
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
         with self.evaluated_weights(), self.accelerator.autocast():
             return evaluate_likelihood(
                 model,
                 objective,
-                self._with_progress(batches, steps),
+                batches,
                 len(dataset),
-                replicates=self.args.eval_replicates,
-                seed=self.args.eval_seed,
+                replicates=args.eval_replicates,
+                target_stderr=args.target_stderr,
+                max_replicates=args.max_eval_replicates,
+                replicates_at_once=batches.replicates_at_once,
+                seed=args.eval_seed,
                 data_unit=data_unit(dataset),
-                device=self.args.device,
+                device=args.device,
                 gather=gather_object if ranks > 1 else list,
+                progress=self._with_progress,
             )
 
-    def _with_progress(self, batches: Any, total: int) -> Any:
+    def _with_progress(self, batches: Any, words: str) -> Any:
         if self.args.disable_tqdm or not self.is_local_process_zero():
             return batches
         from tqdm.auto import tqdm
 
-        return tqdm(batches, total=total, desc="evaluate", leave=False, dynamic_ncols=True)
+        return tqdm(batches, desc=words, leave=False, dynamic_ncols=True)

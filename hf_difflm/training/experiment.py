@@ -22,6 +22,7 @@ from ..runs import load_run
 from ..runs.schema import COMPLETED
 from .argument_checks import check_values
 from .arguments import DiffusionTrainingArguments
+from .attention import check_attention
 from .building import build_model
 from .complaints import complaints_about
 from .data_order import NO_END
@@ -110,8 +111,11 @@ def train_run(
             "".join(f"{line}\n" for line in as_lines({n: c for n, c in changes.items() if n not in settings.training})),
             end="",
         )
-    if settings.model.attn_implementation == "flex_attention" and arguments.device.type == "cpu":
-        raise UserError("attn_implementation flex_attention does not train on a CPU; use sdpa")
+    check_attention(
+        settings.model.attn_implementation,
+        on_cpu=arguments.device.type == "cpu",
+        half=arguments.bf16 or arguments.fp16,
+    )
     for name in (settings.data.dataset, settings.data.eval_dataset):
         if name is not None:
             refuse_missing(name)

@@ -18,6 +18,8 @@ NOT_IDENTITY = frozenset(
         "eval_strategy",
         "experiment_name",
         "gradient_accumulation_steps",
+        "head_chunk_rows",
+        "hub_license",
         "log_dir",
         "log_eval_only",
         "log_save_interval",
@@ -33,6 +35,7 @@ NOT_IDENTITY = frozenset(
         "save_steps",
         "save_strategy",
         "save_total_limit",
+        "static_shapes",
         "use_cpu",
         *(field.name for field in dataclasses.fields(MonitoringOptions)),
     }

@@ -10,12 +10,16 @@ import numpy as np
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..objectives import MaskedDiffusionObjective, NoiseKey
 from ..objectives.adaptive_masking import draw
-from ..objectives.noise import van_der_corput_ranks
 from ..objectives.odds_scaling import LOG_R_MAX, mask_probability
+from ..objectives.static_shapes import most_hidden
 from .objective_choice import adaptive_settings
 
 _DRAWS, _DEVIATIONS = 64, 4.0
-_LONGEST_CYCLE = 4096
+
+
+def reads_of(training: Mapping[str, Any]) -> int:
+    """How many times a training step reads each sequence: twice in complementary pairs."""
+    return 2 if training["objective"] == "mdlm" and training["noise_sampling"] == "pairs" else 1
 
 
 def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: int) -> int:
@@ -34,8 +38,8 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         return rows * scored
     if training["objective"] == "atat" and adaptive_settings(training).form != "p0":
         return _most_adaptive(training["noise_sampling"] == "stratified", rows, scored, batch)
-    if training["loss_form"] == "any_order" and training["noise_sampling"] == "stratified":
-        return min(rows + int(scored * _largest_share(rows, batch)), rows * scored)
+    if training["loss_form"] == "any_order" and training["noise_sampling"] != "iid":
+        return most_hidden(rows, scored, batch, reads_of(training))
     schedule = NoiseSchedule(
         training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
     )
@@ -67,16 +71,3 @@ def _most_hidden(t_B: np.ndarray) -> np.ndarray:
     above_C = -below_A[::-1]
     share_AC = -below_A[:, None] / np.maximum(above_C - below_A[:, None], 1e-12)  # of the tokens with the larger r
     return (p_BA[:, :, None] * (1 - share_AC) + p_BC[:, None, :] * share_AC).max((1, 2))
-
-
-def _largest_share(rows: int, batch: int) -> float:
-    """The largest sum of the stratified uniforms of a micro-batch, over its place in the batch and the common offset.
-
-    Each uniform is (U + v) mod 1. As U grows the sum grows, until the largest v wraps round: just before each of these
-    moments it may be the largest.
-    """
-    size = min(max(batch, rows), max(_LONGEST_CYCLE // rows, 1) * rows)
-    size -= size % rows
-    v_WR = np.sort((van_der_corput_ranks(size) / size).reshape(-1, rows), axis=-1)
-    wrapped_R = rows - 1 - np.arange(rows)  # those above, which have wrapped round before
-    return float((v_WR.sum(-1, keepdims=True) + rows * (1 - v_WR) - wrapped_R).max())

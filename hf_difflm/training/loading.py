@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..objectives import Batch
+from ..objectives.base import to_device
 from .data_order import order_of
 from .stream_position import StreamPosition
 from .trainer_parts import TrainerPart
@@ -56,7 +57,7 @@ class LoadingPart(TrainerPart):
         scored = int(sum((batch["labels"] != -100).sum() for batch in batch_samples))
         if self.accelerator.num_processes == 1:
             return max(scored, 1)
-        return self.accelerator.reduce(torch.tensor(float(scored), device=device), "sum").clamp(min=1)
+        return self.accelerator.reduce(to_device(torch.tensor(float(scored)), device), "sum").clamp(min=1)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs  # the objective moves what the model needs, after it has drawn the noise on the host

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 from ..models.build import build_causal_lm, build_denoiser
+from ..models.masked_diffusion.labelled_head import automatic_chunk_rows
 from .arguments import DiffusionTrainingArguments
 from .complaints import complaints_about
 from .fields import trainer_fields
-from .labelled_positions import most_labelled
+from .labelled_positions import most_labelled, reads_of
 from .objective_choice import adaptive_settings
+from .peft_adapters import check_engine, merging_parameters
 from .settings import Settings
 from .sharding import Network, gradient_bytes, held_bytes, keeps_half_weights, knows_optimizer
+from .simulated_adapters import with_simulated_adapters
 from .simulated_step import SimulatedNetwork
 from .starting_point import begin_from, open_tokenizer
 
@@ -35,11 +38,13 @@ class MemoryEstimate:
             vocabulary at each labelled position, ``activations`` all else that a step allocates.
         training: their sum.
         evaluation: the most that an evaluation needs.
-        total: the larger of the two.
+        merging: the most that writing ``best/`` needs, where adapters are merged for that; else 0.
+        total: the largest of the three.
         other_checkpointing: ``total`` with activation checkpointing the other way round.
         checkpointing, half: whether activations are recomputed, and whether it computes in bfloat16 (or float16).
         objective, optimizer_name: as the settings name them.
         parameters: of the network.
+        trained: those that are trained; the others are frozen beside adapters.
         vocabulary, block_size, labelled: labelled positions of a micro-batch at most.
         devices, engine, micro_batch, accumulation, global_batch_size: how an optimiser batch is cut.
         assumed: what was not known, in words.
@@ -57,12 +62,14 @@ class MemoryEstimate:
     buffers: int
     training: int
     evaluation: int
+    merging: int
     total: int
     other_checkpointing: int
     checkpointing: bool
     half: bool
     objective: str
     parameters: int
+    trained: int
     vocabulary: int
     block_size: int
     labelled: int
@@ -91,17 +98,21 @@ def estimate_memory(
         device_memory: of one device in bytes; None where it is not known.
 
     Raises:
-        UserError: a batch that cannot be cut so; a network that cannot be built; an unknown tokenizer.
+        UserError: a batch that cannot be cut so; a network that cannot be built; an unknown tokenizer; adapters under an
+            engine that does not train them.
     """
     settings = begin_from(settings)
+    if settings.training["lora_r"] is not None:
+        check_engine(engine)
     planner = _Planner(settings, devices, engine)
     training = settings.training
     cut = _cut(settings, devices)
     rows, accumulation = cut.per_device_train_batch_size, cut.gradient_accumulation_steps
     needs = planner.training(rows, accumulation, planner.checkpointing)
     evaluation = planner.evaluation(training["per_device_eval_batch_size"])
-    total = max(sum(needs.values()), evaluation)
-    other = max(sum(planner.training(rows, accumulation, not planner.checkpointing).values()), evaluation)
+    beside = max(evaluation, planner.merging)
+    total = max(sum(needs.values()), beside)
+    other = max(sum(planner.training(rows, accumulation, not planner.checkpointing).values()), beside)
     estimate = MemoryEstimate(
         weights=needs["weights"],
         gradients=needs["gradients"],
@@ -112,12 +123,14 @@ def estimate_memory(
         buffers=needs["buffers"],
         training=sum(needs.values()),
         evaluation=evaluation,
+        merging=planner.merging,
         total=total,
         other_checkpointing=other,
         checkpointing=planner.checkpointing,
         half=planner.half,
         objective=training["objective"],
-        parameters=planner.network.num_parameters,
+        parameters=planner.network.num_parameters + planner.network.num_frozen,
+        trained=planner.network.num_parameters,
         vocabulary=planner.network.model.config.vocab_size,
         block_size=settings.data.block_size,
         labelled=planner.labelled(rows, cut.global_batch_size),
@@ -133,7 +146,7 @@ def estimate_memory(
     if device_memory is not None:
         usable = int(USABLE * device_memory)
         estimate.fits = total <= usable
-        found = _largest(planner, cut, devices, usable, {rows: estimate.training}) if evaluation <= usable else 0
+        found = _largest(planner, cut, devices, usable, {rows: estimate.training}) if beside <= usable else 0
         estimate.largest_micro_batch = found
         estimate.largest_accumulation = cut.global_batch_size // devices // found if found else None
     return estimate
@@ -160,6 +173,11 @@ class _Planner:
         )
         if self._average:
             self._held["average"] -= 4 * self.network.num_beside
+        self._replaced = self._held["weights"] if self._average else 0  # by their average, and wait in a copy
+        self._held["weights"] += 4 * self.network.num_frozen  # which have neither gradient nor state nor average
+        self.merging = 0
+        if training["lora_r"] is not None and training["lora_merge"]:
+            self.merging = sum(self._held.values()) + self._replaced + 4 * merging_parameters(self.network.model)
 
     def labelled(self, rows: int, batch: int) -> int:
         return most_labelled(self._settings.training, rows, self._settings.data.block_size, batch)
@@ -168,7 +186,7 @@ class _Planner:
         """Bytes by row of the table, at the peak of a micro-batch."""
         fixed = gradient_bytes(self._sizes, self._engine, self._devices, half=self.half)
         peak = self.network.training_peak(
-            rows,
+            rows * reads_of(self._settings.training),
             self._settings.data.block_size,
             self.labelled(rows, rows * accumulation * self._devices),
             checkpointing=checkpointing,
@@ -180,8 +198,11 @@ class _Planner:
     def evaluation(self, rows: int) -> int:
         """Bytes of an evaluation, for which the weights give way to their average and wait in a copy."""
         length = self._settings.data.block_size
-        peak = self.network.evaluation_peak(rows, length, self.labelled(rows, rows))
-        return sum(self._held.values()) + peak.total + (self._held["weights"] if self._average else 0)
+        training = self._settings.training
+        if reads_of(training) > 1:  # evaluations read each sequence once
+            training = {**training, "noise_sampling": "stratified"}
+        peak = self.network.evaluation_peak(rows, length, most_labelled(training, rows, length, rows))
+        return sum(self._held.values()) + peak.total + self._replaced
 
 
 def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNetwork:
@@ -189,12 +210,22 @@ def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNet
     vocabulary = _Vocabulary(_vocabulary_size(settings))
     build: Any = build_causal_lm if settings.training["objective"] == "ar" else build_denoiser
     with complaints_about("the network cannot be built", "check backbone, its sizes and attn_implementation"):
-        return SimulatedNetwork(
-            lambda: build(model, vocabulary, block_size),
+        network = SimulatedNetwork(
+            lambda: with_simulated_adapters(build(model, vocabulary, block_size), settings.training),
             dtype=torch.bfloat16 if half and half_weights else torch.float32,
             autocast=half,
             adaptive=adaptive_settings(settings.training) if settings.training["objective"] == "atat" else None,
         )
+    network.chunk_head(_head_chunk_rows(settings.training, network.model.config.vocab_size))
+    return network
+
+
+def _head_chunk_rows(training: dict[str, Any], vocabulary: int) -> int:
+    """The labelled positions that the head takes at once in the real training; 0: all."""
+    if training.get("torch_compile"):
+        return 0
+    automatic = automatic_chunk_rows(vocabulary, "cpu" if training["use_cpu"] else "cuda")
+    return automatic if training["head_chunk_rows"] is None else training["head_chunk_rows"]
 
 
 class _Vocabulary:

@@ -94,14 +94,17 @@ def table(estimate: MemoryEstimate) -> str:
         "engine": e.engine,
     }
     precision = "half precision" if e.half else "float32"
+    trained = f" ({e.trained:,} trained)" if e.trained < e.parameters else ""
     lines = [
-        f"{e.objective}: {e.parameters:,} parameters, blocks of {e.block_size:,} tokens, {precision}",
+        f"{e.objective}: {e.parameters:,} parameters{trained}, blocks of {e.block_size:,} tokens, {precision}",
         f"{engine}: micro-batch {e.micro_batch}, accumulation {e.accumulation}, global_batch_size {e.global_batch_size}",
         "",
     ]
     rows = [(label.format(**words), getattr(e, name)) for name, label in _ROWS.items()]
     rows = [(label, size) for label, size in rows if size]
-    rows += [("a training step", e.training), ("an evaluation", e.evaluation), ("needed on each device", e.total)]
+    rows += [("a training step", e.training), ("an evaluation", e.evaluation)]
+    rows += [("writing best/, adapters merged", e.merging)] if e.merging else []
+    rows.append(("needed on each device", e.total))
     width = max(len(label) for label, _ in rows)
     lines += [f"{label:<{width}}  {_in_words(size):>9}" for label, size in rows]
     other = "without" if e.checkpointing else "with"
@@ -126,7 +129,12 @@ def _verdict(e: MemoryEstimate) -> str:
     if not e.largest_micro_batch:
         if e.evaluation > USABLE * e.device_memory:
             return f"{verdict} into {device}: not even an evaluation does; lower --per-device-eval-batch-size"
-        remedy = "use --engine fsdp2" if e.checkpointing else "try --activation-checkpointing, or --engine fsdp2"
+        if e.merging > USABLE * e.device_memory:
+            return f"{verdict} into {device}: merging the adapters for best/ does not; give --no-lora-merge"
+        remedies = [] if e.checkpointing else ["try --activation-checkpointing"]
+        if e.trained == e.parameters:  # adapters do not train sharded
+            remedies.append("use --engine fsdp2")
+        remedy = ", or ".join(remedies) or "take shorter blocks"
         return f"{verdict} into {device}: no micro-batch does; {remedy}, or a smaller network"
     return (
         f"{verdict} into {device}; the largest micro-batch that fits: --per-device-train-batch-size "

@@ -19,6 +19,7 @@ from ..objectives import (
     count_tokens,
 )
 from .arguments import DiffusionTrainingArguments
+from .noise_combinations import check_noise
 
 _STREAM_ROWS = 4096  # of a stream are counted: enough to tell common from rare, and read in seconds
 
@@ -52,7 +53,10 @@ def objective_for(
             f"objective {args.objective} needs a MaskedDiffusionForMaskedLM, but the model is a {type(model).__name__}; "
             "use objective ar"
         )
-    p0 = MaskedDiffusionObjective(config.mask_token_id, args.loss_form, args.noise_sampling, config.schedule())
+    check_noise(vars(args))
+    p0 = MaskedDiffusionObjective(
+        config.mask_token_id, args.loss_form, args.noise_sampling, config.schedule(), args.static_shapes
+    )
     if args.objective == "mdlm":
         return p0
     settings = adaptive_settings(vars(args))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..evaluation.draws import FEWEST_REPLICATES, MOST_REPLICATES
+
 OBJECTIVES = ("mdlm", "ar", "atat")
 LOSS_FORMS = ("any_order", "time")
-NOISE_SAMPLINGS = ("stratified", "iid")
+NOISE_SAMPLINGS = ("stratified", "iid", "pairs")
 NOISE_SCHEDULES = ("loglinear", "linear", "cosine", "polynomial", "geometric")
 IMPORTANCES = ("full", "learned_only", "frequency_only", "none")
 MASKINGS = ("proportional", "inverse", "balanced", "time_only", "none")
@@ -37,7 +39,18 @@ class DiffusionOptions:
     )
     noise_sampling: str = field(
         default="stratified",
-        metadata={"help": "how counts or times are drawn over the optimiser batch", "choices": NOISE_SAMPLINGS},
+        metadata={
+            "help": "how counts or times are drawn over the optimiser batch; pairs: stratified counts, each sequence read "
+            "under a mask and under its complement",
+            "choices": NOISE_SAMPLINGS,
+        },
+    )
+    static_shapes: bool = field(
+        default=False,
+        metadata={
+            "help": "fill the labelled positions of each micro-batch up to the most there can be, so that a compiled step "
+            "has one shape"
+        },
     )
     noise_schedule: str = field(
         default="loglinear",
@@ -107,6 +120,15 @@ class DiffusionOptions:
             "min": 1,
         },
     )
+    head_chunk_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "labelled positions at which the LM head of a masked diffusion model and its loss run at once, which "
+            "bounds their memory and changes no result; 0: all; default: all, or as many as 64 MiB of logits on a CPU and "
+            "512 MiB on a GPU allow",
+            "min": 0,
+        },
+    )
     ema_decay: float | None = field(
         default=None,
         metadata={
@@ -138,7 +160,27 @@ class DiffusionOptions:
         metadata={"help": "LoRA: best/ is a plain model with the adapter merged in; off: the adapter alone"},
     )
     eval_replicates: int = field(
-        default=8, metadata={"help": "independent noise draws over the whole evaluation set", "min": 1}
+        default=8,
+        metadata={
+            "help": "independent noise draws over the whole evaluation set; with target_stderr the fewest, at least "
+            f"{FEWEST_REPLICATES}",
+            "min": 1,
+        },
+    )
+    target_stderr: float | None = field(
+        default=None,
+        metadata={
+            "help": "draw until the Monte-Carlo standard error (eval_nll_stderr) is at most this, in nats/token; default: "
+            "eval_replicates draws",
+            "above": 0.0,
+        },
+    )
+    max_eval_replicates: int = field(
+        default=MOST_REPLICATES, metadata={"help": "most draws, with target_stderr", "min": 1}
+    )
+    eval_pairs: bool = field(
+        default=False,
+        metadata={"help": "each evaluation draw reads a sequence under a mask and under its complement: two forwards"},
     )
     eval_seed: int = field(default=0, metadata={"help": "seed of the evaluation noise", "min": 0})
     eval_iters: int | None = field(
@@ -160,6 +202,10 @@ class DiffusionOptions:
         metadata={"help": "dense peak FLOP/s of one device, for the MFU; default: from a table", "above": 0.0},
     )
     log_dir: str | None = field(default=None, metadata={"help": "folder of the run log; default: the output folder"})
+    hub_license: str | None = field(
+        default=None,
+        metadata={"help": "push_to_hub: licence for the model card, such as apache-2.0; default: the card names none"},
+    )
 
     # Fields of TrainingArguments with our help or our default.
     max_steps: int = field(default=-1, metadata={"help": "optimiser steps; -1: num_train_epochs decides"})

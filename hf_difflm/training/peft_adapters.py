@@ -13,6 +13,7 @@ from ..errors import UserError, did_you_mean
 from ..models.adapters import inject, require_peft
 
 ALL_LINEAR = "all-linear"
+_ENGINES = ("single", "ddp")
 # The place of a downloaded model in the cache of huggingface_hub.
 _SNAPSHOT = re.compile(r".*models--([^/]+)--([^/]+)/snapshots/([0-9a-f]+)/?")
 
@@ -49,6 +50,24 @@ def with_adapters(model: Any, args: Any) -> Any:
         torch.manual_seed(args.seed)
         inject(model, config)
     return model
+
+
+def check_engine(engine: str) -> None:
+    """Raise UserError where an engine shards weights: PEFT's layers would have to be put together to be merged."""
+    if engine not in _ENGINES:
+        raise UserError(
+            f"lora_r does not train under {engine}, which shards the weights that adapters are merged into; launch with "
+            "accelerate_configs/ddp.yaml, or leave lora_r out"
+        )
+
+
+def merging_parameters(model: nn.Module) -> int:
+    """How many weights there are twice, and for a moment thrice, while the adapters in ``model`` are merged."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    sizes = [layer.get_base_layer().weight.numel() for layer in layers]
+    return sum(sizes) + max(sizes, default=0)
 
 
 def base_name(path: str) -> tuple[str | None, str | None]:

@@ -8,13 +8,9 @@ from typing import Any
 from accelerate.utils import extract_model_from_parallel
 
 from ..callbacks.engines import engine_of
-from ..errors import UserError
-from ..models.adapters import load_adapter, merged
+from ..models.adapters import MERGED_ADAPTER, load_adapter, merged
+from .peft_adapters import check_engine
 from .trainer_parts import TrainerPart
-
-MERGED_ADAPTER = "adapter"
-"""The folder in ``best/`` with the adapter that is merged into its weights."""
-_ENGINES = ("single", "ddp")
 
 
 class AdapterPart(TrainerPart):
@@ -27,12 +23,9 @@ class AdapterPart(TrainerPart):
     _saving_checkpoint = False
 
     def _check_adapters(self) -> None:
-        """Raise UserError where the engine shards weights: PEFT's layers would have to be put together to be merged."""
-        if self._has_adapters() and (engine := engine_of(self.args)) not in _ENGINES:
-            raise UserError(
-                f"lora_r does not train under {engine}, which shards the weights that adapters are merged into; launch with "
-                "accelerate_configs/ddp.yaml, or leave lora_r out"
-            )
+        """Raise UserError where the engine shards weights."""
+        if self._has_adapters():
+            check_engine(engine_of(self.args))
 
     def _has_adapters(self) -> bool:
         return bool(getattr(self._plain_model(), "_hf_peft_config_loaded", False))

@@ -16,6 +16,7 @@ from transformers.utils.hub import PushInProgress
 
 from ..callbacks.reports import reports_of
 from ..errors import UserError, first_line
+from ..hub.card_metadata import check_license
 from ..hub.folder import write_folder
 from ..hub.repo_names import check_repo_id
 from ..hub.secrets_scan import refuse_secrets
@@ -57,12 +58,13 @@ class PushingPart(TrainerPart):
         """
         if not self.is_world_process_zero():
             return
+        _named("--license", "--hub-license", check_license, self.args.hub_license)
         self._pushes = []
         self._uploads = HfApi()  # its thread uploads one thing after the other
         self.push_in_progress = None
         self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
         if "/" in self.hub_model_id:
-            _check_name(self.hub_model_id)
+            _named("--repo-id", "--hub-model-id", check_repo_id, self.hub_model_id)
         private = self.args.hub_private_repo if private is None else private
         try:
             made = HfApi(token=token or self.args.hub_token).create_repo(
@@ -96,13 +98,15 @@ class PushingPart(TrainerPart):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         message = f"Training in progress, step {self.state.global_step}"
+        wanted: list[Callable[[], Callable[[], Any]]] = [lambda: self._model_job(message)]
+        if self.args.hub_strategy != HubStrategy.EVERY_SAVE:
+            wanted.append(lambda: self._checkpoint_job(checkpoint, message))
         jobs: list[Callable[[], Any]] = []
-        try:
-            jobs.append(self._model_job(message))
-            if self.args.hub_strategy != HubStrategy.EVERY_SAVE:
-                jobs.append(self._checkpoint_job(checkpoint, message))
-        except Exception as error:  # whatever it is, it is no reason to stop training
-            self._tell_push(self.state.global_step, error)
+        for prepare in wanted:
+            try:
+                jobs.append(prepare())
+            except Exception as error:  # whatever it is, it is no reason to stop training, nor to leave the other out
+                self._tell_push(self.state.global_step, error)
         futures = [self._uploads.run_as_future(job) for job in jobs]
         self._add_pushes(futures)
 
@@ -178,7 +182,7 @@ class PushingPart(TrainerPart):
         token = token or self.args.hub_token
         private = self.args.hub_private_repo if private is None else private
         target = self._staged(f"model-{self.state.global_step}")
-        write_folder(self._folder, target, repo_id=repo_id, revision=revision)
+        write_folder(self._folder, target, repo_id=repo_id, revision=revision, license_id=self.args.hub_license)
 
         def job() -> str:
             try:
@@ -252,11 +256,12 @@ def keeps_no_weights(save_strategy: Any, eval_strategy: Any) -> bool:
     return all(getattr(strategy, "value", strategy) == "no" for strategy in (save_strategy, eval_strategy))
 
 
-def _check_name(repo_id: str) -> None:
+def _named(theirs: str, ours: str, check: Callable[[Any], None], value: Any) -> None:
+    """Check a value of `push` whose flag has another name here."""
     try:
-        check_repo_id(repo_id)
+        check(value)
     except UserError as error:
-        raise UserError(str(error).replace("--repo-id", "--hub-model-id")) from None
+        raise UserError(str(error).replace(theirs, ours)) from None
 
 
 def _sentence(error: BaseException, repo_id: str) -> str:

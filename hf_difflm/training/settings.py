@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..callbacks.alarms import check_kinds
 from ..data.options import DataOptions
 from ..errors import UserError, did_you_mean
+from ..evaluation.draws import Draws
 from ..models.options import ModelOptions
 from ..recipes import Layer, Sourced, overlay, recipe_layers
 from ..runs.redaction import REDACTED
 from .fields import REFUSED, find_field, own_fields, trainer_fields
 from .monitoring_options import MonitoringOptions
+from .noise_combinations import check_noise
 from .options import OBJECTIVES, DiffusionOptions
 from .values import shown, typed_value
 
@@ -208,6 +210,14 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced]) -> None:
         check_kinds(settings.monitoring.fail_on)
     except UserError as error:
         fail(str(error), "fail_on")
+    try:
+        check_noise(training)
+    except UserError as error:
+        fail(str(error), "noise_sampling", "static_shapes", "loss_form")
+    try:
+        Draws(training["eval_replicates"], training["target_stderr"], training["max_eval_replicates"])
+    except UserError as error:
+        fail(str(error), "target_stderr", "max_eval_replicates", "eval_replicates")
     idle = [name for name in _LORA if training[name] != own_fields()[name].default]
     if training["lora_r"] is None and idle:
         fail(

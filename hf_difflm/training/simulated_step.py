@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..models.masked_diffusion.labelled_head import chunk_rows
 from ..objectives import AdaptiveSettings, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
 from ..objectives.adaptive import make_networks
 from ..objectives.masked_diffusion import Corruption
@@ -84,9 +85,16 @@ class SimulatedNetwork:
             torch.set_default_dtype(usual)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.num_parameters = sum(p.numel() for p in self.parameters)
+        self.num_frozen = sum(p.numel() for p in self.model.parameters() if not p.requires_grad)  # beside adapters
         beside = [] if self.networks is None else list(self.networks.parameters())
         self.num_beside = sum(p.numel() for p in beside)  # of the networks that the objective trains
         self.parameters += beside
+
+        self.chunk_head(0)
+
+    def chunk_head(self, rows: int) -> None:
+        """Let the LM head take so many labelled positions at once; 0: all."""
+        self._head_chunk_rows = self.model.head_chunk_rows = rows
 
     def block_sizes(self) -> tuple[int, int]:
         """Return the parameters of its largest layer, and of all that lies outside the layers."""
@@ -137,7 +145,8 @@ class SimulatedNetwork:
 
     @contextmanager
     def _allocations(self, rows: int, length: int, labelled: int) -> Iterator[_Allocations]:
-        heads = {labelled, rows * length}
+        chunk = chunk_rows(labelled, self.model.config.vocab_size, torch.device("cpu"), self._head_chunk_rows)
+        heads = {labelled, chunk, rows * length}
         modules = [self.model] if self.networks is None else [self.model, self.networks]
         given = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         seen = _Allocations(self.model.config.vocab_size, heads, given)
@@ -200,7 +209,7 @@ class _CountedMasks(MaskedDiffusionObjective):
         ones_B = np.ones(len(scored_BL))
         return Corruption(first_scored(scored_BL, self._labelled), ones_B, ones_B, ones_B)
 
-    def for_evaluation(self) -> MaskedDiffusionObjective:
+    def for_evaluation(self, pairs: bool = False) -> MaskedDiffusionObjective:
         return self
 
 

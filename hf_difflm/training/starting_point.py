@@ -15,6 +15,7 @@ from ..data import load_tokenizer
 from ..errors import UserError
 from ..evaluation.targets import find_weights, load_average
 from ..models.loading import is_denoiser, load_config, load_model
+from ..models.untrusted import CONVERT_FIRST
 from ..runs import load_run
 from ..runs.checkpoints import newest_good
 from .run_folder import keeps_log
@@ -147,8 +148,7 @@ def _check_kind(objective: str, denoises: bool, name: str) -> None:
         )
     if objective != "ar" and not denoises:
         raise UserError(
-            f"{name} is a causal LM, but the objective is {objective}; make a masked diffusion model of it first "
-            "(`hf-difflm convert`), or train with --objective ar"
+            f"{name} is a causal LM, but the objective is {objective}; {CONVERT_FIRST}, or train with --objective ar"
         )
 
 

@@ -24,6 +24,7 @@ from .ema import ExponentialMovingAverage
 from .evaluating import EvaluatingPart
 from .flops import BatchFlops
 from .flow import InterruptCallback, LastStepCallback, StepHooks
+from .liger import apply_liger
 from .loading import LoadingPart
 from .networks import NetworksPart
 from .objective_choice import minimised, objective_for
@@ -89,6 +90,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         bos_token_id = getattr(processing_class, "bos_token_id", None)
         self.objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)
         self._adopt_networks()
+        self._chunk_head()
         self.interrupt = InterruptCallback(
             on_stop=lambda: self._tell_logs("mark", "interrupted"),
             any_rank=self._on_any_rank if self.accelerator.num_processes > 1 else None,
@@ -139,6 +141,11 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
+    def _chunk_head(self) -> None:
+        for module in self.model.modules():  # the model itself, or what PEFT has put around it
+            if hasattr(module, "head_chunk_rows"):
+                module.head_chunk_rows = self.args.head_chunk_rows
+
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._window.add_loss(loss)
@@ -173,6 +180,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RunLogCallback) and (callback.resume or self._resumed_from):
                 callback.resume_trackers(self.args)
+        if self.args.use_liger_kernel:
+            apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
         try:
             return super().train(
                 resume_from_checkpoint=None if self._resumed_from is None else str(self._resumed_from), **kwargs

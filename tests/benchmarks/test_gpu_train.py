@@ -33,7 +33,8 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def settings(**more: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"toy": True, "steps": 2, "warmup": 1, "length": 32, **more})
+    plain = {"toy": True, "steps": 2, "warmup": 1, "length": 32, "attention": "sdpa", "liger": False}
+    return argparse.Namespace(**plain | {"compile_mode": "default"} | more)
 
 
 @pytest.mark.slow
@@ -41,11 +42,17 @@ def test_it_runs_on_a_cpu_and_its_rates_belong_together(tmp_path):
     done = run("--device", "cpu", "--toy", "--no-compile", "--output", tmp_path / "result.json")
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "result.json").read_text())
-    assert [(row["objective"], row["compile"]) for row in result["rows"]] == [("mdlm", False), ("ar", False)]
+    assert [(row["side"], row["compile"]) for row in result["rows"]] == [(s, False) for s in ("labelled", "full", "ar")]
+    # The full head computes the same loss of the same weights, and needs no more FLOPs that count.
+    labelled, full, _ = result["rows"]
+    assert full["loss"] == pytest.approx(labelled["loss"], rel=1e-3)  # bfloat16 sums in another order
+    assert full["parameters"] == labelled["parameters"]
     assert result["torch"] == torch.__version__
     for row in result["rows"]:
         tokens = row["micro_batch"] * row["length"]
-        assert row["tokens_per_sec"] == pytest.approx(1e3 * tokens / row["ms_per_step"], rel=1e-3)
+        blocks = row["ms_per_step_of_blocks"]
+        assert row["tokens_per_sec"] == pytest.approx(1e3 * tokens * len(blocks) / sum(blocks), rel=1e-3)
+        assert min(blocks) <= row["ms_per_step"] <= max(blocks)
         assert row["scored_tokens_per_sec"] == pytest.approx(row["tokens_per_sec"] * 31 / 32, rel=1e-3)
         share = 100 * row["model_flops_per_sec"] / result["product_flops_per_sec"]
         assert row["percent_of_product"] == pytest.approx(share)
@@ -92,6 +99,25 @@ def test_a_row_that_fails_is_told_and_does_not_end_the_others(benchmark, monkeyp
     monkeypatch.setattr(benchmark, "train_once", broken)
     row = benchmark.measure("toy", (32, 2, 2, 8), "mdlm", True, settings(), torch.device("cpu"), {})
     assert row["error"] == "RuntimeError: the compiler gave up"
+
+
+def test_the_claims_are_those_of_compiled_rows_that_ran(benchmark):
+    def row(size: str, side: str, ms: float, percent: float | None, **more: Any) -> dict[str, Any]:
+        shape = {"size": size, "side": side, "compile": True, "micro_batch": 8, "tokens_per_sec": 1e6 / ms}
+        return {**shape, "ms_per_step": ms, "mfu_percent": percent, **more}
+
+    rows = [
+        row("124M", "labelled", 100.0, 41.0),
+        row("124M", "full", 115.0, 35.0),
+        row("350M", "labelled", 300.0, None),
+        {"size": "350M", "side": "full", "compile": True, "error": "not even one sequence fits"},
+        row("350M", "labelled", 900.0, 20.0, compile=False),
+    ]
+    made = benchmark.claims({"rows": rows, "length": 1024, "vocabulary": 50_258})
+    assert [(claim.measure, round(claim.value, 3), claim.holds) for claim in made] == [
+        ("labelled, % MFU", 41.0, True),
+        ("full / labelled", 1.15, False),
+    ]
 
 
 @pytest.mark.parametrize(("name", "millions"), [("124M", 124), ("350M", 350)])

@@ -105,6 +105,7 @@ class Fail(TrainerCallback):
             raise RuntimeError("out of memory")
 
 
+@pytest.mark.slow
 def test_a_training_that_failed_can_be_resumed_in_the_same_process(any_trainer, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2}
     trainer = any_trainer(*everything(), Fail(4), **settings)

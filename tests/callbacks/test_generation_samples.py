@@ -164,6 +164,24 @@ def test_prompts_beyond_half_the_model_are_left_out_with_one_warning_and_the_res
     assert all(0 < sample.extra["length"] <= 64 - 21 for sample in board.samples)
 
 
+def test_holes_of_a_prompt_are_filled_and_nothing_is_appended(tmp_path, caplog):
+    board = Board()
+    prompts = ("ab[MASK]{40}cd", "x[MASK]y", "[MASK]{99}", "")
+    with caplog.at_level(logging.WARNING, LOGGER):
+        build_trainer("diffusion", tmp_path, board, GenerationSamplesCallback(prompts, max_new_tokens=5)).train()
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+    assert "1 of 4 prompts" in warning  # of more holes than the model takes tokens
+    found = {prompt: [sample for sample in board.samples if sample.prompt == prompt] for prompt in prompts}
+    assert [len(found[prompt]) for prompt in prompts] == [2, 2, 0, 2]
+    for prompt, holes in (("ab[MASK]{40}cd", 40), ("x[MASK]y", 1)):
+        before, after = prompt.split(f"[MASK]{{{holes}}}" if holes > 1 else "[MASK]")
+        for sample in found[prompt]:
+            assert sample.text.startswith(before)
+            assert sample.text.endswith(after)
+            assert sample.extra["length"] <= len(before) + holes + len(after)
+    assert all(sample.extra["length"] <= 5 for sample in found[""])
+
+
 def test_the_default_prompts_work_in_a_small_model(tmp_path):
     board = Board()
     build_trainer("causal", tmp_path, board, GenerationSamplesCallback()).train()

@@ -79,6 +79,7 @@ def test_it_asks_at_logs_of_training_the_interval_apart(adaptive, train_rows, tm
     assert [record.iter for record in asked(tmp_path / "run")] == steps
 
 
+@pytest.mark.slow
 def test_a_long_training_is_asked_about_200_times(adaptive, tmp_path):
     adaptive(1, logging_steps=1, max_steps=500).train()
     steps = [record.iter for record in asked(tmp_path / "run")]

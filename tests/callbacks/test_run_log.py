@@ -262,6 +262,7 @@ Trainer(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)), args,
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_loses_at_most_one_record_and_reads_as_running(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", _TRAINING, str(tmp_path)]

@@ -97,6 +97,7 @@ def test_what_was_torn_gets_a_line_of_its_own(make_trainer, tmp_path):
     assert lines[2].startswith("resumed from step 0 at ")
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_line_that_was_logged(tmp_path):
     script = f"""
 import os, signal, sys

@@ -47,6 +47,7 @@ def test_every_mode_trains_and_logs_what_it_is(hf, tiny, importance, masking):
     assert hf("eval", "run", "--eval-replicates", "2").code == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(hf, tiny, strike, tmp_path):
     command = ("train", *tiny, "--objective", "atat", "--curriculum", "thirds", "--max-steps", "6")
     assert hf(*command, "--output-dir", "whole").code == 0

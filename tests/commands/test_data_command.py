@@ -127,9 +127,20 @@ def test_a_wandb_project_without_wandb_is_refused(hf, corpus):
     assert not Path("runs").exists()
 
 
-def test_samples_txt_obeys_no_control_character(hf, tiny):
+def test_samples_txt_obeys_no_control_character(hf, tiny, corpus):
     """An untrained byte model writes all sorts of bytes."""
-    flags = ["--dataset", "python-docs", "--max-train-blocks", 8, "--max-steps", 2, "--generate-interval", 2]
+    flags = [
+        "--dataset",
+        corpus,
+        "--tokenizer",
+        "bytes",
+        "--max-train-blocks",
+        8,
+        "--max-steps",
+        2,
+        "--generate-interval",
+        2,
+    ]
     assert hf("train", *tiny, *flags, "--output-dir", "run").code == 0
     text = Path("run/samples.txt").read_text(encoding="utf-8")
     assert text.startswith("=== step 2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 from collections import Counter
 
@@ -129,6 +130,22 @@ def test_the_table_the_picture_and_where_they_go(hf, pair, tmp_path):
     assert "<svg" in (tmp_path / "own.svg").read_text()
 
 
+def test_a_page_names_its_command_and_shows_the_table_and_the_picture(hf, pair, tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    typed = ["eval", str(pair / "mdlm"), "--generation", "--markdown", "--output", str(page), *GRID, *FLAGS]
+    monkeypatch.setattr("sys.argv", ["anything", *typed])
+    result = hf(*typed)
+    assert result.code == 0, result.err
+    text = page.read_text()
+    table = result.out[: result.out.index("\n\n")]
+    assert text.count("\n" + table + "\n") == 1
+    assert "](page.png)" in text
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    assert not (pair / "mdlm" / "generation-pareto.png").exists()
+    assert f"hf-difflm eval pair/mdlm --generation --markdown --output page.md {shlex.join(GRID)}" in text
+    assert str(tmp_path) not in text
+
+
 def test_without_a_twin_there_is_no_perplexity_and_it_is_said(hf, grid, trained, trained_ar):
     result = hf("eval", trained, "--generation", "--steps", "4", "--samplers", "ddpm_cache", *FLAGS)
     assert result.code == 0, result.err
@@ -167,6 +184,8 @@ def test_mauve_compares_with_the_evaluation_data_of_the_run(grid, pair):
         ("--generation --num-samples 0", "num_samples must be a positive integer"),
         ("--generation --mauve", "name one with --reference-model"),
         ("--generation --reference-model nowhere", "cannot be loaded as a causal LM"),
+        ("--generation --output page.txt", "does not end in .md"),
+        ("--output page.md", "flag --output is for generated texts; add --generation"),
         ("--generation --json --markdown", "--json and --markdown exclude each other"),
         ("--generation --eval-seed 3", "flag --eval-seed is for the likelihood"),
         ("--generation --mauve --eval-seed 3", "flag --eval-seed is for the likelihood; leave it out"),

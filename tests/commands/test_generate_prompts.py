@@ -54,6 +54,19 @@ def test_prompts_of_a_json_file_keep_what_else_stands_beside_them(lines, request
     ]
 
 
+def test_lines_end_at_newlines_alone_and_blank_ones_of_json_are_no_prompts(lines, hf, trained, stdin, tmp_path):
+    content = '\ufeff{"prompt": "a\u2028b"}\r\n\n  \n{"prompt": "c\x85d"}\n\n'
+    (tmp_path / "in.jsonl").write_text(content, encoding="utf-8")
+    assert [row["prompt"] for row in lines(trained, "--prompt-file", "in.jsonl", *SHORT)] == ["a\u2028b", "c\x85d"]
+    stdin(content)
+    found = lines(trained, "--prompt-file", "-", "--prompt-format", "jsonl", *SHORT)
+    assert [row["prompt"] for row in found] == ["a\u2028b", "c\x85d"]
+    (tmp_path / "in.txt").write_text("\ufeffone\x0cpage\n\ntwo", encoding="utf-8")
+    assert [row["prompt"] for row in lines(trained, "--prompt-file", "in.txt", *SHORT)] == ["one\x0cpage", "", "two"]
+    (tmp_path / "blank.jsonl").write_text("\n \n")
+    assert "prompt file blank.jsonl is empty" in hf("generate", trained, "--prompt-file", "blank.jsonl", *SHORT).err
+
+
 def test_a_result_given_back_as_a_prompt_hands_on_no_old_result(lines, trained, tmp_path):
     old = '{"id": 7, "prompt": "ab", "text": "old", "fills": ["old"], "ids": [1], "quality": {}}'
     (tmp_path / "in.jsonl").write_text(old + "\n")
@@ -180,7 +193,8 @@ def test_blocks_let_a_text_be_longer_than_the_context(hf, lines, trained):
         ("--block-length 1024 --max-new-tokens 2000", "block_length 1024 leaves no room"),
         ("--block-length 1 --max-new-tokens 64 --max-denoising-steps 2", "fewer than the 64 blocks"),
         ("--repetition-penalty 0", "repetition_penalty must be a number above 0"),
-        ("--html nowhere.d/page.html/x", "name another --html"),
+        ("--html nowhere.d/page.html/x", "(Not a directory); name another --html"),
+        ("--html nowhere.d", "(Is a directory); name another --html"),
     ],
 )
 def test_bad_input_is_one_sentence(hf, trained, stdin, tmp_path, flags, sentence):
@@ -194,6 +208,7 @@ def test_bad_input_is_one_sentence(hf, trained, stdin, tmp_path, flags, sentence
     assert sentence in result.err
     assert result.err.count("\n") == 1
     assert "Traceback" not in result.err
+    assert not result.out  # nothing was generated that is then lost
 
 
 def test_stdin_that_is_no_text_is_a_sentence_and_what_came_before_is_out(hf, trained, stdin):

@@ -59,6 +59,9 @@ def test_a_reference_that_is_none_is_a_sentence(hf, trained, tmp_path):
     assert result.code == 2
     assert "cannot be loaded as a causal LM" in result.err
     assert "Traceback" not in result.err
+    denoiser = hf("generate", trained, "--reference-model", trained, *SHORT)
+    assert denoiser.code == 2
+    assert "(it is a masked_diffusion model)" in denoiser.err
 
 
 def test_the_terminal_gets_no_control_character_and_json_the_exact_text():

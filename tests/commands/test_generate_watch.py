@@ -61,6 +61,7 @@ def test_a_terminal_shows_drafts_in_colours_and_is_left_with_the_text_alone(hf, 
     assert "\x1b[36mabc" in seen  # given
     assert "\x1b[1;4;32m" in seen  # just written
     assert ("▒▒▒" in seen) == (kind == "trained")
+    assert ("masked" in seen) == (kind == "trained")
     assert "of 150 tokens written" in seen
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h") > 0  # the cursor comes back
     assert seen.endswith("\x1b[2K" + plain.out)  # after the last line of the view was wiped
@@ -89,4 +90,14 @@ def test_the_page_holds_every_text_and_names_no_place_of_this_machine(hf, traine
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count('<section class="sample">') == 3
     assert "max_denoising_steps" in page
+    assert "<tr><th>sampler</th><td>ddpm_cache</td></tr>" in page  # what was not asked for is told too
+    assert "masked</span>" in page
     assert str(tmp_path) not in page
+
+
+def test_the_page_of_a_causal_lm_speaks_of_no_masks(hf, trained_ar, tmp_path):
+    flags = ["--max-new-tokens", "6", "--use-cpu", "--html", tmp_path / "page.html"]
+    assert hf("generate", trained_ar, *flags).code == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "masked</span>" not in page
+    assert "<tr><th>sampler</th>" not in page

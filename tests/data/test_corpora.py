@@ -23,6 +23,7 @@ def python_docs(cache_folder: Path) -> datasets.DatasetDict:
         return load_corpus("python-docs", block_size=128).splits
 
 
+@pytest.mark.slow
 def test_python_docs_has_about_two_megabytes_in_90_5_5_percent_of_distinct_documents(
     python_docs: datasets.DatasetDict,
 ) -> None:
@@ -35,6 +36,7 @@ def test_python_docs_has_about_two_megabytes_in_90_5_5_percent_of_distinct_docum
     assert [len(texts[split]) for split in ("validation", "test")] == [share, share]
 
 
+@pytest.mark.slow
 def test_python_docs_holds_the_language_reference_and_docstrings(python_docs: datasets.DatasetDict) -> None:
     everything = "\n".join(text for rows in python_docs.values() for text in rows["text"])
     assert "Boolean operations" in everything

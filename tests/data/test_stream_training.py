@@ -112,7 +112,7 @@ def test_each_epoch_of_a_budget_is_the_same_blocks_in_another_order(make_diffusi
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_change_no_weight_and_a_run_resumes_with_them(make_diffusion_trainer, corpus, tmp_path, workers):
     settings = SETTINGS | {"save_steps": 4}
     alone = make_diffusion_trainer(train=corpus(), output_dir=str(tmp_path / "alone"), **settings)

@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 from made_models import make_run, tiny, write_checkpoint, write_run_log
 
-from hf_difflm.hub.card_metadata import on_the_hub
+from hf_difflm.errors import UserError
+from hf_difflm.hub.card_metadata import check_license, on_the_hub
 from hf_difflm.hub.card_text import code, escaped
 from hf_difflm.hub.model_card import model_card
 from hf_difflm.hub.remote_code import read_config
@@ -106,6 +107,17 @@ def test_an_autoregressive_model_is_used_by_its_own_class_without_trust(tmp_path
     assert "trust_remote_code" not in text
     assert "2406.07524" not in text
     assert ModelCard(text).data.pipeline_tag == "text-generation"
+
+
+def test_a_licence_is_named_where_one_is_given_and_else_left_out(run):
+    text, data = card_of(run)
+    assert data.license is None
+    assert "license" not in text.split("---")[1]
+    text, data = card_of(run, license_id="cc-by-4.0")
+    assert data.license == "cc-by-4.0"
+    for wrong in ("", "MIT", "mit\ntags: x", "a b"):
+        with pytest.raises(UserError, match="is no identifier of a licence"):
+            check_license(wrong)
 
 
 def test_a_model_folder_without_a_log_has_a_card_without_numbers(tmp_path, tokenizer):

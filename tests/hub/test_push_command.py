@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 
 import pytest
@@ -133,7 +134,6 @@ def test_an_adapter_goes_up_merged_into_its_network(tmp_path, tokenizer):
         "push", tmp_path / "adapter", "--repo-id", "o/n", "--dry-run", "--export-dir", tmp_path / "dry"
     )
     assert code == 0, err
-    assert not list((tmp_path / "dry").glob("adapter*"))
     found = load_file(tmp_path / "dry" / "model.safetensors")
     low_rank = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, weight in base.state_dict().items():
@@ -144,6 +144,15 @@ def test_an_adapter_goes_up_merged_into_its_network(tmp_path, tokenizer):
         elif name in found:  # tied weights are in the file once
             assert torch.equal(found[name], weight)
     assert found.keys() <= base.state_dict().keys()
+    # Beside them the adapter alone, which names no folder of this machine.
+    beside = tmp_path / "dry" / "adapter"
+    assert {path.name for path in beside.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert (beside / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
+    assert json.loads((beside / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "dry").rglob("*.[jm][sd]*"))
+    assert "The network that it was trained beside is not on the Hub." in (tmp_path / "dry" / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -194,6 +203,7 @@ def test_a_failed_push_is_one_sentence_and_exit_2_and_a_public_repository_is_not
         (["RUN", "--repo-id", "o/n", "--weights", "both"], "--weights both is unknown; give ema"),
         (["RUN", "--repo-id", "o/n", "--dry-run", "--private"], "--dry-run makes none"),
         (["RUN", "--repo-id", "o/n", "--dry-run", "--include", "../x"], "leads out of"),
+        (["RUN", "--repo-id", "o/n", "--dry-run", "--license", "MIT: x"], "--license 'MIT: x' is no identifier of a"),
         (["RUN", "--repo-id", "o/n", "--revison", "x"], "flag --revison is unknown; did you mean '--revision'?"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from exact_models import NeighbourModel
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextDiffusionStreamer
+from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextDiffusionStreamer
 
 from hf_difflm.models import MaskedDiffusionForMaskedLM, MaskedDiffusionGenerationConfig
 from hf_difflm.models.masked_diffusion.generation_streamers import RecordingStreamer
@@ -204,6 +204,10 @@ def test_transformers_own_diffusion_streamer_prints_text_and_infilling(tiny_deno
         ({"importance": torch.ones(4)}, "importance is for the sampler uncertainty, but the sampler is ddpm_cache"),
         ({"importance": torch.ones(3), "sampler": "uncertainty"}, r"importance is \(3,\), but must be \(130,\)"),
         ({"attention_mask": torch.ones(1, 3)}, r"attention_mask is \(1, 3\) but input_ids is \(1, 2\)"),
+        ({"attention_mask": torch.tensor([[1, 0]])}, "prompt 0 is padded on the right.*pad on the left"),
+        ({"generation_config": GenerationConfig(max_new_tokens=4)}, "is a GenerationConfig; give a MaskedDiffusion"),
+        ({"input_ids": torch.tensor([3, 4])}, r"input_ids must be a tensor of prompts x tokens, got \(2,\)"),
+        ({"input_ids": [[3, 4]]}, "input_ids must be a tensor of prompts x tokens, got list"),
         ({"sampler": "low_confidance"}, "did you mean low_confidence"),
         (
             {"sampler": "ddpm", "sampler_config": EntropyBoundedSampler()},
@@ -215,7 +219,7 @@ def test_transformers_own_diffusion_streamer_prints_text_and_infilling(tiny_deno
 )
 def test_bad_input_is_one_sentence(model, arguments, says):
     with pytest.raises(ValueError, match=says) as failure:
-        model.generate(torch.tensor([[3, 4]]), **arguments)
+        model.generate(**{"input_ids": torch.tensor([[3, 4]]), **arguments})
     assert "\n" not in str(failure.value)
 
 

@@ -61,14 +61,13 @@ def write(case, model=None, rows=None, **more):
     rows = range(len(case["prompts"])) if rows is None else rows
     name, parameters = case["sampler"]
     return (model or NeighbourModel()).generate(
-        **padded([case["prompts"][row] for row in rows]),
+        **padded([case["prompts"][row] for row in rows]) | more,
         seed=[case["seeds"][row] for row in rows],
         sampler=name,
         sampler_config=parameters,
         temperature=case["temperature"],
         return_dict_in_generate=True,
         **case["settings"],
-        **more,
     )
 
 
@@ -111,6 +110,21 @@ def test_a_row_alone_is_the_same_row_in_a_batch(case):
         length = alone.sequences.shape[1]
         assert torch.equal(together.sequences[row, -length:], alone.sequences[0])
         assert torch.equal(together.reveal_steps[row, -length:], alone.reveal_steps[0])
+
+
+@settings(max_examples=100, derandomize=True)
+@given(situations())
+def test_holes_are_filled_the_same_with_padding_on_either_side(case):
+    case["settings"] |= {"max_new_tokens": 0, "block_length": None}
+    case["prompts"] = [[*prompt, MASK] for prompt in case["prompts"]]
+    left = padded(case["prompts"])
+    width = left["input_ids"].shape[1]
+    ids = [[*prompt, *[PAD] * (width - len(prompt))] for prompt in case["prompts"]]
+    right = {"input_ids": torch.tensor(ids), "attention_mask": left["attention_mask"].flip(-1)}
+    expected, found = write(case), write(case, **right)
+    for row, prompt in enumerate(case["prompts"]):
+        assert torch.equal(found.sequences[row, : len(prompt)], expected.sequences[row, -len(prompt) :])
+        assert found.sequences[row, len(prompt) :].eq(PAD).all()
 
 
 @settings(max_examples=100, derandomize=True)

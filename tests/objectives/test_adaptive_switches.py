@@ -35,7 +35,9 @@ def masking_rates(model, objective, batch, progress: float = 0.0, draws: int = 4
     return (torch.stack(seen) == MASK).double().mean(0).numpy()
 
 
-@pytest.mark.parametrize("importance", ["full", "learned_only", "frequency_only"])
+@pytest.mark.parametrize(
+    "importance", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("learned_only", "frequency_only"))]
+)
 def test_each_masking_hides_important_tokens_more_or_less_often_as_it_says(tiny_denoiser, train_rows, importance):
     model = tiny_denoiser()
     rows = [{"input_ids": [256, *([97] * 9 + [98] * 3) * 2]} for _ in range(48)]

@@ -15,7 +15,7 @@ LAWS = [(form, schedule, sampling) for form, schedule in FORMS for sampling in (
 
 
 def law(form: str, schedule: str, sampling: str, batch: int = BATCH) -> NoiseLaw:
-    return NoiseLaw(form, sampling == "stratified", batch, TOKENS, schedule)
+    return NoiseLaw(form, sampling != "iid", batch, TOKENS, schedule, pairs=sampling == "pairs")
 
 
 @pytest.mark.parametrize("schedule", ["loglinear", "linear", "cosine", "polynomial", "geometric"])
@@ -36,8 +36,14 @@ def test_mean_and_spread_of_the_masking_rate_are_those_of_many_steps(form, sched
     assert rates.std() == pytest.approx(spread, rel=0.08)
 
 
+def test_pairs_hide_half_of_all_tokens_in_every_step():
+    rates = drawn(50, noise_sampling="pairs")["masking_rate"]
+    assert law("any_order", "loglinear", "pairs").mean_and_spread(TOKENS) == (0.5, 0.0)
+    np.testing.assert_allclose(rates, 0.5)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8, 64])
-@pytest.mark.parametrize(("form", "schedule", "sampling"), LAWS)
+@pytest.mark.parametrize(("form", "schedule", "sampling"), [*LAWS, ("any_order", "loglinear", "pairs")])
 def test_least_and_largest_become_uniform_numbers_for_every_batch_size(form, schedule, sampling, batch):
     columns = drawn(400, batch, loss_form=form, noise_sampling=sampling, noise_schedule=schedule, seed=batch)
     quantity = "masking_rate" if form == "any_order" else "noise_level"

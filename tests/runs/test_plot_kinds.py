@@ -30,8 +30,10 @@ def _legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-@pytest.mark.parametrize("steps", [2, 300])
-@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize(
+    ("count", "steps"),
+    [(1, 2), (1, 300), pytest.param(12, 2, marks=pytest.mark.slow), pytest.param(12, 300, marks=pytest.mark.slow)],
+)
 def test_every_kind_is_a_picture_with_one_run_and_with_twelve(tmp_path, steps, count):
     runs = [make_run(f"run{place}", steps, final=1 + place / 10, width=place) for place in range(count)]
     plots = plot_runs(runs, tmp_path / "plots", title=" - a title")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_difflm.training.ema import EMA_FILE, ExponentialMovingAverage
 
@@ -76,3 +79,20 @@ def test_saved_and_loaded_it_goes_on_as_before(tmp_path):
 def test_a_checkpoint_without_an_average_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         ExponentialMovingAverage(nn.Linear(2, 2), 0.9).load(tmp_path, updates=1)
+
+
+def test_an_update_is_one_operation_over_all_weights(tiny_denoiser):
+    class Watch(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: Counter[str] = Counter()
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.calls[function.overloadpacket.__name__] += 1
+            return function(*args, **(kwargs or {}))
+
+    average = ExponentialMovingAverage(tiny_denoiser(), 0.9)
+    with Watch() as watch:
+        average.update()
+    assert watch.calls.pop("_foreach_lerp_") == 1
+    assert set(watch.calls) <= {"detach", "alias"}  # views, which compute nothing

@@ -54,6 +54,8 @@ CASES = {
         "optim": "sgd",
     },
     "gpt2": {**SMALL, "backbone": "gpt2", "per_device_train_batch_size": 8},
+    "pairs": {**LARGE_VOCABULARY, "noise_sampling": "pairs", "per_device_train_batch_size": 8},
+    "static shapes": {**LARGE_VOCABULARY, "static_shapes": True, "per_device_train_batch_size": 4},
 }
 QUICK = {"small", "accumulated, averaged", "large vocabulary"}
 

@@ -22,7 +22,13 @@ from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
 ROOT = Path(__file__).parents[2]
 # Objective and accumulation: 2 processes x 4 sequences, and 2 x 2 accumulated twice.
-RUNS = {"mdlm": ("mdlm", 1), "mdlm-accumulated": ("mdlm", 2), "ar": ("ar", 1), "ar-accumulated": ("ar", 2)}
+RUNS = {
+    "mdlm": ("mdlm", 1),
+    "mdlm-accumulated": ("mdlm", 2),
+    "pairs-accumulated": ("pairs", 2),
+    "ar": ("ar", 1),
+    "ar-accumulated": ("ar", 2),
+}
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second
 
 
@@ -46,11 +52,12 @@ def make_trainer(folder: Path, objective: str, accumulation: int, ranks: int) ->
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     backbone = LlamaConfig(vocab_size=260, tie_word_embeddings=True, initializer_range=0.2, **sizes)
     model: Any = LlamaForCausalLM(backbone)
-    if objective == "mdlm":
+    if objective != "ar":
         model = MaskedDiffusionForMaskedLM(MaskedDiffusionConfig(backbone_config=backbone))
     arguments = DiffusionTrainingArguments(
         output_dir=str(folder),
-        objective=objective,
+        objective="ar" if objective == "ar" else "mdlm",
+        noise_sampling="pairs" if objective == "pairs" else "stratified",
         global_batch_size=8,
         per_device_train_batch_size=8 // ranks // accumulation,
         max_steps=STEPS,

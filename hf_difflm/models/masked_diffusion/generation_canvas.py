@@ -23,7 +23,7 @@ class Canvas:
         holes_BL: bool, what is to be filled.
         masked_BL: bool, holes that are masked now.
         revealed_at_BL: the step that revealed a position; 0 what was given, -1 what is masked.
-        place_BL: column number after the padding of a row.
+        place_BL: number of a position in its row, padding apart.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Canvas:
         self.holes_BL = (self.ids_BL == mask_id).cpu().numpy() & real_BL
         self.masked_BL = self.holes_BL.copy()
         self.revealed_at_BL = np.where(self.holes_BL, -1, 0)
-        # Texts of different lengths are padded on the left: random numbers and windows count from the first token.
+        # Random numbers and windows count from the first token, so that padding changes nothing.
         self._padding_B = real_BL.argmax(-1)
-        self.place_BL = (np.arange(self.length)[None] - self._padding_B[:, None]).clip(0)
+        self.place_BL = (real_BL.cumsum(-1) - 1).clip(0)
         self._width = self.length if limit is None else min(limit, self.length)
 
     @property

@@ -141,6 +141,10 @@ def merged_config(
         ValueError: an argument that no configuration has, or a value out of its range.
     """
     config: Any = copy.deepcopy(given or of_model)
+    if not hasattr(config, "max_denoising_steps"):  # by name: on the Hub the class is imported a second time
+        raise ValueError(
+            f"generation_config is a {type(config).__name__}; give a MaskedDiffusionGenerationConfig, or keyword arguments"
+        )
     for name in arguments:
         if name.startswith("_") or name not in vars(config):
             raise ValueError(f"generate does not know {name}{nearest(name, vars(config))}")

@@ -62,7 +62,8 @@ class MaskedDiffusionGenerationMixin:
         revealed ones (but for ``remdm``), and the mask token is never drawn.
 
         Args:
-            input_ids: (B, P) prompts, padded on the left where they differ in length; None: one empty prompt (BOS).
+            input_ids: (B, P) prompts, padded on the left where they differ in length (where only holes are filled, on
+                either side); None: one empty prompt (BOS).
             generation_config: parameters; keyword arguments of the same names win over it, and it over the model's own.
             logits_processor: called on (N, V) logits with the (N, P + max_new_tokens) canvas (masks at its padding),
                 after guidance and before SUBS, temperature, top-k and top-p.
@@ -79,8 +80,9 @@ class MaskedDiffusionGenerationMixin:
             (B x num_return_sequences, P + max_new_tokens) ids, or :class:`MaskedDiffusionGenerationOutput`.
 
         Raises:
-            ValueError: no BOS token for an empty prompt, a text longer than the model takes, nothing to fill, a mask in
-                a prompt where ``infill`` is off, an unknown argument, logits that leave nothing to draw.
+            ValueError: no BOS token for an empty prompt, a text longer than the model takes, padding between a prompt
+                and its text, nothing to fill, a mask in a prompt where ``infill`` is off, an unknown argument, logits that
+                leave nothing to draw.
         """
         config: Any = self._prepare_generation_config(generation_config, **kwargs)
         if importance is not None and config.sampler != "uncertainty":
@@ -107,7 +109,10 @@ class MaskedDiffusionGenerationMixin:
             denoiser.device,
         )
         if canvas.first_hole == canvas.length:
-            raise ValueError("max_new_tokens is 0 and no prompt has a mask token: there is nothing to fill")
+            raise ValueError(
+                "max_new_tokens is 0 and no prompt has a mask token: there is nothing to fill; raise max_new_tokens, or "
+                "encode [MASK] as one token (split_special_tokens=False of the tokenizer)"
+            )
         if not config.infill and canvas.first_hole < canvas.prompt_length:
             raise ValueError(
                 f"a prompt has the mask token {canvas.mask_id} at position {canvas.first_hole}, but infill is off; "
@@ -130,11 +135,21 @@ class MaskedDiffusionGenerationMixin:
                     "an empty prompt needs a bos_token_id in the generation config; pass input_ids instead"
                 )
             input_ids = torch.tensor([[config.bos_token_id]])
+        if not isinstance(input_ids, torch.Tensor) or input_ids.dim() != 2:
+            got = tuple(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
+            raise ValueError(f"input_ids must be a tensor of prompts x tokens, got {got}")
         if attention_BP is not None and attention_BP.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask is {tuple(attention_BP.shape)} but input_ids is {tuple(input_ids.shape)}; "
                 "they must have the same shape"
             )
+        if attention_BP is not None and config.max_new_tokens:
+            apart_B = (attention_BP[:, -1] == 0) & attention_BP.any(-1)
+            if apart_B.any():
+                raise ValueError(
+                    f"prompt {int(apart_B.long().argmax())} is padded on the right, where new tokens are to follow; pad on "
+                    'the left (padding_side="left" of the tokenizer), or set max_new_tokens=0 to fill holes alone'
+                )
         limit = self.config.max_position_embeddings
         length = input_ids.shape[1] + config.max_new_tokens
         if limit is not None and length > limit:
@@ -142,7 +157,7 @@ class MaskedDiffusionGenerationMixin:
             if block is None or block >= config.max_new_tokens:
                 raise ValueError(
                     f"prompt of {input_ids.shape[1]} tokens + max_new_tokens {config.max_new_tokens} is longer than the "
-                    f"{limit} positions the model takes; lower max_new_tokens, or set block_length to slide over it"
+                    f"{limit} positions the model takes; shorten one of them, or let block_length slide over the text"
                 )
             if block >= limit:
                 raise ValueError(

@@ -22,6 +22,7 @@ from .dit_backbone import DiTModel
 from .dit_configuration import DiTConfig
 from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
 from .head_transforms import has_head_bias, head_transform
+from .labelled_head import IGNORED, can_chunk, chunk_rows, chunked_cross_entropy
 
 AutoModel.register(DiTConfig, DiTModel, exist_ok=True)
 AutoModel.register(BdhConfig, BdhModel, exist_ok=True)
@@ -67,8 +68,13 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
 
     Args:
         config: the configuration; its backbone is built without a causal mask.
+
+    Attributes:
+        head_chunk_rows: labelled positions at which the LM head and the loss run at once, which bounds their memory and
+            changes no result; 0: all; None: all, or as many as 64 MiB of logits on a CPU and 512 MiB elsewhere allow.
     """
 
+    head_chunk_rows: int | None = None
     generation_config_class = MaskedDiffusionGenerationConfig
     accepts_loss_kwargs = False
 
@@ -121,7 +127,8 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             loss_weights: weights of the loss, (B, 1) or (B, L). With them the loss is the weighted *sum*
                 of the cross-entropies; without them their mean over the labelled positions.
             positions: (N,) indices into the flattened B·L positions at which the head runs. With labels: those that
-                are not -100, for callers that know them already (finding them makes a GPU wait).
+                are not -100, for callers that know them already (finding them makes a GPU wait); others among them only
+                fill up a shape: their nll is 0 and they are not counted.
             output_correct: also return whether the likeliest token is the label.
             kwargs: passed to the backbone.
 
@@ -150,18 +157,35 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
 
         labels_M = labels.flatten()
         if positions is None:
-            positions = torch.nonzero(labels_M != -100).squeeze(-1)
+            positions = torch.nonzero(labels_M != IGNORED).squeeze(-1)
         labels_N = labels_M[positions]
-        logits_NV = self._head(hidden_BLD.flatten(0, 1)[positions]).float()
-        nll_N = F.cross_entropy(logits_NV, labels_N, reduction="none")
         masked_N = input_ids.flatten()[positions] == self.config.mask_token_id
-        nll_N = nll_N.where(masked_N, 0.0)
         if loss_weights is None:
-            loss = nll_N.sum() / max(nll_N.numel(), 1)
+            weights_N = (1.0 / (labels_N != IGNORED).sum().clamp(min=1)).expand(len(labels_N))
         else:
-            loss = (nll_N * loss_weights.expand(input_ids.shape).flatten()[positions]).sum()
-        correct_N = (logits_NV.argmax(-1) == labels_N) | ~masked_N if output_correct else None
-        return MaskedDiffusionOutput(loss=loss, token_nll=nll_N.detach(), token_correct=correct_N, **extras)
+            weights_N = loss_weights.expand(input_ids.shape).flatten()[positions]
+        loss, nll_N, correct_N = self._cross_entropy(
+            hidden_BLD.flatten(0, 1)[positions], labels_N.where(masked_N, IGNORED), weights_N, output_correct
+        )
+        if correct_N is not None:
+            correct_N = correct_N | ~masked_N
+        return MaskedDiffusionOutput(loss=loss, token_nll=nll_N, token_correct=correct_N, **extras)
+
+    def _cross_entropy(
+        self, hidden_ND: torch.Tensor, labels_N: torch.Tensor, weights_N: torch.Tensor, output_correct: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The weighted sum of the cross-entropies in float32, the detached terms, and whether each label is likeliest."""
+        rows = chunk_rows(len(hidden_ND), self.config.vocab_size, hidden_ND.device, self.head_chunk_rows)
+        if rows < len(hidden_ND) and can_chunk(self.lm_head, hidden_ND, weights_N):
+            if self.head_transform is not None:
+                hidden_ND = self.head_transform(hidden_ND)
+            return chunked_cross_entropy(
+                hidden_ND, self.lm_head, labels_N, weights_N, self.config.mask_token_id, rows, output_correct
+            )
+        logits_NV = self._head(hidden_ND).float()
+        nll_N = F.cross_entropy(logits_NV, labels_N, reduction="none", ignore_index=IGNORED)
+        correct_N = logits_NV.argmax(-1) == labels_N if output_correct else None
+        return (nll_N * weights_N).sum(), nll_N.detach(), correct_N
 
     def _position_ids(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """Position ids where the backbone's own would be wrong: they count padding on the left, or leave out pad tokens."""

@@ -24,7 +24,7 @@ class Block:
         first_step: number of all steps before, so that no two blocks share random numbers.
         schedule: the model's noise schedule.
         draws: random numbers of each row.
-        place_BL: column number of each position after the padding of its row.
+        place_BL: number of each position in its row, padding apart.
         when_BL: a uniform number for each hole: the masking probability 1 - alpha(t) at which it is revealed.
         importance: (B, L) weights of positions or what makes them, see :class:`UncertaintySampler`.
     """

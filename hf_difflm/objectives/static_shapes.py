@@ -1,0 +1,78 @@
+"""As many labelled positions in every micro-batch: stratified counts have a bound, and the rest is filled up."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .base import NoiseKey
+from .noise import stratified_sums
+
+
+class StaticPositions:
+    """Fills the positions of the LM head up to the most there can be.
+
+    It remembers the shape of the first micro-batch, and refuses another: no step would be compiled once.
+    """
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, int] | None = None
+
+    def __call__(
+        self,
+        positions_N: np.ndarray,
+        masked_RL: np.ndarray,
+        scored_BL: np.ndarray,
+        attention_mask: torch.Tensor | None,
+        key: NoiseKey,
+        reads: int,
+    ) -> np.ndarray:
+        """Return (P,) positions: the N first, then others that are not hidden, each once; they have no label.
+
+        Args:
+            positions_N: (N,) indices of the hidden tokens into the flattened R·L.
+            masked_RL: (R, L) bool, the hidden tokens; R = reads·B.
+            scored_BL: (B, L) bool.
+            attention_mask: (B, L) on the host, or None.
+            key: of the noise; its places are a whole micro-batch.
+            reads: 1, or 2 for complementary pairs.
+
+        Raises:
+            UserError: padding, or a shape that differs from that of the first call.
+        """
+        padded = attention_mask is not None and not bool(attention_mask.all())
+        self._shape = self._shape or scored_BL.shape
+        if padded or scored_BL.shape != self._shape:
+            (rows, length), kind = (
+                scored_BL.shape,
+                "with padding" if padded else "after one of {} x {}".format(*self._shape),
+            )
+            raise UserError(
+                f"static_shapes needs micro-batches of one shape, but there is one of {rows} x {length} tokens {kind}; "
+                "pack the text into blocks of one length, or leave static_shapes out"
+            )
+        rows, length = scored_BL.shape
+        scored = length if scored_BL[:, 0].any() else length - 1  # after BOS, which is context
+        most = most_hidden(rows, scored, key.size, reads)
+        if len(positions_N) > most:
+            raise ValueError(
+                f"{len(positions_N)} tokens are hidden, at most {most} can be: places {key.places_B} are no micro-batch"
+            )
+        spare_M = np.flatnonzero(~masked_RL)[: most - len(positions_N)]
+        return np.concatenate([positions_N, spare_M])
+
+
+def most_hidden(rows: int, scored: int, size: int, reads: int = 1) -> int:
+    """Return how many tokens of a micro-batch stratified counts hide at most; complementary pairs hide each token once.
+
+    Args:
+        rows: sequences of the micro-batch.
+        scored: tokens of a sequence that can be hidden.
+        size: sequences of the optimiser batch.
+        reads: 1, or 2 for complementary pairs.
+    """
+    if reads == 2:
+        return rows * scored
+    # k = 1 + floor(u L), summed; the margin is for the rounding of u.
+    return min(rows + int(scored * stratified_sums(rows, max(size, rows))[1] + 1e-6), rows * scored)

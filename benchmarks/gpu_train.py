@@ -127,6 +127,7 @@ def train_once(
             per_device_train_batch_size=rows,
             max_steps=steps,
             logging_steps=steps,  # nothing waits for the device in between
+            logging_first_step=True,  # a step that logs has a graph of its own: it is compiled in the warm-up
             bf16=True,
             torch_compile=compiled,
             torch_compile_mode=given.compile_mode if compiled and given.compile_mode != "default" else None,
@@ -145,7 +146,7 @@ def train_once(
         trainer.remove_callback(PrinterCallback)
         forget(device)
         trainer.train()
-    loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    loss = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1]
     return {
         "parameters": model.num_parameters(),
         "tokens": clock.tokens,

@@ -185,4 +185,5 @@ def _with_complements(masked_BL: np.ndarray, scored_BL: np.ndarray) -> Corruptio
     counts_R, k_R = scored_BL.sum(-1).repeat(2), masked_RL.sum(-1)
     halves_R = np.divide(counts_R, 2.0 * k_R, out=np.zeros(len(k_R)), where=k_R > 0)
     weights_R = np.where((k_R == counts_R) & (k_R > 0), 1.0, halves_R)  # all hidden: there is no other half
-    return Corruption(masked_RL, weights_R, -np.log1p(-k_R / (counts_R + 1)), k_R / np.maximum(counts_R, 1))
+    sigma_R = np.abs(np.log1p(-k_R / (counts_R + 1)))  # no -0.0 in the log
+    return Corruption(masked_RL, weights_R, sigma_R, k_R / np.maximum(counts_R, 1))

@@ -39,7 +39,8 @@ def check_liger(*, on_cpu: bool) -> None:
 def apply_liger(model: Any, config: Mapping[str, bool] | None, device: torch.device) -> None:
     """Put Liger's layers into the backbone of a denoiser, in place; names and values of the weights stay.
 
-    A causal LM is only checked: the Trainer patches it.
+    Networks of its family that are built later in the process get them, too. A causal LM is only checked: the Trainer
+    patches it.
 
     Args:
         model: the network, perhaps with adapters around it.

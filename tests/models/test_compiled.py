@@ -20,7 +20,9 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "dit": {**SIZES, "dropout": 0.0},
     "bdh": {**SIZES, "dropout": 0.0},
 }
-every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+every_backbone = pytest.mark.parametrize(
+    "backbone", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if name != "llama")]
+)
 
 
 @pytest.fixture(autouse=True)

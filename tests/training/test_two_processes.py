@@ -144,7 +144,8 @@ def test_two_processes_train_and_evaluate_as_one(by_two, name, tmp_path):
         torch.testing.assert_close(two["weights"][key], weight, rtol=1e-5, atol=1e-5, msg=key)
     assert [entry["step"] for entry in two["evaluations"]] == [4, 8]
     for ours, theirs in zip(two["evaluations"], one["evaluations"], strict=True):
-        for key in theirs.keys() - {"eval_runtime", "eval_samples_per_second"}:
+        # Seven sequences on two ranks: one of them reads one a second time, which counts as a forward alone.
+        for key in theirs.keys() - {"eval_runtime", "eval_samples_per_second", "eval_forwards"}:
             close = 1e-4 if "stderr" in key else 1e-5  # an error of a mean is a difference of nearly equal numbers
             assert ours[key] == pytest.approx(theirs[key], rel=close, abs=1e-6), key
 

@@ -23,6 +23,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("noise_variance")
 
 
+@pytest.mark.slow
 def test_all_sides_are_measured_at_toy_size():
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "benchmarks" / "noise_variance.py"), "--toy"]

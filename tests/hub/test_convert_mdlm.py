@@ -213,6 +213,17 @@ def test_without_a_tokenizer_one_must_be_named(tmp_path):
 
 
 @pytest.mark.slow
+def test_unconverted_it_is_a_sentence_that_names_the_command(tmp_path):
+    folder = stored(tmp_path / "published")
+    command = [sys.executable, str(ROOT / "cli.py"), "generate", str(folder), "--use-cpu"]  # where nobody converts
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is a published MDLM checkpoint" in done.stderr
+    assert "(`hf-difflm convert`)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_from_the_hub_neither_code_nor_pickles_are_downloaded(loopback_hub, tmp_path):
     folder = stored(tmp_path / "published")
     (folder / "pytorch_model.bin").write_bytes(b"never read")

@@ -62,9 +62,9 @@ def test_weights_load_with_transformers_alone_and_the_adapter_by_the_lines_of_th
         best = MaskedDiffusionForMaskedLM.from_pretrained(tmp_path / "run" / "best").eval()
         with torch.no_grad():
             assert torch.equal(out["logits"], best(IDS).logits)
-    low_rank, before = load_file(local / "adapter_model.safetensors"), tiny(1).state_dict()
+    low_rank = load_file(local / "adapter_model.safetensors")
     assert any(weight.abs().max() > 0 for name, weight in low_rank.items() if "lora_B" in name)
-    assert not torch.allclose(out["logits"], tiny(1).eval()(IDS).logits, atol=1e-2), before.keys()
+    assert not torch.allclose(out["logits"], tiny(1).eval()(IDS).logits, atol=1e-2)
 
     (lines,) = [block for block in re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL) if "peft" in block]
     end = "import sys, torch\ntorch.save(model.eval()(torch.load(sys.argv[1])).logits, sys.argv[2])\n"

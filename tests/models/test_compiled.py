@@ -74,6 +74,7 @@ def test_model_and_loss_are_one_graph_with_the_same_loss_and_gradients(backbone,
     assert graphs.frame_count == 1
 
 
+@pytest.mark.slow
 @every_backbone
 def test_a_number_of_labels_that_changes_breaks_nothing(backbone):
     model = build(backbone).train()

@@ -18,6 +18,7 @@ from hf_difflm.errors import UserError
 from hf_difflm.hub.convert import convert
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 
+ROOT = Path(__file__).parents[2]
 D, C, V, BLOCKS, HEADS, LENGTH = 16, 8, 260, 2, 2, 9
 MASK = 259
 CONFIG: dict[str, Any] = {

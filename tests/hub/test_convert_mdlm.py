@@ -233,7 +233,7 @@ def test_from_the_hub_neither_code_nor_pickles_are_downloaded(loopback_hub, tmp_
     home.mkdir()
     program = "from hf_difflm.commands import app; app()"
     command = [sys.executable, "-c", program, "convert", "kuleshov-group/tiny", "--output-dir", str(tmp_path / "made")]
-    environment = loopback_hub.environment(home) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = loopback_hub.environment(home) | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     model = MaskedDiffusionForMaskedLM.from_pretrained(tmp_path / "made")

@@ -13,7 +13,14 @@ from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.runs import load_run
 
 # Costs, not results. A rank that has a sequence too few reads one a second time, which counts as a forward alone.
-COSTS = {"time_ms", "tokens_per_sec", "eval_runtime", "eval_samples_per_second", "eval_forwards", "eval_native_forwards"}
+COSTS = {
+    "time_ms",
+    "tokens_per_sec",
+    "eval_runtime",
+    "eval_samples_per_second",
+    "eval_forwards",
+    "eval_native_forwards",
+}
 
 
 def assert_same_training(ours: Any, theirs: Any, folder: Path, folder_one: Path, objective: str) -> None:

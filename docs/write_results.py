@@ -17,8 +17,8 @@ PAGES = (
 _HEAD = """# Results
 
 Each part was written by the command it names, from run logs; this page is put together by `python docs/write_results.py`.
-Other programs ran beside the ablations and the conversions: their tokens/s and seconds say nothing. What adaptive masking costs is measured by
-`python benchmarks/atat.py`.
+Other programs ran beside the ablations and the conversions: their tokens/s and seconds say nothing. What adaptive masking
+costs is measured by `python benchmarks/atat.py`.
 """
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from types import SimpleNamespace
 
 import pytest
 from transformers import TrainerState
@@ -33,7 +33,7 @@ class Terminal(io.StringIO):
 
 def lines_on(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, width: int) -> list[str]:
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda *_, **__: SimpleNamespace(columns=width))
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((width, 24)))
     console = ConsoleCallback(bar=False)
     state = TrainerState(global_step=22, max_steps=30, is_world_process_zero=True)
     console.on_train_begin(None, state, None)

@@ -15,8 +15,9 @@ from hf_difflm.errors import UserError
 
 from .chat_template import prompt_and_completion
 from .collator import IGNORED
-from .conversations import COMPLETION, MESSAGES, PROMPT
+from .conversations import COMPLETION, PROMPT
 from .encoding import DocumentEncoder, bytes_of_tokens
+from .messages import MESSAGES
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
+from . import messages
 from .caching import code_digest
 from .corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
 from .local_files import find_files, generated, is_saved, json_lines, json_records, split_files
+from .messages import ASSISTANT, MESSAGES, checked_messages
 from .sums import sums_conversations
 
-MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
+PROMPT, COMPLETION = "prompt", "completion"
 SUMS = "sums"
-ANSWERING = "assistant"
-"""The role whose last message is the completion."""
 
+_SOURCES = (__file__, str(messages.__file__))
 _FEATURES = datasets.Features({"text": datasets.Value("string")})
 
 
@@ -88,20 +89,12 @@ def document_of_row(row: Any, where: str) -> str:
     return _as_json({PROMPT: prompt, COMPLETION: completion}, where)
 
 
-def _of_messages(messages: Any, where: str) -> str:
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f"the messages in {where} are no list of objects with role and content; remove it")
-    spoken = []
-    for number, message in enumerate(messages, start=1):
-        role = message.get("role") if isinstance(message, dict) else None
-        content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise UserError(f"message {number} in {where} has no role and content that are text; repair or remove it")
-        spoken.append({"role": role, "content": content})
-    if spoken[-1]["role"] != ANSWERING:
+def _of_messages(value: Any, where: str) -> str:
+    spoken = checked_messages(value, where)
+    if spoken[-1]["role"] != ASSISTANT:
         raise UserError(
             f"the last message in {where} is of the {spoken[-1]['role']}, so there is no answer to learn; end it with one of "
-            f"the {ANSWERING}, or remove it"
+            f"the {ASSISTANT}, or remove it"
         )
     if not spoken[-1]["content"].strip():
         raise UserError(f"the last message in {where} is empty, so there is no answer to learn; remove it")
@@ -130,7 +123,7 @@ def _load_local(path: Path) -> datasets.DatasetDict:
         splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
         return _documents_of_splits(splits, str(path))
     return datasets.DatasetDict(
-        {split: generated(files, _generate, __file__) for split, files in split_files(find_files(path)).items()}
+        {split: generated(files, _generate, *_SOURCES) for split, files in split_files(find_files(path)).items()}
     )
 
 
@@ -145,7 +138,7 @@ def _documents(rows: datasets.Dataset, where: str) -> datasets.Dataset:
     return rows.select_columns(used).map(
         _document,
         with_indices=True,
-        fn_kwargs={"where": where, "code": code_digest(__file__)},
+        fn_kwargs={"where": where, "code": code_digest(*_SOURCES)},
         remove_columns=used,
         features=_FEATURES,
         desc="Reading conversations",

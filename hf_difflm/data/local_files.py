@@ -97,14 +97,14 @@ def _read(files: list[Path], text_column: str) -> datasets.Dataset:
 
 
 def generated(
-    files: list[Path], generate: Callable[..., Iterator[dict[str, str]]], module: str, **arguments: Any
+    files: list[Path], generate: Callable[..., Iterator[dict[str, str]]], *sources: str, **arguments: Any
 ) -> datasets.Dataset:
     """Return the documents (column ``text``) that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
 
     Args:
         files: that are read; one that changed is read again.
         generate: a function of a module, which gets the files' paths as text.
-        module: ``__file__`` of that module.
+        sources: files of the code that it runs: ``__file__`` of its module, and of those that it leans on.
         arguments: further ones of ``generate``.
 
     Raises:
@@ -120,7 +120,7 @@ def generated(
                 "files": [str(file.resolve()) for file in files],
                 **arguments,
                 "stamps": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
-                "code": code_digest(module),
+                "code": code_digest(*sources),
             },
         )
     except DatasetGenerationError as error:

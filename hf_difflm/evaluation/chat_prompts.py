@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jinja2 import TemplateError
-
-from ..errors import UserError, first_line
-from .messages import MESSAGES, as_turn
+from ..data.chat_template import up_to_answer
+from ..data.messages import MESSAGES, USER
+from ..errors import UserError
 from .prompts import Prompt
 
 
@@ -43,13 +42,6 @@ def chat_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _written(tokenizer: Any, prompt: Prompt) -> Prompt:
-    messages = list(prompt.messages) if prompt.messages is not None else as_turn(prompt.text)
-    try:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(
-            f"the tokenizer's chat template refuses a conversation of {roles} ({first_line(error)}); bring the messages into "
-            "the order that it wants"
-        ) from error
+    messages = list(prompt.messages) if prompt.messages is not None else [{"role": USER, "content": prompt.text}]
+    text = up_to_answer(tokenizer, messages)
     return dataclasses.replace(prompt, text=text, extra={**prompt.extra, MESSAGES: messages})

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.messages import ASSISTANT, MESSAGES, checked_messages
 from ..errors import UserError
 from ..runs.strict_json import loads
 from .line_files import read_lines
-from .messages import MESSAGES, checked_messages
 
 FORMATS = ("text", "jsonl")
 STDIN = "-"
@@ -100,7 +100,10 @@ def _from_chat_json(line: str, place: str) -> Prompt:
     value = _json(line, place)
     if not isinstance(value, dict) or value.get(MESSAGES) is None:
         return _from_json(line, place)
-    return Prompt("", value, checked_messages(value.pop(MESSAGES), place))
+    messages = checked_messages(value.pop(MESSAGES), place)
+    if messages[-1]["role"] == ASSISTANT:
+        raise UserError(f"the last message in {place} is an answer already; leave it out, or let a question follow")
+    return Prompt("", value, messages)
 
 
 def _json(line: str, place: str) -> Any:

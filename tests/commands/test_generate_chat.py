@@ -106,8 +106,11 @@ def test_a_denoiser_answers_conversations_of_a_file_and_never_fills_their_holes(
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ('{"messages": []}', "messages of line 1 of prompt file in.jsonl is no list of objects with role and content"),
-        ('{"messages": [{"role": "user"}]}', "message 1 of line 1 of prompt file in.jsonl has no role and content"),
+        (
+            '{"messages": []}',
+            "the messages in line 1 of prompt file in.jsonl are no list of objects with role and content",
+        ),
+        ('{"messages": [{"role": "user"}]}', "message 1 in line 1 of prompt file in.jsonl has no role and content"),
         ('{"messages": [{"role": "assistant", "content": "4"}]}', "is an answer already"),
         ('{"id": 3}', "has no prompt"),
     ],

@@ -1,10 +1,10 @@
-"""What an evaluation costs for the error it leaves: i.i.d. Bernoulli masks, stratified counts, complementary pairs.
+"""What an evaluation costs for the error it leaves: i.i.d. Bernoulli masks, exact counts, complementary pairs.
 
 On a trained denoiser (that of ``noise_variance.py``) the same held-out blocks are scored under each kind of noise with as
 many forwards, and with ``target_stderr`` until the standard error is 0.01 nats. Last, replicates that share a forward against
-one forward each, on a set that is smaller than the evaluation batch. Asked for: a standard error of stratified counts that
-is at most 0.4 times that of i.i.d. times with Bernoulli masks at equal forwards, one of pairs that is smaller still, and that
-sharing a forward is faster.
+one forward each, on a set that is smaller than the evaluation batch. Asked for: a standard error of what evaluations draw
+(stratified counts by importance) that is at most 0.4 times that of i.i.d. times with Bernoulli masks at equal forwards, and
+smaller than that of uniform counts; and that sharing a forward is faster.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Any
 import torch
 from _alternate import alternate, milliseconds, ratio, write
 from _claims import Claim
-from noise_variance import BernoulliMasks, trained
+from noise_variance import IMPORTANCE, PAIRS, PLAIN, STRATIFIED, BernoulliMasks, trained
 
 from hf_difflm.data import Collator, load_tokenizer, prepare_data
-from hf_difflm.evaluation.batches import EvaluationBatches, evaluation_batches, spread
+from hf_difflm.evaluation.batches import EvaluationBatches, spread
 from hf_difflm.evaluation.likelihood import evaluate_likelihood
 from hf_difflm.objectives import MaskedDiffusionObjective, Objective
 from hf_difflm.training.settings import load_settings
 
-IID, STRATIFIED, PAIRS = "i.i.d. times, Bernoulli", "stratified counts", "stratified counts in pairs"
 TOY = {"dataset": "markov", "block_size": 33, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ROWS, SMALL_SET = 32, 4
 """Sequences that are scored, and the evaluation batch; sequences of the set that is smaller."""
@@ -36,8 +35,9 @@ def noises(mask_token_id: int) -> dict[str, Objective]:
     """The objectives that are compared; all estimate the same number (the first but for times below 0.001)."""
     p0 = MaskedDiffusionObjective(mask_token_id)
     return {
-        IID: BernoulliMasks(mask_token_id, 1),
-        STRATIFIED: p0.for_evaluation(),
+        PLAIN: BernoulliMasks(mask_token_id, 1),
+        STRATIFIED: p0,
+        IMPORTANCE: p0.for_evaluation(),
         PAIRS: p0.for_evaluation(pairs=True),
     }
 
@@ -88,22 +88,22 @@ def claims(result: dict) -> list[Claim]:
     """What the numbers of a run say of the claims."""
     noise = result["noise"]
     sides = {name: numbers["nll_stderr"] for name, numbers in noise.items()}
-    unit = f"nats/token, {noise[IID]['forwards']} forwards"
+    unit = f"nats/token, {noise[PLAIN]['forwards']} forwards"
     return [
         Claim(
-            what="standard error of an evaluation, stratified counts against i.i.d. times with Bernoulli masks",
+            what="standard error of an evaluation against i.i.d. times with Bernoulli masks",
             sides=sides,
             unit=unit,
-            measure=f"{STRATIFIED} / {IID}",
-            value=sides[STRATIFIED] / sides[IID],
+            measure=f"{IMPORTANCE} / {PLAIN}",
+            value=sides[IMPORTANCE] / sides[PLAIN],
             asked="<= 0.4",
         ),
         Claim(
-            what="standard error of an evaluation, complementary pairs against stratified counts",
+            what="standard error of an evaluation against uniform counts",
             sides=sides,
             unit=unit,
-            measure=f"{PAIRS} / {STRATIFIED}",
-            value=sides[PAIRS] / sides[STRATIFIED],
+            measure=f"{IMPORTANCE} / {STRATIFIED}",
+            value=sides[IMPORTANCE] / sides[STRATIFIED],
             asked="< 1",
         ),
         Claim(
@@ -137,8 +137,8 @@ def main() -> None:
     model = trained(given, settings, tokenizer, data.train, device)
     collator = Collator(tokenizer)
     held_out = spread(data.eval, ROWS)
-    found = errors(model, evaluation_batches(held_out, collator, ROWS), given.forwards, given.target_stderr)
-    small = evaluation_batches(spread(data.eval, SMALL_SET), collator, ROWS)
+    found = errors(model, EvaluationBatches(held_out, collator, ROWS), given.forwards, given.target_stderr)
+    small = EvaluationBatches(spread(data.eval, SMALL_SET), collator, ROWS)
     seconds = together(model, small, given.pairs)
     result = {
         "data": settings.data.dataset,

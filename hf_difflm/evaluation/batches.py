@@ -66,13 +66,6 @@ class EvaluationBatches:
             yield batch
 
 
-def evaluation_batches(
-    dataset: Any, collator: Callable[[list[dict[str, Any]]], Batch], batch_size: int, rank: int = 0, world_size: int = 1
-) -> EvaluationBatches:
-    """Return this rank's :class:`EvaluationBatches`."""
-    return EvaluationBatches(dataset, collator, batch_size, rank, world_size)
-
-
 def spread(dataset: Any, most: int | None) -> Any:
     """Return at most ``most`` rows of a data set, evenly spread over it; all of it where ``most`` is None."""
     if most is None or len(dataset) <= most:

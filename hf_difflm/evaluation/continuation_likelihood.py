@@ -105,7 +105,7 @@ class Scorer:
 
     def _masked_work(self, requests: Sequence[Request]) -> Iterator[_Item]:
         """What goes through the model: the number of the request, what is masked in it, what that counts."""
-        objective = MaskedDiffusionObjective(self.model.config.mask_token_id)
+        objective = MaskedDiffusionObjective(self.model.config.mask_token_id).for_evaluation()
         for r, request in enumerate(requests):
             length = len(request.continuation)
             if length < 32 and 2**length - 1 <= self.draws:

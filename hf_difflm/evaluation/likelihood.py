@@ -158,7 +158,7 @@ def _result(objective: Objective, totals: LikelihoodSums, data_unit: str) -> Lik
     tokens = int(totals.unit_tokens.sum())
     nll_K = totals.means()
     nll = float(np.mean(nll_K))
-    unit_nll = totals.unit_nll_KU.mean(0)
+    unit_nll = totals.nll().mean(0)
     units = len(totals.unit_ids)
     residual = unit_nll - nll * totals.unit_tokens
     correct, predicted = float(totals.correct_K.sum()), float(totals.predicted_K.sum())

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..data import Collator
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
 from ..runs.strict_json import dumps
-from .batches import data_unit, evaluation_batches
+from .batches import EvaluationBatches, data_unit
 from .draws import MOST_REPLICATES, Draws
 from .likelihood import LikelihoodResult, evaluate_likelihood
 from .run_measurements import record_measurement
@@ -98,7 +98,7 @@ def _score(target: Target, dataset: Any, settings: dict[str, Any], draws: Draws)
     objective = objective.for_evaluation(pairs=settings.get("eval_pairs", False))
     device = target.model.device
     rows = settings.get("per_device_eval_batch_size", 32)
-    batches = evaluation_batches(dataset, Collator(target.tokenizer), rows)
+    batches = EvaluationBatches(dataset, Collator(target.tokenizer), rows)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.get("bf16", False)):
         return evaluate_likelihood(
             target.model,

@@ -56,9 +56,9 @@ class AdaptiveMaskingObjective(Objective):
         networks: nn.ModuleDict | None = None,
         counts_V: np.ndarray | None = None,
     ):
-        if p0.noise_sampling == "pairs" or p0.static_shapes:
+        if p0.noise_sampling in ("pairs", "importance") or p0.static_shapes:
             raise ValueError(
-                "complementary pairs and static shapes are for uniform masking: use MaskedDiffusionObjective"
+                "complementary pairs, importance and static shapes are for uniform masking: use MaskedDiffusionObjective"
             )
         self.p0 = p0
         self.settings = settings

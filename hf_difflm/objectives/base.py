@@ -75,6 +75,8 @@ class ObjectiveOutput:
         reads: how many times the model read each sequence, each time with other tokens hidden.
         reads_N: (N,) which of the reads·B rows each predicted token was hidden in: what ``row_metrics`` are indexed by, and
             ``rows_N`` times ``reads`` up to the reading. ``rows_N`` itself where nothing is read twice.
+        draw_weights_R: (reads·B,) the weight of each reading as a draw, 1 on average, where some are drawn more often than
+            under uniform noise: a part of ``token_weights_N``, and what means over predicted tokens take; None: all are 1.
     """
 
     loss: torch.Tensor
@@ -87,6 +89,7 @@ class ObjectiveOutput:
     summary: Summary | None = None
     reads: int = 1
     reads_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    draw_weights_R: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.reads == 1:

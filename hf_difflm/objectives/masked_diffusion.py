@@ -9,13 +9,16 @@ once: L (1/2k sum_M + 1/2(L-k) sum_M') -log mu; if k = L, with probability 1/L, 
 loss). Since L - k is as uniform as k, the mean over k = 1..L-1 of the two halves is that of the any-order form, and k = L
 has the 1/L that it has there: the same number, exactly.
 
+Importance sampling draws small k more often and gives each draw the weight 1 / (L p(k)): the same number, with less noise
+(`count_law.py`).
+
 Time form: NELBO(x) = E_{t, z_t} sum_i lambda_t 1[z_t^i = m] (-log mu^i(x^i)), tokens masked independently with probability
 1 - alpha_t (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,8 @@ import torch
 
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
-from .noise import row_uniforms, stratified_uniforms
+from .count_law import FEWEST_STRATA, draw_counts
+from .noise import jittered_uniforms, row_uniforms, stratified_uniforms
 from .static_shapes import StaticPositions
 
 
@@ -38,12 +42,15 @@ class Corruption:
         weights_B: (B,) float64, weight of each masked token's cross-entropy in the NELBO of its sequence.
         noise_level_B: (B,) sigma = -log alpha of each row.
         masking_rate_B: (B,) share of the scored tokens that is hidden.
+        draw_weights_B: (B,) how much less often a row is drawn than with uniform noise, a part of ``weights_B``; None: all as
+            often.
     """
 
     masked_BL: np.ndarray
     weights_B: np.ndarray
     noise_level_B: np.ndarray
     masking_rate_B: np.ndarray
+    draw_weights_B: np.ndarray | None = None
 
 
 class MaskedDiffusionObjective(Objective):
@@ -52,14 +59,15 @@ class MaskedDiffusionObjective(Objective):
     Args:
         mask_token_id: id of the mask token.
         loss_form: ``any_order`` (exact counts) or ``time`` (Bernoulli masks).
-        noise_sampling: ``stratified`` over the whole optimiser batch, ``iid``, or ``pairs``: stratified counts, each
-            sequence read under a mask and under its complement (any-order form).
+        noise_sampling: ``stratified`` over the whole optimiser batch, ``iid``, or of the any-order form ``pairs``: stratified
+            counts, each sequence read under a mask and under its complement; ``importance``: stratified counts of which the
+            small ones are drawn more often, if there are at least 16 sequences.
         schedule: noise schedule of the time form; the any-order form is the same number under every schedule.
         static_shapes: ask the LM head for as many positions in every micro-batch, so that a compiled step has one shape: the
             most that stratified counts or pairs can hide. All micro-batches must have one shape and no padding.
 
     Raises:
-        ValueError: an unknown form or sampling; pairs or static shapes where they do not exist.
+        ValueError: an unknown form or sampling; pairs, importance or static shapes where they do not exist.
     """
 
     name = "mdlm"
@@ -76,11 +84,11 @@ class MaskedDiffusionObjective(Objective):
     ):
         if loss_form not in ("any_order", "time"):
             raise ValueError(f"loss_form must be any_order or time, got {loss_form!r}")
-        if noise_sampling not in ("stratified", "iid", "pairs"):
-            raise ValueError(f"noise_sampling must be stratified, iid or pairs, got {noise_sampling!r}")
-        if noise_sampling == "pairs" and loss_form != "any_order":
-            raise ValueError(f"complementary pairs are of exact counts: loss_form must be any_order, got {loss_form!r}")
-        if static_shapes and (loss_form != "any_order" or noise_sampling == "iid"):
+        if noise_sampling not in ("stratified", "iid", "pairs", "importance"):
+            raise ValueError(f"noise_sampling must be stratified, iid, pairs or importance, got {noise_sampling!r}")
+        if noise_sampling in ("pairs", "importance") and loss_form != "any_order":
+            raise ValueError(f"{noise_sampling} is of exact counts: loss_form must be any_order, got {loss_form!r}")
+        if static_shapes and (loss_form != "any_order" or noise_sampling in ("iid", "importance")):
             raise ValueError(
                 f"static shapes need counts that have a bound, not loss_form {loss_form}, {noise_sampling}"
             )
@@ -97,26 +105,40 @@ class MaskedDiffusionObjective(Objective):
         return 2 if self.noise_sampling == "pairs" else 1
 
     def for_evaluation(self, pairs: bool = False) -> MaskedDiffusionObjective:
-        """Exact counts, stratified: the form of P0 whose estimate varies least; in complementary pairs if asked for."""
-        return MaskedDiffusionObjective(self.mask_token_id, noise_sampling="pairs" if pairs else "stratified")
+        """Exact counts by importance: the form of P0 whose estimate varies least; in complementary pairs if asked for."""
+        return MaskedDiffusionObjective(self.mask_token_id, noise_sampling="pairs" if pairs else "importance")
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         """Choose the masked tokens of each sequence; ``scored_BL`` is (B, L) bool. Pure in (key, scored_BL)."""
         counts_B = scored_BL.sum(-1)
         uniforms = row_uniforms(key, counts_B)
-        iid = self.noise_sampling == "iid"
-        u_B = np.array([row[0] for row in uniforms]) if iid else stratified_uniforms(key)
+        own_B = np.array([row[0] for row in uniforms])
+        if self.noise_sampling == "iid":
+            u_B = own_B
+        elif self.noise_sampling == "importance":
+            u_B = jittered_uniforms(key, own_B)
+        else:
+            u_B = stratified_uniforms(key)
         # Numbers go to scored tokens in their order, so padding on either side changes nothing; inf is never masked.
         scores_BL = np.full(scored_BL.shape, np.inf)
         scores_BL[scored_BL] = np.concatenate([row[1:] for row in uniforms])
         if self.loss_form == "time":
             return self._bernoulli(u_B, scores_BL, counts_B)
+        if self.noise_sampling == "importance" and key.size >= FEWEST_STRATA:
+            return self._by_importance(u_B, scores_BL, counts_B)
         drawn = self._exact_counts(u_B, scores_BL, counts_B)
         return _with_complements(drawn.masked_BL, scored_BL) if self.noise_sampling == "pairs" else drawn
 
     def _exact_counts(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
         # k = 1 + floor(u L); a sequence without scored tokens (k = 1 > L = 0) masks nothing: its scores are all inf.
-        k_B = 1 + np.floor(u_B * counts_B).astype(np.int64)
+        return self._hide(1 + np.floor(u_B * counts_B).astype(np.int64), scores_BL, counts_B)
+
+    def _by_importance(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
+        k_B, draw_weights_B = draw_counts(u_B, counts_B)
+        hidden = self._hide(k_B, scores_BL, counts_B)
+        return replace(hidden, weights_B=draw_weights_B * hidden.weights_B, draw_weights_B=draw_weights_B)
+
+    def _hide(self, k_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
         ranked_BL = np.sort(scores_BL, axis=-1)
         threshold_B1 = np.take_along_axis(ranked_BL, k_B[:, None] - 1, axis=-1)
         masked_BL = (scores_BL <= threshold_B1) & np.isfinite(scores_BL)
@@ -176,6 +198,7 @@ class MaskedDiffusionObjective(Objective):
             row_metrics={"noise_level": corruption.noise_level_B, "masking_rate": corruption.masking_rate_B},
             reads=reads,
             reads_N=reads_N,
+            draw_weights_R=corruption.draw_weights_B,
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from .base import NoiseKey
 
 _PURPOSES = {"train": 1, "eval": 2}
+_BELOW_ONE = np.nextafter(1.0, 0.0)
 _BATCH_PLACE = 2**63  # counter word of numbers that belong to a whole optimiser batch, not to a row
 
 
@@ -35,10 +36,23 @@ def stratified_uniforms(key: NoiseKey) -> np.ndarray:
     itself, the N together fall one into each of N equal strata (up to the offset), and every run of neighbouring places
     is nearly stratified as well.
     """
-    generator = _Philox(key.seed, key.purpose)
-    steps_S, which_B = np.unique(key.row_steps, return_inverse=True)
-    offsets_S = np.array([generator.uniforms(_BATCH_PLACE, int(step), 1)[0] for step in steps_S])
-    return (offsets_S[which_B] + van_der_corput_ranks(key.size)[key.places_B] / key.size) % 1.0
+    return (_shared_uniforms(key) + van_der_corput_ranks(key.size)[key.places_B] / key.size) % 1.0
+
+
+def jittered_uniforms(key: NoiseKey, jitter_B: np.ndarray) -> np.ndarray:
+    """(B,) numbers u_j = ((pi(j) + S) mod N + jitter_j) / N: one in each of N equal strata, anywhere in it.
+
+    S is uniform on 0..N-1 and shared by the N sequences, pi as in :func:`stratified_uniforms`; each u_j is uniform by itself.
+    There, all numbers are off the middle of their stratum by the same, which the mean of a function with a slope shows; here
+    each is off by its own.
+
+    Args:
+        key: names S.
+        jitter_B: (B,) uniform in [0, 1), independent: a sequence's own.
+    """
+    ranks_B = van_der_corput_ranks(key.size)[key.places_B]
+    strata_B = (ranks_B + np.floor(_shared_uniforms(key) * key.size)) % key.size
+    return np.minimum((strata_B + jitter_B) / key.size, _BELOW_ONE)
 
 
 @lru_cache(maxsize=16)
@@ -70,6 +84,13 @@ def van_der_corput_ranks(size: int) -> np.ndarray:
     ranks[np.argsort(reversed_bits, kind="stable")] = places
     ranks.flags.writeable = False
     return ranks
+
+
+def _shared_uniforms(key: NoiseKey) -> np.ndarray:
+    """(B,) a uniform number that all sequences of a step share."""
+    generator = _Philox(key.seed, key.purpose)
+    steps_S, which_B = np.unique(key.row_steps, return_inverse=True)
+    return np.array([generator.uniforms(_BATCH_PLACE, int(step), 1)[0] for step in steps_S])[which_B]
 
 
 class _Philox:

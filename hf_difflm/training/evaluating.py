@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from ..errors import UserError
-from ..evaluation.batches import data_unit, evaluation_batches, spread
+from ..evaluation.batches import EvaluationBatches, data_unit, spread
 from ..evaluation.likelihood import LikelihoodResult, evaluate_likelihood
 from ..objectives import Objective
 from .trainer_parts import TrainerPart
@@ -66,7 +66,7 @@ class EvaluatingPart(TrainerPart):
 
     def _likelihood(self, dataset: Any, objective: Objective) -> LikelihoodResult:
         args, rank, ranks = self.args, self.accelerator.process_index, self.accelerator.num_processes
-        batches = evaluation_batches(dataset, self.data_collator, args.eval_batch_size, rank, ranks)
+        batches = EvaluationBatches(dataset, self.data_collator, args.eval_batch_size, rank, ranks)
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
         with self.evaluated_weights(), self.accelerator.autocast():
             return evaluate_likelihood(

@@ -199,7 +199,7 @@ class _Planner:
         """Bytes of an evaluation, for which the weights give way to their average and wait in a copy."""
         length = self._settings.data.block_size
         training = self._settings.training
-        if reads_of(training) > 1:  # evaluations read each sequence once
+        if reads_of(training) > 1:  # evaluations read each sequence once, and hide no more of it
             training = {**training, "noise_sampling": "stratified"}
         peak = self.network.evaluation_peak(rows, length, most_labelled(training, rows, length, rows))
         return sum(self._held.values()) + peak.total + self._replaced

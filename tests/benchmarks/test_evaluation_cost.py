@@ -21,7 +21,7 @@ def test_equal_forwards_targets_and_shared_forwards_are_told():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
-    assert len(result["noise"]) == 3
+    assert len(result["noise"]) == 4
     assert {numbers["forwards"] for numbers in result["noise"].values()} == {8 * 32}
     for numbers in result["noise"].values():
         stopped = numbers["to_target"]

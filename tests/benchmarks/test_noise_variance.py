@@ -37,7 +37,7 @@ def test_all_sides_are_measured_at_toy_size():
         "gradient_noise_fixed",
         "evaluation_stderr",
     ]
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert rows[0].count("(1.00 x)") == 5
 
 

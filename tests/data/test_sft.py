@@ -17,7 +17,7 @@ from hf_difflm.data.answers import AnswerEncoder
 from hf_difflm.data.chat_template import PLAIN_TEMPLATE
 from hf_difflm.data.prepared_folder import refuse_target
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.batches import evaluation_batches
+from hf_difflm.evaluation.batches import EvaluationBatches
 from hf_difflm.evaluation.likelihood import evaluate_likelihood
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
 
@@ -195,7 +195,7 @@ def test_prompts_are_never_masked_and_both_objectives_score_the_same_answers(
         assert not (corruption.masked_BL & ~scored_BL).any()
         assert corruption.masked_BL.any(-1).all()
     results = [
-        evaluate_likelihood(model, kind, list(evaluation_batches(data.eval, collate, 4)), len(data.eval), replicates=2)
+        evaluate_likelihood(model, kind, list(EvaluationBatches(data.eval, collate, 4)), len(data.eval), replicates=2)
         for model, kind in ((tiny_denoiser(), objective), (tiny_causal(), CausalObjective()))
     ]
     assert results[0].unit_ids.tolist() == results[1].unit_ids.tolist()
@@ -208,7 +208,7 @@ def test_the_causal_nll_of_an_answer_is_that_of_its_tokens_after_the_prompt(sft:
     tokenizer, model = load_tokenizer("bytes"), tiny_causal().eval()
     data = sft([{"prompt": "ab" * i, "completion": "cd" * (4 - i)} for i in range(4)], tokenizer, eval_fraction=0.5)
     rows = [data.eval[i] for i in range(len(data.eval))]
-    batches = list(evaluation_batches(data.eval, Collator(tokenizer), 2))
+    batches = list(EvaluationBatches(data.eval, Collator(tokenizer), 2))
     result = evaluate_likelihood(model, CausalObjective(), batches, len(rows))
     total = 0.0
     for row in rows:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_difflm.data import Collator
-from hf_difflm.evaluation.batches import data_unit, evaluation_batches
+from hf_difflm.evaluation.batches import EvaluationBatches, data_unit
 from hf_difflm.evaluation.likelihood import evaluate_likelihood
 from hf_difflm.objectives import MaskedDiffusionObjective
 
@@ -25,7 +25,7 @@ def numbered(rows):
 @given(size=st.integers(1, 40), batch_size=st.integers(1, 9), world_size=st.integers(1, 5))
 def test_each_sequence_counts_once_and_ranks_stay_in_step(size, batch_size, world_size):
     dataset = [{"number": i} for i in range(size)]
-    ranks = [list(evaluation_batches(dataset, numbered, batch_size, rank, world_size)) for rank in range(world_size)]
+    ranks = [list(EvaluationBatches(dataset, numbered, batch_size, rank, world_size)) for rank in range(world_size)]
     shapes = [[batch["input_ids"].shape for batch in batches] for batches in ranks]
     assert all(shape == shapes[0] for shape in shapes)
     scored = []
@@ -41,8 +41,8 @@ def test_each_sequence_counts_once_and_ranks_stay_in_step(size, batch_size, worl
 def test_a_hugging_face_data_set_gives_the_same_batches(tokenizer, train_rows):
     rows = train_rows(11, ragged=True)
     collator = Collator(tokenizer)
-    plain = evaluation_batches(rows, collator, 4, 1, 2)
-    arrow = evaluation_batches(datasets.Dataset.from_list(rows), collator, 4, 1, 2)
+    plain = EvaluationBatches(rows, collator, 4, 1, 2)
+    arrow = EvaluationBatches(datasets.Dataset.from_list(rows), collator, 4, 1, 2)
     for ours, theirs in zip(plain, arrow, strict=True):
         assert all(ours[name].equal(theirs[name]) for name in ours)
 
@@ -61,9 +61,9 @@ def test_ranks_together_find_what_one_finds(tiny_denoiser, tokenizer, train_rows
         return list(parts)  # the last rank sees all of them
 
     for rank in range(world_size):
-        batches = evaluation_batches(rows, collator, 2, rank, world_size)
+        batches = EvaluationBatches(rows, collator, 2, rank, world_size)
         together = evaluate_likelihood(model, objective, batches, len(rows), replicates=2, gather=collect)
-    alone = evaluate_likelihood(model, objective, evaluation_batches(rows, collator, 2), len(rows), replicates=2)
+    alone = evaluate_likelihood(model, objective, EvaluationBatches(rows, collator, 2), len(rows), replicates=2)
     assert together.nll == pytest.approx(alone.nll, rel=1e-6)
     assert together.nll_stderr == pytest.approx(alone.nll_stderr, rel=1e-3)
     assert (together.scored_tokens, together.num_bytes) == (alone.scored_tokens, alone.num_bytes)

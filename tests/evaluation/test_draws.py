@@ -12,7 +12,7 @@ import torch
 
 from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.batches import evaluation_batches
+from hf_difflm.evaluation.batches import EvaluationBatches
 from hf_difflm.evaluation.draws import FEWEST_REPLICATES, MOST_REPLICATES, Draws, standard_error
 from hf_difflm.evaluation.likelihood import evaluate_likelihood
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
@@ -43,7 +43,7 @@ def score(tiny_denoiser, tokenizer, rows):
     model, collator = tiny_denoiser(), Collator(tokenizer)
 
     def call(batch_size: int = 8, count: int = 22, together: bool = False, **settings):
-        batches = evaluation_batches(rows[:count], collator, batch_size)
+        batches = EvaluationBatches(rows[:count], collator, batch_size)
         if together:
             settings["replicates_at_once"] = batches.replicates_at_once
         return evaluate_likelihood(model, P0, batches, count, **settings)
@@ -117,7 +117,7 @@ def test_rows_of_several_draws_get_the_noise_of_each():
 @pytest.mark.parametrize(("size", "batch_size", "ranks", "at_once"), [(8, 32, 1, 4), (8, 32, 3, 10), (33, 32, 1, 1)])
 def test_so_many_replicates_fit_into_a_forward_on_every_rank(train_rows, tokenizer, size, batch_size, ranks, at_once):
     for rank in range(ranks):
-        batches = evaluation_batches(train_rows(size), Collator(tokenizer), batch_size, rank, ranks)
+        batches = EvaluationBatches(train_rows(size), Collator(tokenizer), batch_size, rank, ranks)
         assert batches.replicates_at_once == at_once
         assert len(batches) == len(list(batches)) == len(list(batches))
 
@@ -144,7 +144,7 @@ def test_the_interval_covers_the_truth_although_its_width_decided_when_to_stop(r
 def test_all_ranks_stop_alike(tiny_denoiser, tokenizer, rows):
     """Two ranks in threads that really exchange what they find, pass by pass."""
     settings = {"replicates": 1, "max_replicates": 20}
-    alone = evaluation_batches(rows, Collator(tokenizer), 6)
+    alone = EvaluationBatches(rows, Collator(tokenizer), 6)
     target = 1.0001 * evaluate_likelihood(tiny_denoiser(), P0, alone, 22, replicates=9).nll_stderr
     barrier, boxes, results = threading.Barrier(2, timeout=900), [None, None], [None, None]
     models = [tiny_denoiser(), tiny_denoiser()]
@@ -157,7 +157,7 @@ def test_all_ranks_stop_alike(tiny_denoiser, tokenizer, rows):
             barrier.wait()
             return found
 
-        batches = evaluation_batches(rows, Collator(tokenizer), 6, rank, 2)
+        batches = EvaluationBatches(rows, Collator(tokenizer), 6, rank, 2)
         found = evaluate_likelihood(models[rank], P0, batches, 22, target_stderr=target, gather=gather, **settings)
         results[rank] = found
 
@@ -177,20 +177,20 @@ def test_what_cannot_be_reached_ends_at_the_most_and_what_is_no_number_at_once(s
     assert score(target_stderr=1e-9, max_replicates=10).replicates == 10
     model = tiny_denoiser()
     torch.nn.init.constant_(model.lm_head.weight, math.nan)
-    batches = evaluation_batches(rows, Collator(tokenizer), 8)
+    batches = EvaluationBatches(rows, Collator(tokenizer), 8)
     broken = evaluate_likelihood(model, P0, batches, 22, replicates=4, target_stderr=0.1)
     assert math.isnan(broken.nll_stderr)
     assert broken.replicates == 4
 
 
 def test_an_exact_likelihood_draws_nothing_whatever_the_target(tiny_causal, tokenizer, rows):
-    batches = evaluation_batches(rows, Collator(tokenizer), 8)
+    batches = EvaluationBatches(rows, Collator(tokenizer), 8)
     found = evaluate_likelihood(tiny_causal(), CausalObjective(), batches, 22, target_stderr=1e-6)
     assert (found.nll_stderr, found.replicates, found.forwards) == (0.0, 1, 22)
 
 
 def test_batches_that_can_be_read_only_once_are_refused_with_a_target(score, tiny_denoiser, tokenizer, rows):
-    once = iter(evaluation_batches(rows, Collator(tokenizer), 8))
+    once = iter(EvaluationBatches(rows, Collator(tokenizer), 8))
     with pytest.raises(ValueError, match="read again"):
         evaluate_likelihood(tiny_denoiser(), P0, once, 22, target_stderr=0.1)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_difflm.data import Collator
-from hf_difflm.evaluation.batches import evaluation_batches
+from hf_difflm.evaluation.batches import EvaluationBatches
 from hf_difflm.evaluation.likelihood import NOISE_BINS, evaluate_likelihood
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective
 
@@ -33,15 +33,16 @@ def rows(train_rows):
 
 
 def score(model, objective, rows, collator, batch_size: int = 8, **settings):
-    return evaluate_likelihood(model, objective, evaluation_batches(rows, collator, batch_size), len(rows), **settings)
+    return evaluate_likelihood(model, objective, EvaluationBatches(rows, collator, batch_size), len(rows), **settings)
 
 
-def test_the_interval_of_the_standard_error_covers_the_truth_as_often_as_it_says(random_denoiser, small_joint):
+@pytest.mark.parametrize("noise", ["stratified", "importance"])
+def test_the_interval_of_the_standard_error_covers_the_truth_as_often_as_it_says(random_denoiser, small_joint, noise):
     """K = 8 replicates and t-quantiles, 200 repeats: 95 % nominal; 0.90 is 3 standard errors of a proportion below."""
     model = random_denoiser(3, 3, seed=7)
     joint = small_joint(3, 3, seed=1)
     sequences = np.array(np.unravel_index(np.random.default_rng(0).choice(27, 16, p=joint.flatten()), (3, 3, 3))).T
-    objective = MaskedDiffusionObjective(3)
+    objective = MaskedDiffusionObjective(3, noise_sampling=noise)
     many = evaluate_likelihood(model, objective, [whole_set(np.tile(sequences, (8192, 1)))], 8192 * 16, replicates=8)
     truth = exact_nll(model, sequences)
     assert many.nll == pytest.approx(truth, abs=4 * many.nll_stderr)

@@ -14,7 +14,7 @@ import pytest
 from hf_difflm.data import Collator
 from hf_difflm.data.corpora import load_corpus
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.batches import evaluation_batches
+from hf_difflm.evaluation.batches import EvaluationBatches
 from hf_difflm.evaluation.continuation_likelihood import Request
 from hf_difflm.evaluation.harness import evaluate_tasks, result_numbers
 from hf_difflm.evaluation.harness_options import HarnessOptions
@@ -112,7 +112,7 @@ def _rows(tokenizer, texts):
 def _eval(target, texts, replicates=16):
     objective = MaskedDiffusionObjective(259) if target.is_denoiser else CausalObjective()
     rows = _rows(target.tokenizer, texts)
-    batches = evaluation_batches(rows, Collator(target.tokenizer), 8)
+    batches = EvaluationBatches(rows, Collator(target.tokenizer), 8)
     return evaluate_likelihood(target.model, objective, batches, len(rows), replicates=replicates, data_unit="blocks")
 
 

@@ -191,5 +191,5 @@ def test_an_unknown_form_or_sampling_is_named(wrong, said):
 
 def test_evaluation_is_the_exact_count_form_however_training_went():
     evaluated = MaskedDiffusionObjective(9, "time", "iid", NoiseSchedule("cosine")).for_evaluation()
-    assert (evaluated.loss_form, evaluated.noise_sampling, evaluated.mask_token_id) == ("any_order", "stratified", 9)
+    assert (evaluated.loss_form, evaluated.noise_sampling, evaluated.mask_token_id) == ("any_order", "importance", 9)
     assert CausalObjective().for_evaluation().bound == "exact"

@@ -36,7 +36,8 @@ class ChosenNoise(MaskedDiffusionObjective):
         return self
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
-        cut = self._exact_counts if self.loss_form == "any_order" else self._bernoulli
+        counts = self._by_importance if self.noise_sampling == "importance" else self._exact_counts
+        cut = counts if self.loss_form == "any_order" else self._bernoulli
         return cut(self.u_B, self.scores_BL, scored_BL.sum(-1))
 
 
@@ -49,16 +50,18 @@ def nelbo_of_rows(objective: ChosenNoise, model, ids_BL: np.ndarray) -> np.ndarr
     return np.bincount(output.rows_N, output.token_weights_N * output.token_nll_N.double().numpy(), minlength=len(ids))
 
 
-def any_order_nelbo(model, mask_token_id: int, sequences_SL: np.ndarray) -> np.ndarray:
+def any_order_nelbo(model, mask_token_id: int, sequences_SL: np.ndarray, sampling: str = "stratified") -> np.ndarray:
     """(S,) the any-order form, by enumerating every count k and every k-subset."""
     size, length = sequences_SL.shape
     cases = [(k, subset) for k in range(1, length + 1) for subset in itertools.combinations(range(length), k)]
-    weights = np.array([1 / (length * math.comb(length, k)) for k, _ in cases])
-    u = np.array([(k - 0.5) / length for k, _ in cases])
+    how_often = np.arange(1, length + 1) ** (-1 / 3 if sampling == "importance" else 0.0)
+    how_often /= how_often.sum()
+    weights = np.array([how_often[k - 1] / math.comb(length, k) for k, _ in cases])
+    u = np.array([how_often[: k - 1].sum() + how_often[k - 1] / 2 for k, _ in cases])
     scores = np.array(
         [[0.1 + 0.01 * i if i in subset else 0.9 + 0.01 * i for i in range(length)] for _, subset in cases]
     )
-    objective = ChosenNoise(mask_token_id).choose(np.tile(u, size), np.tile(scores, (size, 1)))
+    objective = ChosenNoise(mask_token_id, noise_sampling=sampling).choose(np.tile(u, size), np.tile(scores, (size, 1)))
     return nelbo_of_rows(objective, model, np.repeat(sequences_SL, len(cases), axis=0)).reshape(size, -1) @ weights
 
 
@@ -96,6 +99,13 @@ def test_time_form_with_exact_conditionals_is_the_entropy_under_every_schedule(s
     joint = small_joint(3, 3, seed=5)
     nelbo = time_nelbo(exact_denoiser(joint), 3, schedule, all_sequences(3, 3), nodes=160)
     assert nelbo @ joint.flatten() == pytest.approx(-(joint * np.log(joint)).sum(), abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+def test_importance_sampling_of_the_counts_is_the_same_number(random_denoiser, length):
+    model, sequences = random_denoiser(length, 2, seed=3), all_sequences(length, 2)
+    uniform = any_order_nelbo(model, 2, sequences)
+    np.testing.assert_allclose(any_order_nelbo(model, 2, sequences, "importance"), uniform, rtol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
@@ -136,11 +146,20 @@ def test_enumerated_objective_is_the_nelbo_of_a_network_from_its_logits(tiny_den
     )
 
 
-@pytest.mark.parametrize("sampling", ["stratified", "iid"])
 @pytest.mark.parametrize(
-    ("form", "schedule"),
-    [("any_order", None), ("time", NoiseSchedule("cosine")), ("time", NoiseSchedule("polynomial", exponent=1.5))],
-    ids=["any_order", "time-cosine", "time-polynomial"],
+    ("form", "sampling", "schedule"),
+    [
+        *(
+            (form, sampling, schedule)
+            for form, schedule in [
+                ("any_order", None),
+                ("time", NoiseSchedule("cosine")),
+                ("time", NoiseSchedule("polynomial", exponent=1.5)),
+            ]
+            for sampling in ("stratified", "iid")
+        ),
+        ("any_order", "importance", None),
+    ],
 )
 def test_monte_carlo_estimate_agrees_with_the_enumeration_within_three_standard_errors(
     tiny_denoiser, form, schedule, sampling

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from ..errors import UserError
 from ..runs.files import JOURNAL_NAME
-from ..runs.pages import write_page
+from ..runs.pages import write_markdown
 from ..runs.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
 from ..runs.places import shown
 from ..runs.plots_pareto import check_picture, plot_pareto
@@ -227,7 +227,7 @@ def _write_page(
     command = shlex.join(["hf-difflm", *sys.argv[1:]])
     parts = [markdown_table(*pareto_rows(points), left=1), shows, explanation.replace("\n", "\n\n")]
     title = f"Quality of generated text against its cost: {printable(shown(Path(target)))}"
-    write_page(page, title, command, parts, origin="Generated from the texts of one run of this command")
+    write_markdown(page, title, command, parts, origin="Generated from the texts of one run of this command")
 
 
 def _explanation(

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import UserError
+
 JOURNAL_NAME = "journal.jsonl"
 METRICS_SUFFIX = "_metrics.json"
 
@@ -74,6 +76,19 @@ def remove_leftovers(path: Path) -> None:
     """Delete what a killed process has left of a replacement of ``path``; only while nobody else can be writing it."""
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
         leftover.unlink(missing_ok=True)
+
+
+def write_page(path: Path, text: str, flag: str) -> None:
+    """Write a page in one step; ``flag`` is the one that names the file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        # A lone surrogate, which JSON can hold, has no UTF-8.
+        write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"the page {str(path)!r} cannot be written ({error.strerror}); name another {flag}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import UserError
-from .files import write_text
+from .files import write_page
 from .places import relative
 from .tables import fenced
 
 
-def write_page(
+def write_markdown(
     path: Path, title: str, command: str, parts: Iterable[str], *, origin: str = "Generated from run logs"
 ) -> None:
     """Write title, where the page is from, and its parts. No absolute path of the command gets into it.
@@ -27,9 +26,4 @@ def write_page(
         UserError: the file cannot be written.
     """
     head = f"{origin}; do not edit. This page was written by\n\n{fenced(relative(command), 'sh')}"
-    try:
-        write_text(path, "\n\n".join(part for part in (f"# {title}", head, *parts) if part) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"the page {str(path)!r} cannot be written ({error.strerror}); name another --output"
-        ) from error
+    write_page(path, "\n\n".join(part for part in (f"# {title}", head, *parts) if part) + "\n", "--output")

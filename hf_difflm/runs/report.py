@@ -9,7 +9,7 @@ from pathlib import Path
 from .comparison import compare_runs, labels
 from .decimation import smoothing_window
 from .evaluation_table import EVALUATION_HEADINGS, evaluation_cells
-from .pages import write_page
+from .pages import write_markdown
 from .places import relative, shown, shown_run
 from .plots import plot_comparison
 from .run import Run
@@ -55,7 +55,7 @@ def write_report(
         *_samples(runs, names),
         f"## How these runs were made\n\n{_commands(runs, names)}",
     ]
-    write_page(path, title, command, parts)
+    write_markdown(path, title, command, parts)
     return path, picture
 
 

@@ -7,11 +7,8 @@ import hashlib
 import html
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .files import write_text
 from .strict_json import dumps
 from .tables import printable
 
@@ -66,19 +63,6 @@ def page(title: str, body: str, data: Any, scripts: Sequence[str], style: str) -
 </body>
 </html>
 """
-
-
-def write_page(path: Path, content: str, flag: str) -> None:
-    """Write a page in one step; ``flag`` is the one that names the file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        # A lone surrogate, which JSON can hold, has no UTF-8.
-        write_text(path, content.encode("utf-8", "replace").decode("utf-8"))
-    except OSError as error:
-        raise UserError(f"the page {str(path)!r} cannot be written ({error.strerror}); name another {flag}") from error
 
 
 def _source_hash(source: str) -> str:

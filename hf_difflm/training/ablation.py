@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UserError
 from ..runs import Run, load_run
 from ..runs.ablation import CONFIDENCE, AblationTable, Entry, is_finished
-from ..runs.pages import write_page
+from ..runs.pages import write_markdown
 from ..runs.schema import COMPLETED
 from ..runs.tables import printable
 from .ablation_grid import AblationGrid, Variant, slug
@@ -135,7 +135,7 @@ def _write_page(page: Path, grid: AblationGrid, table: AblationTable, folder: Pa
         _explanation(grid),
         f"## What each variant sets\n\n{_variants(grid)}",
     ]
-    write_page(page, f"Ablation: {printable(grid.name)}", command, parts)
+    write_markdown(page, f"Ablation: {printable(grid.name)}", command, parts)
 
 
 def _explanation(grid: AblationGrid) -> str:

@@ -42,9 +42,9 @@ class EvaluatingPart(TrainerPart):
             dataset = spread(dataset, self.args.eval_iters * self.args.per_device_eval_batch_size)
         start = time.perf_counter()
         self.last_evaluation = result = self._likelihood(
-            dataset, self.objective.for_evaluation(pairs=self.args.eval_pairs)
+            dataset, self.training_objective.for_evaluation(pairs=self.args.eval_pairs)
         )
-        native = self.objective.native(self.state.global_step)
+        native = self.training_objective.native(self.state.global_step)
         other = None if native is None else self._likelihood(dataset, native)
         seconds = time.perf_counter() - start
         metrics = result.metrics(metric_key_prefix)

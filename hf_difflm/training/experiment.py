@@ -264,10 +264,10 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
     config = flat_config(settings, trainer.args.global_batch_size or 1)
     config["recipe"] = settings.recipe
     return {
-        "objective": trainer.objective.name,
-        "bound": trainer.objective.bound,
+        "objective": trainer.training_objective.name,
+        "bound": trainer.training_objective.bound,
         "parent_run": None if settings.start is None else settings.start.parent,
-        "metadata": minimised(trainer.objective),
+        "metadata": minimised(trainer.training_objective),
         "config": config,
         "data": {
             "fingerprint": data.fingerprint,

@@ -84,7 +84,7 @@ def _importance(
     trainer: DiffusionTrainer, options: MonitoringOptions, data: PreparedData
 ) -> ImportanceSamplesCallback | None:
     """What the importance estimator says of the first evaluation block; None where there is no estimator to ask."""
-    objective = trainer.objective
+    objective = trainer.training_objective
     interval = options.viz_interval or options.generate_interval
     if not interval or not isinstance(objective, AdaptiveMaskingObjective) or not objective.settings.learns:
         return None

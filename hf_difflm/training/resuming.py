@@ -68,7 +68,7 @@ class ResumingPart(TrainerPart):
             engine=engine_of(self.args),
             world_size=self.accelerator.num_processes,
             global_batch_size=self.get_total_train_batch_size(self.args),
-            objective=self.objective.name,
+            objective=self.training_objective.name,
             train_sequences=len(dataset) if hasattr(dataset, "__len__") and not is_stream else None,
             is_stream=is_stream,
             settings=settings_of(self.args),

@@ -58,7 +58,7 @@ class StepLogPart(TrainerPart):
                 callback.on_training_iterations(self.args, self.state, rows)
         if self.is_world_process_zero():
             for row in rows:
-                if (what := self.objective.transition(row["iter"] - 1)) is not None:
+                if (what := self.training_objective.transition(row["iter"] - 1)) is not None:
                     reports_of(self.state).publish(EventRecord(event="curriculum", iter=row["iter"], message=what))
         self._window.leave_out(time.perf_counter() - start)
         last = rows[-1]

@@ -88,7 +88,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self._check_adapters()
         check_sharding(engine_of(args), ema=args.ema_decay is not None, state_dict_type=fsdp_state_dict_type())
         bos_token_id = getattr(processing_class, "bos_token_id", None)
-        self.objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)
+        # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
+        self.training_objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)
         self._adopt_networks()
         self._chunk_head()
         self.interrupt = InterruptCallback(
@@ -104,7 +105,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self._clock_started = False
         self._resumed_from: Path | None = None
         self._train_order: EpochSampler | None = None
-        self._batch_flops = BatchFlops(self.model, self.objective.networks)
+        self._batch_flops = BatchFlops(self.model, self.training_objective.networks)
         self._micro_flops: float | None = None
         self._peak: float | None = None
 
@@ -130,8 +131,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             size=max(self.get_total_train_batch_size(self.args), int(places.max()) + 1),
         )
         # The model knows its precision itself; networks beside it are told.
-        with nullcontext() if self.objective.networks is None else self.accelerator.autocast():
-            output = self.objective(
+        with nullcontext() if self.training_objective.networks is None else self.accelerator.autocast():
+            output = self.training_objective(
                 model, inputs, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
             )
         if model.training:
@@ -142,6 +143,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         return (loss, output) if return_outputs else loss
 
     def _chunk_head(self) -> None:
+        """Hand on ``head_chunk_rows``; where it is None, a model keeps its own."""
+        if self.args.head_chunk_rows is None:
+            return
         for module in self.model.modules():  # the model itself, or what PEFT has put around it
             if hasattr(module, "head_chunk_rows"):
                 module.head_chunk_rows = self.args.head_chunk_rows
@@ -213,9 +217,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             log_save_interval=self.args.log_save_interval,
             log_eval_only=self.args.log_eval_only,
             header={
-                "objective": self.objective.name,
-                "bound": self.objective.bound,
-                "metadata": minimised(self.objective),
+                "objective": self.training_objective.name,
+                "bound": self.training_objective.bound,
+                "metadata": minimised(self.training_objective),
             },
         )
 
@@ -229,6 +233,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
                 getattr(callback, what)(*words)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        self._chunk_head()  # of a hyperparameter search, each trial has a model of its own
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.args.ema_decay is not None:
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay)

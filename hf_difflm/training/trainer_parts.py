@@ -29,7 +29,7 @@ class TrainerPart(Trainer):
     train_dataset: Any
     eval_dataset: Any
     processing_class: Any
-    objective: Objective
+    training_objective: Objective
     ema: ExponentialMovingAverage | None
     last_evaluation: LikelihoodResult | None
     _window: MetricsWindow
@@ -49,7 +49,7 @@ class TrainerPart(Trainer):
 
     def _check_weights(self) -> None:
         """Nothing that is not finite is ever saved."""
-        networks = self.objective.networks
+        networks = self.training_objective.networks
         broken = not weights_are_finite(self.model) or not (networks is None or weights_are_finite(networks))
         if self.accelerator.num_processes > 1:  # each may hold another share of them
             broken = bool(self.accelerator.reduce(torch.tensor(float(broken), device=self.args.device), "sum") > 0)

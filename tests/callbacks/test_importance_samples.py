@@ -23,7 +23,7 @@ def reading(trainer, tokenizer, row):
 
     def read(model):
         with torch.no_grad():
-            return trainer.objective.reader(model, batch, "cpu").values_BL[0]
+            return trainer.training_objective.reader(model, batch, "cpu").values_BL[0]
 
     return read, row["input_ids"]
 
@@ -56,7 +56,7 @@ def test_it_says_what_the_estimator_and_the_prior_say_together(adaptive, train_r
     assert "".join(found.tokens) == bytes(ids_L[1:].tolist()).decode()  # the BOS is left out
     with torch.no_grad():
         embeddings_BLD = trainer.model.get_input_embeddings().weight[torch.from_numpy(ids_L)][None]
-        learned_L = trainer.objective.networks["importance"](embeddings_BLD)[0].double().numpy()
+        learned_L = trainer.training_objective.networks["importance"](embeddings_BLD)[0].double().numpy()
     counts_V = np.bincount([token for row in train_rows(24) for token in row["input_ids"][1:]], minlength=V)
     prior_L = frequency_importance(counts_V)[ids_L]
     assert found.values == pytest.approx((0.7 * learned_L + 0.3 * prior_L)[1:], abs=6e-4)
@@ -105,7 +105,7 @@ def test_the_training_is_the_same_bit_for_bit(adaptive, tmp_path, curriculum):
         torch.manual_seed(3)
         trainer.train()
         generators.append(torch.get_rng_state())
-        weights.append([*trainer.model.named_parameters(), *trainer.objective.networks.named_parameters()])
+        weights.append([*trainer.model.named_parameters(), *trainer.training_objective.networks.named_parameters()])
     assert torch.equal(*generators)
     for (name, ours), (_, theirs) in zip(*weights, strict=True):
         assert torch.equal(ours, theirs), name

@@ -20,7 +20,7 @@ def test_both_are_trained_on_the_same_tokens_in_the_same_order_and_shown_side_by
     original = DiffusionTrainer.training_step
 
     def watch(self, model, inputs, *args, **kwargs):
-        seen[self.objective.name].append(inputs["input_ids"].tolist())
+        seen[self.training_objective.name].append(inputs["input_ids"].tolist())
         return original(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(DiffusionTrainer, "training_step", watch)

@@ -44,17 +44,19 @@ def ragged_rows(count: int, seed: int) -> list[dict[str, Any]]:
     return [{"input_ids": [256, *(97 + generator.integers(0, 6, n)).tolist()], "num_bytes": int(n)} for n in sizes]
 
 
-def build_model(objective: str) -> Any:
+def build_model(objective: str, vocab_size: int) -> Any:
     torch.manual_seed(0)
     backbone = LlamaConfig(
-        vocab_size=260, tie_word_embeddings=True, initializer_range=0.2, max_position_embeddings=64, **SIZES
+        vocab_size=vocab_size, tie_word_embeddings=True, initializer_range=0.2, max_position_embeddings=64, **SIZES
     )
     if objective == "ar":
         return LlamaForCausalLM(backbone)
     return MaskedDiffusionForMaskedLM(MaskedDiffusionConfig(backbone_config=backbone))
 
 
-def build_trainer(folder: Path, ranks: int, objective: str = "mdlm", **settings: Any) -> DiffusionTrainer:
+def build_trainer(
+    folder: Path, ranks: int, objective: str = "mdlm", vocab_size: int = 260, **settings: Any
+) -> DiffusionTrainer:
     defaults = {
         "output_dir": str(folder),
         "objective": objective,
@@ -78,7 +80,7 @@ def build_trainer(folder: Path, ranks: int, objective: str = "mdlm", **settings:
     # Between evaluations, too: what a forward pass of averaged weights leaves behind must not reach the next step.
     samples = GenerationSamplesCallback(("a",), interval=3, max_new_tokens=5, before_training=True)
     trainer = DiffusionTrainer(
-        build_model(objective),
+        build_model(objective, vocab_size),
         arguments,
         ragged_rows(50, 0),
         ragged_rows(7, 1),

@@ -23,11 +23,13 @@ COSTS = {
 }
 
 
-def assert_same_training(ours: Any, theirs: Any, folder: Path, folder_one: Path, objective: str) -> None:
+def assert_same_training(
+    ours: Any, theirs: Any, folder: Path, folder_one: Path, objective: str, rel: float = 1e-5
+) -> None:
     """All of the below; outcomes as ``engine_run.outcome`` has them, and the folders of the runs."""
     assert ours["tokens"] == theirs["tokens"]
-    assert_same_rows(ours["rows"], theirs["rows"])
-    assert_same_evaluations(ours["evaluations"], theirs["evaluations"])
+    assert_same_rows(ours["rows"], theirs["rows"], rel)
+    assert_same_evaluations(ours["evaluations"], theirs["evaluations"], rel)
     assert_same_best(folder, folder_one, objective)
     assert_same_samples(folder, folder_one)
 

@@ -41,8 +41,10 @@ class Rows(TrainerCallback):
 def state(trainer) -> dict[str, torch.Tensor]:
     """Weights of the model and of the networks, and the state of the optimiser."""
     found = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    if trainer.objective.networks is not None:
-        found |= {f"networks.{name}": p.detach().clone() for name, p in trainer.objective.networks.named_parameters()}
+    if trainer.training_objective.networks is not None:
+        found |= {
+            f"networks.{name}": p.detach().clone() for name, p in trainer.training_objective.networks.named_parameters()
+        }
     optimiser = trainer.optimizer.state_dict()["state"]
     return found | {f"optimizer.{i}.{name}": value for i, values in optimiser.items() for name, value in values.items()}
 
@@ -85,7 +87,7 @@ def test_an_estimator_that_only_watches_learns_and_leaves_the_model_bit_equal(ma
     plain = make_diffusion_trainer(kept, **settings)
     plain.train()
     watching = make_diffusion_trainer(others, objective="atat", masking="time_only", **settings)
-    before = {name: p.clone() for name, p in watching.objective.networks.named_parameters()}
+    before = {name: p.clone() for name, p in watching.training_objective.networks.named_parameters()}
     watching.train()
     for (name, ours), (_, theirs) in zip(
         plain.model.named_parameters(), watching.model.named_parameters(), strict=True
@@ -94,16 +96,18 @@ def test_an_estimator_that_only_watches_learns_and_leaves_the_model_bit_equal(ma
     for name in ("loss", "grad_norm", "accuracy", "masking_rate"):
         assert [row[name] for row in kept.rows] == [row[name] for row in others.rows]
     assert max(row["grad_norm"] for row in kept.rows) > 0.1
-    moved = [name for name, p in watching.objective.networks.named_parameters() if not torch.equal(p, before[name])]
+    moved = [
+        name for name, p in watching.training_objective.networks.named_parameters() if not torch.equal(p, before[name])
+    ]
     assert len(moved) == len(before)
-    assert all(p.grad is None for p in watching.objective.networks.parameters())
+    assert all(p.grad is None for p in watching.training_objective.networks.parameters())
 
 
 def test_the_networks_have_an_optimiser_group_without_weight_decay(make_diffusion_trainer):
     trainer = make_diffusion_trainer(objective="atat", weight_decay=0.1, save_log_to_json=False)
     trainer.train()
     groups = trainer.optimizer.param_groups
-    mine = {id(p) for p in trainer.objective.networks.parameters()}
+    mine = {id(p) for p in trainer.training_objective.networks.parameters()}
     assert [{id(p) for p in group["params"]} == mine for group in groups] == [False, False, True]
     assert groups[-1]["weight_decay"] == 0.0
     assert groups[-1]["lr"] == groups[0]["lr"]
@@ -134,8 +138,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     whole = make_diffusion_trainer(whole_rows, **settings)
     whole.train()
     resumed = make_diffusion_trainer(rows, model=tiny_denoiser(seed=99), **settings)
-    if resumed.objective.networks is not None:
-        for p in resumed.objective.networks.parameters():
+    if resumed.training_objective.networks is not None:
+        for p in resumed.training_objective.networks.parameters():
             torch.nn.init.constant_(p, 0.123)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{cut}"))
     assert differing(resumed, whole) == []
@@ -180,8 +184,8 @@ def test_best_is_by_p0_loads_without_the_networks_and_has_them_beside_it(make_di
     model = MaskedDiffusionForMaskedLM.from_pretrained(best)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trainer.model.parameters(), strict=True))
     reader, settings = load_importance(best)
-    assert settings == trainer.objective.settings
-    networks = trainer.objective.networks
+    assert settings == trainer.training_objective.settings
+    networks = trainer.training_objective.networks
     assert all(
         torch.equal(a, b)
         for a, b in zip(reader.estimator.parameters(), networks["importance"].parameters(), strict=True)
@@ -192,7 +196,7 @@ def test_weights_of_the_networks_that_are_not_finite_are_never_saved(make_diffus
     class Break(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 3:
-                torch.nn.init.constant_(trainer.objective.networks["importance"].narrow.bias, math.nan)
+                torch.nn.init.constant_(trainer.training_objective.networks["importance"].narrow.bias, math.nan)
 
     trainer = make_diffusion_trainer(
         Break(), objective="atat", save_strategy="steps", save_steps=3, save_log_to_json=False
@@ -218,7 +222,7 @@ def test_settings_that_make_no_objective_are_told(make_diffusion_trainer, settin
 def test_the_bos_of_rows_without_labels_is_context_and_is_not_counted(make_diffusion_trainer, train_rows):
     data = train_rows(24)
     trainer = make_diffusion_trainer(objective="atat", train=data)
-    counts_V = trainer.objective.counts_V
+    counts_V = trainer.training_objective.counts_V
     assert counts_V[256] == 0
     assert counts_V.sum() == 24 * 11
     np.testing.assert_array_equal(

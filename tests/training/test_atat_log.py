@@ -44,7 +44,7 @@ def test_what_the_log_says_of_importance_is_what_it_is(make_diffusion_trainer, t
             order = list(iter(self.trainer._train_order))[4 * state.global_step :][:4]
             batch = Collator(tokenizer)([data[i] for i in order])
             key = NoiseKey(args.seed, state.global_step, np.arange(4), 4)
-            objective, model = self.trainer.objective, self.trainer.model
+            objective, model = self.trainer.training_objective, self.trainer.model
             scored_BL = (batch["labels"] != -100).numpy()
             with torch.no_grad():
                 learned_BL = objective.networks["importance"](model.get_input_embeddings()(batch["input_ids"]))
@@ -98,7 +98,7 @@ def test_evaluation_is_p0_and_the_native_bound_stands_beside_it(make_diffusion_t
     plain = make_diffusion_trainer(model=trainer.model, evaluation=rows, save_log_to_json=False)
     assert plain.evaluate()["eval_nll"] == metrics["eval_nll"]
     batch = Collator(tokenizer)(rows) | {"index": torch.arange(6)}
-    native = evaluate_likelihood(trainer.model, trainer.objective.native(6), [batch], 6, replicates=2, seed=0)
+    native = evaluate_likelihood(trainer.model, trainer.training_objective.native(6), [batch], 6, replicates=2, seed=0)
     assert metrics["eval_native_nll"] == pytest.approx(native.nll, rel=1e-6)
     assert metrics["eval_native_nll_stderr"] == pytest.approx(native.nll_stderr, rel=1e-6)
     run = load_run(Path(trainer.args.output_dir))
@@ -136,7 +136,7 @@ def test_flops_hold_those_of_the_networks(make_diffusion_trainer):
     trainer = make_diffusion_trainer(kept, objective="atat", masking="time_only", save_log_to_json=False)
     trainer.train()
     make_diffusion_trainer(plain, save_log_to_json=False).train()
-    estimator = trainer.objective.networks["importance"]
+    estimator = trainer.training_objective.networks["importance"]
     tokens, length = 4 * 12, 12
     expected = 0.0
     for name, module in estimator.named_modules():
@@ -154,6 +154,6 @@ def test_how_far_the_training_is_decides_the_native_bound_and_is_asked_for(make_
     trainer = make_diffusion_trainer(evaluation=train_rows(6), max_steps=-1, num_train_epochs=1, **settings)
     assert "eval_native_nll" not in trainer.evaluate()
     trainer.train()
-    assert trainer.objective.total_steps == 6
+    assert trainer.training_objective.total_steps == 6
     assert "eval_native_nll" in trainer.evaluate()
     assert "eval_native_nll" in make_diffusion_trainer(evaluation=train_rows(6), **settings).evaluate()

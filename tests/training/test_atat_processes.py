@@ -35,7 +35,7 @@ def train(folder: Path, ranks: int, **settings: Any) -> dict[str, Any]:
 
 
 def outcome(trainer) -> dict[str, Any]:
-    networks = trainer.objective.networks
+    networks = trainer.training_objective.networks
     return {
         "ranks": trainer.accelerator.num_processes,
         "rows": rows_of(trainer),

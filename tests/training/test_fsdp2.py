@@ -14,7 +14,11 @@ from safetensors.torch import load_file
 from hf_difflm.runs import load_run
 
 pytestmark = pytest.mark.slow
-KINDS = {"mdlm": {"objective": "mdlm", "ema_decay": 0.9}, "ar": {"objective": "ar"}}
+KINDS: dict[str, dict[str, Any]] = {
+    "mdlm": {"objective": "mdlm", "ema_decay": 0.9},
+    "mdlm-in-chunks": {"objective": "mdlm", "head_chunk_rows": 4},
+    "ar": {"objective": "ar"},
+}
 
 
 @pytest.fixture(scope="module")

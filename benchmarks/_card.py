@@ -1,7 +1,8 @@
-"""What a card can do: its name, its peak, and the rate of a plain matrix product on it."""
+"""The device a benchmark is asked to run on, and what it can do: name, peak, rate of a plain matrix product."""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from typing import Any
@@ -9,6 +10,20 @@ from typing import Any
 import torch
 
 from hf_difflm.runs.peaks import peak_flops
+
+
+def asked_device(parser: argparse.ArgumentParser, given: argparse.Namespace) -> torch.device:
+    """The device of ``--device``; an error of the parser where there is none."""
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --device cpu --toy tries the benchmark out")
+    return torch.device(given.device)
+
+
+def measured(device: torch.device, toy: bool) -> dict[str, Any]:
+    """What :func:`describe` says, and FLOP/s of a bfloat16 product with its sizes; a tiny one where ``toy``."""
+    sizes = (64, 64, 64) if toy else (8192, 8192, 8192)
+    rate = product_rate(device, sizes, repeats=2 if toy else 7)
+    return {**describe(device), "product_flops_per_sec": rate, "product_sizes": sizes}
 
 
 def describe(device: torch.device) -> dict[str, Any]:

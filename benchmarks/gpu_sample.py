@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from _alternate import RESULTS, about, alternate, milliseconds, ratio
-from _card import describe, forget, peak_memory, product_rate
+from _card import asked_device, forget, measured, peak_memory
 from _claims import Claim
 from gpu_train import MODES, VOCABULARY
 from sampling import plain_ancestral
@@ -168,16 +168,11 @@ def main() -> None:
     given.texts = given.texts or (2 if given.toy else 8)
     given.new_tokens = given.new_tokens or (15 if given.toy else 1023)
     given.steps = given.steps or (8 if given.toy else 256)
-    if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no GPU here; --device cpu --toy tries the benchmark out")
-    device = torch.device(given.device)
-    card = describe(device)
-    product = (64, 64, 64) if given.toy else (8192, 8192, 8192)
-    card["product_flops_per_sec"] = product_rate(device, product, repeats=2 if given.toy else 7)
+    device = asked_device(parser, given)
+    card = measured(device, given.toy)
     result: dict[str, Any] = {
         **about("gpu_sample"),
         **card,
-        "product_sizes": product,
         "precision": "bf16 weights; probabilities of the plain loop in float64",
         "flops": "of the layers, every position of every row of each forward; the LM head is not counted",
         "attention": given.attention,
@@ -196,7 +191,8 @@ def main() -> None:
         torch._dynamo.reset()
         forget(device)
     print(
-        f"{card['card']}: a product of {product} at {card['product_flops_per_sec'] / 1e12:.3g} TFLOP/s", file=sys.stderr
+        f"{card['card']}: a product of {card['product_sizes']} at {card['product_flops_per_sec'] / 1e12:.3g} TFLOP/s",
+        file=sys.stderr,
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from _alternate import RESULTS, about
-from _card import describe, forget, peak_memory, product_rate, synchronize
+from _card import asked_device, forget, measured, peak_memory, synchronize
 from _claims import Claim
 from _full_head import FullHead
 from torch.utils.data import Dataset
@@ -243,17 +243,12 @@ def main() -> None:
     given.steps = given.steps or (2 if given.toy else 10 if given.quick else 30)
     given.warmup = given.warmup or (2 if given.toy else 8)
     given.length = given.length or (32 if given.toy else 1024)
-    if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no GPU here; --device cpu --toy tries the benchmark out")
-    device = torch.device(given.device)
+    device = asked_device(parser, given)
     begin = time.perf_counter()
-    card = describe(device)
-    product = (64, 64, 64) if given.toy else (8192, 8192, 8192)
-    card["product_flops_per_sec"] = product_rate(device, product, repeats=2 if given.toy else 7)
+    card = measured(device, given.toy)
     result: dict[str, Any] = {
         **about("gpu_train"),
         **card,
-        "product_sizes": product,
         "precision": "bf16 autocast, float32 weights",
         "attention": given.attention,
         "compile_mode": given.compile_mode,

@@ -104,12 +104,15 @@ def score(
         units_BL = batch["document_ids"].numpy()
     ids = np.unique(units_BL[scored_BL])
     groups = [replicates[first : first + at_once] for first in range(0, len(replicates), at_once)]
-    outputs = [
-        objective(model, _times(batch, len(ks)), _key(ks, index_B, dataset_size, seed), 1, device, accuracy=True)
-        for ks in groups
-    ]
-    nll = torch.cat([o.token_nll_N for o in outputs]).double().cpu().numpy()
-    correct = torch.cat([o.token_correct_N for o in outputs if o.token_correct_N is not None]).cpu().numpy()
+    outputs, nll_G, correct_G = [], [], []
+    for ks in groups:
+        key = _key(ks, index_B, dataset_size, seed)
+        outputs.append(objective(model, _times(batch, len(ks)), key, 1, device, accuracy=True))
+        # Copies: what a CUDA graph returns is overwritten by its next run.
+        nll_G.append(outputs[-1].token_nll_N.double().clone())
+        if (correct_N := outputs[-1].token_correct_N) is not None:
+            correct_G.append(correct_N.clone())
+    nll, correct = torch.cat(nll_G).cpu().numpy(), torch.cat(correct_G).cpu().numpy()
     nll_parts, excess_parts, correct_parts, predicted_parts, bin_parts = [], [], [], [], []
     scored_S, unit_S = np.nonzero(scored_BL)[0], np.searchsorted(ids, units_BL[scored_BL])
     start = 0

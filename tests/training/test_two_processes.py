@@ -21,13 +21,13 @@ from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
 ROOT = Path(__file__).parents[2]
-# Objective and accumulation: 2 processes x 4 sequences, and 2 x 2 accumulated twice.
-RUNS = {
-    "mdlm": ("mdlm", 1),
-    "mdlm-accumulated": ("mdlm", 2),
-    "pairs-accumulated": ("pairs", 2),
-    "ar": ("ar", 1),
-    "ar-accumulated": ("ar", 2),
+# Objective and accumulation: 2 processes x 4 sequences, and 2 x 2 accumulated twice. One evaluates until it knows enough.
+RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "mdlm": ("mdlm", 1, {"target_stderr": 0.015, "max_eval_replicates": 100}),
+    "mdlm-accumulated": ("mdlm", 2, {"head_chunk_rows": 8}),
+    "pairs-accumulated": ("pairs", 2, {}),
+    "ar": ("ar", 1, {}),
+    "ar-accumulated": ("ar", 2, {}),
 }
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second
 
@@ -47,7 +47,9 @@ def ragged_rows(count: int, seed: int) -> list[dict[str, Any]]:
     return [{"input_ids": [256, *(97 + generator.integers(0, 6, n)).tolist()], "num_bytes": int(n)} for n in sizes]
 
 
-def make_trainer(folder: Path, objective: str, accumulation: int, ranks: int) -> tuple[DiffusionTrainer, Rows]:
+def make_trainer(
+    folder: Path, objective: str, accumulation: int, settings: dict[str, Any], ranks: int
+) -> tuple[DiffusionTrainer, Rows]:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     backbone = LlamaConfig(vocab_size=260, tie_word_embeddings=True, initializer_range=0.2, **sizes)
@@ -75,10 +77,11 @@ def make_trainer(folder: Path, objective: str, accumulation: int, ranks: int) ->
         save_log_to_json=False,
         use_cpu=True,
         disable_tqdm=True,
+        **settings,
     )
     seen = Rows()
     trainer = DiffusionTrainer(
-        model, arguments, ragged_rows(50, 0), ragged_rows(7, 1), load_tokenizer("bytes"), callbacks=[seen]
+        model, arguments, ragged_rows(50, 0), ragged_rows(17, 1), load_tokenizer("bytes"), callbacks=[seen]
     )
     return trainer, seen
 
@@ -94,10 +97,12 @@ def outcome(trainer: DiffusionTrainer, seen: Rows) -> dict[str, Any]:
     }
 
 
-def train_and_resume(folder: Path, objective: str, accumulation: int, ranks: int) -> dict[str, Any]:
-    whole, rows = make_trainer(folder, objective, accumulation, ranks)
+def train_and_resume(
+    folder: Path, objective: str, accumulation: int, settings: dict[str, Any], ranks: int
+) -> dict[str, Any]:
+    whole, rows = make_trainer(folder, objective, accumulation, settings, ranks)
     whole.train()
-    again, rows_again = make_trainer(folder, objective, accumulation, ranks)
+    again, rows_again = make_trainer(folder, objective, accumulation, settings, ranks)
     again.train(resume_from_checkpoint=str(folder / f"checkpoint-{CUT}"))
     return {"whole": outcome(whole, rows), "resumed": outcome(again, rows_again)}
 
@@ -131,7 +136,8 @@ def by_two(tmp_path_factory) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_and_evaluate_as_one(by_two, name, tmp_path):
     """Against one process that takes the optimiser batch in one piece."""
-    trainer, rows = make_trainer(tmp_path, RUNS[name][0], 1, ranks=1)
+    objective, _, settings = RUNS[name]
+    trainer, rows = make_trainer(tmp_path, objective, 1, settings, ranks=1)
     trainer.train()
     one, two = outcome(trainer, rows), by_two[name]["whole"]
     assert [row["iter"] for row in two["rows"]] == list(range(1, STEPS + 1))
@@ -144,10 +150,13 @@ def test_two_processes_train_and_evaluate_as_one(by_two, name, tmp_path):
         torch.testing.assert_close(two["weights"][key], weight, rtol=1e-5, atol=1e-5, msg=key)
     assert [entry["step"] for entry in two["evaluations"]] == [4, 8]
     for ours, theirs in zip(two["evaluations"], one["evaluations"], strict=True):
-        # Seven sequences on two ranks: one of them reads one a second time, which counts as a forward alone.
+        # 17 sequences on two ranks: one of them reads one a second time, which counts as a forward alone.
         for key in theirs.keys() - {"eval_runtime", "eval_samples_per_second", "eval_forwards"}:
             close = 1e-4 if "stderr" in key else 1e-5  # an error of a mean is a difference of nearly equal numbers
             assert ours[key] == pytest.approx(theirs[key], rel=close, abs=1e-6), key
+        if "target_stderr" in settings:
+            assert 4 < ours["eval_replicates"] < 100
+            assert ours["eval_nll_stderr"] <= settings["target_stderr"]
 
 
 @pytest.mark.slow

@@ -29,15 +29,6 @@ def t_quantile(df: int) -> float:
 
 
 @pytest.fixture
-def rows(train_rows):
-    made = train_rows(22, ragged=True)
-    for number, row in enumerate(made):
-        row["num_bytes"] = len(row["input_ids"]) - 1
-        row["document_ids"] = [-1] + [(number * 12 + i) // 18 for i in range(len(row["input_ids"]) - 1)]
-    return made
-
-
-@pytest.fixture
 def score(tiny_denoiser, tokenizer, rows):
     """``score(batch_size=8, count=22, **settings)``: the likelihood of the first rows under one denoiser."""
     model, collator = tiny_denoiser(), Collator(tokenizer)

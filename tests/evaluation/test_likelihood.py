@@ -22,16 +22,6 @@ def whole_set(ids_SL: np.ndarray, **columns: np.ndarray):
     return batch | {name: torch.from_numpy(np.asarray(values)) for name, values in columns.items()}
 
 
-@pytest.fixture
-def rows(train_rows):
-    made = train_rows(22, ragged=True)
-    for number, row in enumerate(made):
-        row["num_bytes"] = len(row["input_ids"]) - 1
-        # Documents of about a block and a half: some begin in the middle of a row.
-        row["document_ids"] = [-1] + [(number * 12 + i) // 18 for i in range(len(row["input_ids"]) - 1)]
-    return made
-
-
 def score(model, objective, rows, collator, batch_size: int = 8, **settings):
     return evaluate_likelihood(model, objective, EvaluationBatches(rows, collator, batch_size), len(rows), **settings)
 

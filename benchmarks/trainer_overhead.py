@@ -1,9 +1,9 @@
 """What the Trainer adds to a step: DiffusionTrainer against a bare PyTorch loop on the same model, data and noise.
 
 A turn is a block of optimiser steps; both sides take turns in one process. The Trainer logs all that a run from the command
-line does, at its usual rate or oftener: the run log and its text form, gradient norms and throughput each turn, alerts,
-statistics of weights and activations and a dashboard, drawn by a process beside it, each third turn. Text samples, which are
-no logging, are left out. What a turn logs is paid for in the Trainer's turn that follows.
+line does, at its usual rate or oftener: the run log and its text form, gradient norms and throughput each turn of 10 steps,
+alerts, statistics of weights and activations and a dashboard, drawn by a process beside it, each third turn. Text samples,
+which are no logging, are left out. What a turn logs is paid for in the Trainer's turn that follows.
 Claim: the Trainer's step rate is at least 0.97 of the bare loop's, at the demo's size and with a vocabulary of 50,258.
 """
 
@@ -33,10 +33,10 @@ from hf_difflm.training.monitoring import add_monitoring
 from hf_difflm.training.settings import Settings, load_settings
 
 CLAIM_RATE = 0.97
-STEPS = {"demo": 5, "large_vocabulary": 4, "toy": 4}  # in a turn
+STEPS = {"demo": 10, "large_vocabulary": 10, "toy": 4}  # in a turn: a run logs each 10 by default
 PAIRS = {
     "demo": 20,
-    "large_vocabulary": 8,
+    "large_vocabulary": 10,
     "toy": 4,
 }  # short turns, and many where a step is short: the median needs them
 RARE = 3  # turns between pictures, statistics and rebuilt JSON files

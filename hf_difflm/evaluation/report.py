@@ -95,7 +95,7 @@ def _score(target: Target, dataset: Any, settings: dict[str, Any], draws: Draws)
     objective: Objective = CausalObjective()
     if target.is_denoiser:
         objective = MaskedDiffusionObjective(target.model.config.mask_token_id)
-    objective = objective.for_evaluation(pairs=settings.get("eval_pairs", False))
+    objective = objective.for_evaluation(settings.get("eval_pairs", False), draws.fewest)
     device = target.model.device
     rows = settings.get("per_device_eval_batch_size", 32)
     batches = EvaluationBatches(dataset, Collator(target.tokenizer), rows)

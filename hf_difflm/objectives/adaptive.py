@@ -77,8 +77,8 @@ class AdaptiveMaskingObjective(Objective):
     def begin(self, total_steps: int) -> None:
         self.total_steps = total_steps
 
-    def for_evaluation(self, pairs: bool = False) -> Objective:
-        return self.p0.for_evaluation(pairs)
+    def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> Objective:
+        return self.p0.for_evaluation(pairs, replicates)
 
     def native(self, step: int) -> Objective | None:
         if self.settings.form == "p0" or (self.settings.depends_on_progress and self.total_steps is None):

@@ -131,11 +131,12 @@ class Objective(ABC):
             accuracy: also tell which predictions are right.
         """
 
-    def for_evaluation(self, pairs: bool = False) -> Objective:
+    def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> Objective:
         """The objective evaluations report: P0, however the model was trained.
 
         Args:
             pairs: each draw reads a sequence under a mask and under its complement, where there are masks.
+            replicates: independent draws over the whole set, at least.
         """
         return self
 

@@ -104,9 +104,13 @@ class MaskedDiffusionObjective(Objective):
         """How many times the model reads each sequence."""
         return 2 if self.noise_sampling == "pairs" else 1
 
-    def for_evaluation(self, pairs: bool = False) -> MaskedDiffusionObjective:
-        """Exact counts by importance: the form of P0 whose estimate varies least; in complementary pairs if asked for."""
-        return MaskedDiffusionObjective(self.mask_token_id, noise_sampling="pairs" if pairs else "importance")
+    def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> MaskedDiffusionObjective:
+        """Exact counts by importance: the form of P0 whose estimate varies least; in complementary pairs if asked for.
+
+        Of one replicate counts are uniform: it takes others to tell what weights bring in where sequences differ in length.
+        """
+        sampling = "pairs" if pairs else "importance" if replicates > 1 else "stratified"
+        return MaskedDiffusionObjective(self.mask_token_id, noise_sampling=sampling)
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         """Choose the masked tokens of each sequence; ``scored_BL`` is (B, L) bool. Pure in (key, scored_BL)."""

@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 
 from ..errors import UserError
 from ..evaluation.batches import EvaluationBatches, data_unit, spread
+from ..evaluation.draws import Draws
 from ..evaluation.likelihood import LikelihoodResult, evaluate_likelihood
 from ..objectives import Objective
 from .trainer_parts import TrainerPart
@@ -41,9 +42,9 @@ class EvaluatingPart(TrainerPart):
         if self.args.eval_iters is not None:
             dataset = spread(dataset, self.args.eval_iters * self.args.per_device_eval_batch_size)
         start = time.perf_counter()
-        self.last_evaluation = result = self._likelihood(
-            dataset, self.training_objective.for_evaluation(pairs=self.args.eval_pairs)
-        )
+        fewest = Draws(self.args.eval_replicates, self.args.target_stderr, self.args.max_eval_replicates).fewest
+        reported = self.training_objective.for_evaluation(self.args.eval_pairs, fewest)
+        self.last_evaluation = result = self._likelihood(dataset, reported)
         native = self.training_objective.native(self.state.global_step)
         other = None if native is None else self._likelihood(dataset, native)
         seconds = time.perf_counter() - start

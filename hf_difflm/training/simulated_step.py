@@ -209,7 +209,7 @@ class _CountedMasks(MaskedDiffusionObjective):
         ones_B = np.ones(len(scored_BL))
         return Corruption(first_scored(scored_BL, self._labelled), ones_B, ones_B, ones_B)
 
-    def for_evaluation(self, pairs: bool = False) -> MaskedDiffusionObjective:
+    def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> MaskedDiffusionObjective:
         return self
 
 

@@ -107,7 +107,7 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Print the run with the best value of a metric: the lowest, or the highest of accuracy, throughput and the like."""
-    from ..runs.overview import best_run, best_text
+    from ..runs.best import best_run, best_text
     from ..runs.strict_json import dumps, plain
 
     found = best_run(load(paths or []), metric)

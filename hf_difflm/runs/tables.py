@@ -23,6 +23,13 @@ def count(value: float | None) -> str:
     return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def significant(value: float) -> str:
+    """Return a number with as many digits as say something: whole from a thousand on, four of smaller ones."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
+
+
 def with_error(value: float | None, stderr: float | None) -> str:
     """Return ``value ± stderr`` with four decimals; the error is left out where it is unknown."""
     error = "0" if stderr == 0 else number(stderr, 4)

@@ -222,6 +222,7 @@ def test_none_is_the_default_where_nothing_else_makes_sense_and_off_where_it_doe
     [
         ({"samplr": "remdm"}, "generate does not know samplr; did you mean sampler?"),
         ({"temperature": "0.5"}, "temperature must be a number, got '0.5'"),
+        ({"max_denoising_steps": True}, "max_denoising_steps must be a positive integer, got True"),
         ({"temperature": float("inf")}, "temperature must be a number, got inf"),
         ({"guidance_scale": float("inf")}, "guidance_scale must be a number, got inf"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty must be a number, got nan"),

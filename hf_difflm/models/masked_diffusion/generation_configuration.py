@@ -79,7 +79,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         """Check the ranges; raises ValueError naming the parameter and its value."""
         for name in ("max_denoising_steps", "top_k", "block_length", "num_return_sequences"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, int) or value is True or value < 1):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         new = self.max_new_tokens
         if new is not None and (not isinstance(new, int) or new < 0):

@@ -30,7 +30,7 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         rows, length: of the micro-batch, in sequences and tokens; the first token of each is context.
         batch: sequences of the optimiser batch it is a part of.
 
-    Exact counts drawn stratified have a bound, which is returned; of all other noise the mean over draws and four
+    Uniform exact counts, stratified, have a bound, which is returned; of all other noise the mean over draws and four
     standard deviations. Where tokens have schedules of their own, the schedules are taken that hide most of a sequence.
     """
     scored = length - 1
@@ -38,7 +38,7 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         return rows * scored
     if training["objective"] == "atat" and adaptive_settings(training).form != "p0":
         return _most_adaptive(training["noise_sampling"] == "stratified", rows, scored, batch)
-    if training["loss_form"] == "any_order" and training["noise_sampling"] != "iid":
+    if training["loss_form"] == "any_order" and training["noise_sampling"] in ("stratified", "pairs"):
         return most_hidden(rows, scored, batch, reads_of(training))
     schedule = NoiseSchedule(
         training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from ..evaluation.draws import Draws
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.labelled_head import automatic_chunk_rows
+from ..objectives import MaskedDiffusionObjective
 from .arguments import DiffusionTrainingArguments
 from .complaints import complaints_about
 from .fields import trainer_fields
@@ -26,6 +28,7 @@ USABLE = 0.9
 """The share of a device's memory that is planned with: the rest is for its context, the kernels' workspaces and gaps."""
 # Tokenizers of the shipped recipes that are not built in, with the special tokens we add: so nothing is downloaded.
 _VOCABULARIES = {"gpt2": 50_258, "openai-community/gpt2": 50_258}
+_EVALUATED = 1024  # sequences of an evaluation set: how many exactly changes a batch's share of hidden tokens little
 
 
 @dataclass
@@ -199,9 +202,14 @@ class _Planner:
         """Bytes of an evaluation, for which the weights give way to their average and wait in a copy."""
         length = self._settings.data.block_size
         training = self._settings.training
-        if reads_of(training) > 1:  # evaluations read each sequence once, and hide no more of it
-            training = {**training, "noise_sampling": "stratified"}
-        peak = self.network.evaluation_peak(rows, length, most_labelled(training, rows, length, rows))
+        if training["objective"] == "mdlm":
+            fewest = Draws(
+                training["eval_replicates"], training["target_stderr"], training["max_eval_replicates"]
+            ).fewest
+            noise = MaskedDiffusionObjective(0).for_evaluation(replicates=fewest)
+            training = {**training, "loss_form": noise.loss_form, "noise_sampling": noise.noise_sampling}
+        labelled = most_labelled(training, rows, length, max(rows, _EVALUATED))
+        peak = self.network.evaluation_peak(rows, length, labelled)
         return sum(self._held.values()) + peak.total + self._replaced
 
 

@@ -48,6 +48,7 @@ def test_all_sides_generate_in_turn_and_the_rates_belong_together(more, tmp_path
     assert claim["holds"] is (claim["value"] > 1)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_and_what_to_do():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

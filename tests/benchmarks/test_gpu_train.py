@@ -59,6 +59,7 @@ def test_it_runs_on_a_cpu_and_its_rates_belong_together(tmp_path):
         assert row["mfu_percent"] is None  # of a CPU no peak is known
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_and_what_to_do():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

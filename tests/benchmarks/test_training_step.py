@@ -22,6 +22,7 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_all_forms_of_the_head_take_turns_and_agree():
     told = ast.literal_eval(run("lm_head.py", "--pairs", "1"))
     assert set(told["median_ms"]) == {"subs", "full", "labelled", "chunked"}  # it exits where they differ

@@ -26,6 +26,7 @@ def score(model, objective, rows, collator, batch_size: int = 8, **settings):
     return evaluate_likelihood(model, objective, EvaluationBatches(rows, collator, batch_size), len(rows), **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["stratified", "importance"])
 def test_the_interval_of_the_standard_error_covers_the_truth_as_often_as_it_says(random_denoiser, small_joint, noise):
     """K = 8 replicates and t-quantiles, 200 repeats: 95 % nominal; 0.90 is 3 standard errors of a proportion below."""

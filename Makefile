@@ -48,7 +48,7 @@ lint: $(BIN)/.installed-test  ## ruff: style and formatting
 types: $(BIN)/.installed-test  ## mypy
 	@$(BIN)/mypy
 
-bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (about 45 minutes, nothing else running)
+bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (about an hour, nothing else running)
 	@$(BIN)/python benchmarks/lm_head.py
 	@$(BIN)/python benchmarks/training_step.py
 	@$(BIN)/python benchmarks/trainer_overhead.py

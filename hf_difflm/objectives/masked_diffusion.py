@@ -61,7 +61,8 @@ class MaskedDiffusionObjective(Objective):
         loss_form: ``any_order`` (exact counts) or ``time`` (Bernoulli masks).
         noise_sampling: ``stratified`` over the whole optimiser batch, ``iid``, or of the any-order form ``pairs``: stratified
             counts, each sequence read under a mask and under its complement; ``importance``: stratified counts of which the
-            small ones are drawn more often, if there are at least 16 sequences.
+            small ones are drawn more often, if there are at least 16 sequences. Evaluations draw so; the accuracy that a
+            training logs would be that of the draws, without their weights.
         schedule: noise schedule of the time form; the any-order form is the same number under every schedule.
         static_shapes: ask the LM head for as many positions in every micro-batch, so that a compiled step has one shape: the
             most that stratified counts or pairs can hide. All micro-batches must have one shape and no padding.

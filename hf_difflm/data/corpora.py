@@ -11,8 +11,9 @@ from hf_difflm.errors import UserError, did_you_mean, first_line
 
 from .articles import group_articles, is_wikitext
 from .columns import text_only
-from .local_files import SUFFIXES, load_local
+from .local_files import load_local
 from .markov import MarkovSource, markov_documents
+from .options import SUFFIXES
 from .python_docs import python_docs
 
 EMBEDDED = ("python-docs", "markov")

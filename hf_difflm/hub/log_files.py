@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..runs import Run, plot_comparison
-from ..runs.dashboard import draw_dashboard
-from ..runs.dashboard_files import default_folder, text_samples
+from ..runs import Run
 from ..runs.dashboard_names import LATEST, SAMPLES
 from ..runs.files import JOURNAL_NAME
 from ..runs.pairing import EVALUATION_FILE
@@ -34,6 +32,11 @@ def write_log_files(run: Run, twin: Run | None, folder: Path) -> None:
     Raises:
         UserError: a picture cannot be drawn.
     """
+    # They draw: a training that pushes nothing needs no matplotlib.
+    from ..runs import plot_comparison
+    from ..runs.dashboard import draw_dashboard
+    from ..runs.dashboard_files import default_folder, text_samples
+
     place = run.path.parent
     if run.path.suffix == ".jsonl":
         (folder / JOURNAL_NAME).write_bytes(portable_journal(run.path.read_bytes()))

@@ -1,4 +1,4 @@
-"""Training, its logs and importing the benchmarks need no more than a machine with a GPU usually has: no text, no pictures."""
+"""Training, its logs and importing the benchmarks need no more than a machine with a GPU usually has: no text or pictures."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk
 # Tests of one file stay together; each process computes with one thread; none waits for a network.
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-all torture lint types bench results docs clean
+.PHONY: help demo test test-all torture lint types bench gpu results docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -60,6 +60,10 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/evaluation_cost.py
 	@$(BIN)/python benchmarks/noise_variance.py
 	@$(BIN)/python benchmarks/write_readme.py
+
+gpu:  ## everything that only a GPU can tell, in eight minutes; PYTHON=... is the interpreter (it needs no install)
+	@PYTHON=$(PYTHON) bash benchmarks/gpu.sh
+	@$(PYTHON) benchmarks/write_readme.py
 
 results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinyshakespeare.txt; hours) and write it from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare

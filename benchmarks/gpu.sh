@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, in at most 8 minutes, the most telling first:
 #
-#   bash benchmarks/gpu.sh [--device cpu --toy] [--output FOLDER] [--seconds N]
+#   bash benchmarks/gpu.sh [--device cpu --toy] [--output FOLDER] [--seconds N] [--parts "gpu_check gpu_sample"]
 #
 # Each part is a process of its own that keeps its JSON in FOLDER (default: runs/gpu) as it goes, so one that fails or is cut
 # off loses nothing but its row; a second call with the same FOLDER leaves out the parts that are done and goes on with the
@@ -10,12 +10,13 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-device=cuda toy="" folder=runs/gpu seconds=470
+device=cuda toy="" folder=runs/gpu seconds=470 only=""
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=${2:?--device wants cuda or cpu}; shift 2 ;;
     --output) folder=${2:?--output wants a folder}; shift 2 ;;
     --seconds) seconds=${2:?--seconds wants a number}; shift 2 ;;
+    --parts) only=${2:?--parts wants their names}; shift 2 ;;
     --toy) toy=--toy; shift ;;
     *) echo "gpu.sh: unknown argument $1: see the first lines of $0" >&2; exit 2 ;;
   esac
@@ -47,6 +48,18 @@ if [ -n "$toy" ]; then  # as quick as it can be; one part still tries the real c
     "gpu_memory 20 gpu_memory.py"
     "gpu_profile 20 gpu_profile.py --backend aot_eager"
   )
+fi
+
+if [ -n "$only" ]; then
+  chosen=()
+  for name in $only; do
+    before=${#chosen[@]}
+    for part in "${parts[@]}"; do
+      [ "${part%% *}" != "$name" ] || chosen+=("$part")
+    done
+    [ "${#chosen[@]}" -gt "$before" ] || { echo "gpu.sh: no part is called $name: choose of ${parts[*]%% *}" >&2; exit 2; }
+  done
+  parts=("${chosen[@]}")
 fi
 
 # finished FILE: whether it holds a finished result of this device and size.

@@ -62,8 +62,7 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/write_readme.py
 
 gpu:  ## everything that only a GPU can tell, in eight minutes; PYTHON=... is the interpreter (it needs no install)
-	@PYTHON=$(PYTHON) bash benchmarks/gpu.sh
-	@$(PYTHON) benchmarks/write_readme.py
+	@PYTHON=$(PYTHON) bash benchmarks/gpu.sh; status=$$?; $(PYTHON) benchmarks/write_readme.py; exit $$status
 
 results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinyshakespeare.txt; hours) and write it from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare

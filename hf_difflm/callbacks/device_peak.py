@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..runs.peaks import peak_flops
-from .run_header import compute_dtype
+from .journal.run_header import compute_dtype
 
 
 def device_peak(args: TrainingArguments, model: torch.nn.Module | None) -> float | None:

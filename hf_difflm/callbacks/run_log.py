@@ -25,14 +25,14 @@ from ..runs.schema import (
     Record,
     SampleRecord,
 )
-from .log_writer import LogWriter
+from .journal.log_writer import LogWriter
+from .journal.run_log_start import Place, begin_attempt
+from .journal.step_lines import StepLines
+from .journal.step_rates import StepRates
+from .journal.step_records import SinceEvaluation, step_record, step_records
+from .journal.trial_folder import training_folder, trial_of
 from .reports import reports_of
-from .run_log_start import Place, begin_attempt
-from .step_lines import StepLines
-from .step_rates import StepRates
-from .step_records import SinceEvaluation, step_record, step_records
 from .training_clock import TrainingClock
-from .trial_folder import training_folder, trial_of
 from .wandb_resume import WandbResume
 
 _ENDINGS = tuple(name for name, status in STATUS_OF_EVENT.items() if name == status)

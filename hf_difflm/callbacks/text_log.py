@@ -14,9 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..runs.schema import EventRecord, Record, now
 from ..runs.tables import printable
-from .log_lines import TEXT_LOG_NAME, joined, step_fields, validation_fields
+from .journal.log_lines import TEXT_LOG_NAME, joined, step_fields, validation_fields
+from .journal.trial_folder import trial_of
 from .reports import reports_of
-from .trial_folder import trial_of
 
 logger = logging.getLogger(__name__)
 

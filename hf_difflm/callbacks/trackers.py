@@ -17,11 +17,11 @@ from ..runs.importance_map import map_of
 from ..runs.redaction import redact
 from ..runs.schema import EventRecord, MeasurementRecord, Record, SampleRecord
 from ..runs.strict_json import plain
+from .journal.trial_folder import training_folder
 from .open_trackers import open_trackio, open_wandb, tensorboard_callback
 from .reports import Reports, reports_of
 from .tracker_backends import Backend, TensorBoardBackend
 from .tracker_formats import Bins, bins_of
-from .trial_folder import training_folder
 
 logger = logging.getLogger(__name__)
 

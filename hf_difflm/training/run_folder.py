@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..callbacks.log_lines import TEXT_LOG_NAME
+from ..callbacks.journal.log_lines import TEXT_LOG_NAME
 from ..errors import UserError
 from ..runs import dashboard_names, load_run
 from ..runs.dashboard_names import FOLDER as DASHBOARD

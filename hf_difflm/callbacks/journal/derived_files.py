@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..runs.derived import write_derived
-from ..runs.files import remove_leftovers
-from .journal_process import JournalProcess
+from ...runs.derived import write_derived
+from ...runs.files import remove_leftovers
+from .process import JournalProcess
 
 logger = logging.getLogger(__name__)
 

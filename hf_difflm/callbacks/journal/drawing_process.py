@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .journal_process import JournalProcess
+from .process import JournalProcess
 
 
 class DrawingProcess(JournalProcess):

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from .. import __version__
-from ..runs.redaction import redact, redact_command
-from ..runs.schema import RunRecord
-from ..runs.strict_json import plain
-from .engines import engine_of, sharding_of
-from .wandb_resume import HEADER_KEY, active_wandb_run
+from ... import __version__
+from ...runs.redaction import redact, redact_command
+from ...runs.schema import RunRecord
+from ...runs.strict_json import plain
+from ..engines import engine_of, sharding_of
+from ..wandb_resume import HEADER_KEY, active_wandb_run
 
 
 def run_record(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from transformers import TrainingArguments
 
-from ..errors import UserError
-from ..runs.derived import derived_files
-from ..runs.files import remove_leftovers
-from ..runs.journal import Journal
-from ..runs.journal_reading import find_run
-from ..runs.run import Run
-from ..runs.schema import EventRecord
+from ...errors import UserError
+from ...runs.derived import derived_files
+from ...runs.files import remove_leftovers
+from ...runs.journal import Journal
+from ...runs.journal_reading import find_run
+from ...runs.run import Run
+from ...runs.schema import EventRecord
 from .run_header import run_record
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import TrainerState, TrainingArguments
 
-from ..runs.flops import mfu
-from ..runs.schema import StepRecord
-from .device_peak import device_peak
-from .flops_counter import FlopsCounter
+from ...runs.flops import mfu
+from ...runs.schema import StepRecord
+from ..device_peak import device_peak
+from ..flops_counter import FlopsCounter
 from .step_records import round_times
 
 

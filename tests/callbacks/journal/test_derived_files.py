@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from hf_difflm.callbacks import derived_files as module
-from hf_difflm.callbacks.derived_files import DerivedFiles
+from hf_difflm.callbacks.journal import derived_files as module
+from hf_difflm.callbacks.journal.derived_files import DerivedFiles
 from hf_difflm.runs import Journal
 from hf_difflm.runs.derived import derived_files
 from hf_difflm.runs.schema import RunRecord, StepRecord
 
 PATIENCE = 120.0
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hf_difflm.callbacks.log_writer import LogWriter
+from hf_difflm.callbacks.journal.log_writer import LogWriter
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run, recover
 from hf_difflm.runs.derived import derived_files

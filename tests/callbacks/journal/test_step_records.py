@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_difflm.callbacks.step_records import step_record, step_records
+from hf_difflm.callbacks.journal.step_records import step_record, step_records
 from hf_difflm.runs.schema import encode
 from hf_difflm.runs.strict_json import loads
 

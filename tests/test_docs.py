@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_difflm import callbacks
 from hf_difflm.callbacks import generation
-from hf_difflm.callbacks.alarms import KINDS
+from hf_difflm.callbacks.measuring.alarms import KINDS
 from hf_difflm.runs import load_run
 from hf_difflm.training.fields import Field, own_fields
 

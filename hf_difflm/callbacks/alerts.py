@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..runs.schema import FAILED, EventRecord, MeasurementRecord, Record, SampleRecord
 from ..runs.tables import printable
-from .alarms import Alarm, GradientAlarm, LossAlarm, check_kinds, judge_sample, judge_waiting
+from .measuring.alarms import Alarm, GradientAlarm, LossAlarm, check_kinds, judge_sample, judge_waiting
 from .reports import Reports, reports_of
 
 logger = logging.getLogger(__name__)

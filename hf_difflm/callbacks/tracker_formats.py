@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..runs.tables import printable
-from .histograms import Histogram, unpacked
+from .measuring.histograms import Histogram, unpacked
 
 
 @dataclass(frozen=True)

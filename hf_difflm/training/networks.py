@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..callbacks.engines import engine_of
+from ..callbacks.measuring.engines import engine_of
 from ..errors import UserError
 from .trainer_parts import TrainerPart
 

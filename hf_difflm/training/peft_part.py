@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
 
-from ..callbacks.engines import engine_of
+from ..callbacks.measuring.engines import engine_of
 from ..models.adapters import MERGED_ADAPTER, load_adapter, merged
 from .peft_adapters import check_engine
 from .trainer_parts import TrainerPart

@@ -20,7 +20,7 @@ class ResumeFacts:
     """One training, as far as a resume has to know it.
 
     Attributes:
-        engine: see :func:`hf_difflm.callbacks.engines.engine_of`.
+        engine: see :func:`hf_difflm.callbacks.measuring.engines.engine_of`.
         world_size: number of processes.
         global_batch_size: sequences in an optimiser batch.
         objective: name of the objective.

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..callbacks.engines import engine_of
+from ..callbacks.measuring.engines import engine_of
 from ..errors import UserError
 from ..runs.checkpoints import checkpoints, damage, newest_good
 from .identity import as_lines

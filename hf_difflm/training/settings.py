@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..callbacks.alarms import check_kinds
+from ..callbacks.measuring.alarms import check_kinds
 from ..data.options import DataOptions
 from ..errors import UserError, did_you_mean
 from ..evaluation.draws import Draws

@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..callbacks import RunLogCallback
-from ..callbacks.device_peak import device_peak
-from ..callbacks.engines import engine_of, fsdp_state_dict_type
+from ..callbacks.measuring.device_peak import device_peak
+from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
 from ..evaluation.likelihood import LikelihoodResult
 from ..objectives import Batch, NoiseKey, Objective

@@ -6,8 +6,8 @@ import json
 
 from transformers import TrainerState
 
+from hf_difflm.callbacks.measuring.training_clock import TrainingClock
 from hf_difflm.callbacks.reports import reports_of
-from hf_difflm.callbacks.training_clock import TrainingClock
 from hf_difflm.runs.schema import MeasurementRecord
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_difflm.callbacks import RunLogCallback
-from hf_difflm.callbacks.flops_counter import FlopsCounter
+from hf_difflm.callbacks.measuring.flops_counter import FlopsCounter
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
 from hf_difflm.runs.flops import FAMILIES, Architecture, training_flops

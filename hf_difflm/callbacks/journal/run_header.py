@@ -17,7 +17,7 @@ from ... import __version__
 from ...runs.redaction import redact, redact_command
 from ...runs.schema import RunRecord
 from ...runs.strict_json import plain
-from ..engines import engine_of, sharding_of
+from ..measuring.engines import engine_of, sharding_of
 from ..wandb_resume import HEADER_KEY, active_wandb_run
 
 

@@ -9,8 +9,8 @@ from transformers import TrainerState, TrainingArguments
 
 from ...runs.flops import mfu
 from ...runs.schema import StepRecord
-from ..device_peak import device_peak
-from ..flops_counter import FlopsCounter
+from ..measuring.device_peak import device_peak
+from ..measuring.flops_counter import FlopsCounter
 from .step_records import round_times
 
 

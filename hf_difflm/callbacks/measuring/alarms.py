@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import UserError, did_you_mean
+from ...errors import UserError, did_you_mean
 
 KINDS = ("loss_spike", "exploding_gradients", "vanishing_gradients", "data_stall", "degenerate_samples")
 

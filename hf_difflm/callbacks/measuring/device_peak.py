@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import TrainingArguments
 
-from ..runs.peaks import peak_flops
-from .journal.run_header import compute_dtype
+from ...runs.peaks import peak_flops
+from ..journal.run_header import compute_dtype
 
 
 def device_peak(args: TrainingArguments, model: torch.nn.Module | None) -> float | None:

@@ -10,9 +10,9 @@ import torch.utils.checkpoint
 from any_trainer import build_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_difflm.callbacks import histograms
-from hf_difflm.callbacks.activation_hooks import ActivationHooks
-from hf_difflm.callbacks.device_fetch import DeviceFetch
+from hf_difflm.callbacks.measuring import histograms
+from hf_difflm.callbacks.measuring.activation_hooks import ActivationHooks
+from hf_difflm.callbacks.measuring.device_fetch import DeviceFetch
 
 
 class Blocks(torch.nn.Module):

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_difflm.callbacks import histograms
-from hf_difflm.callbacks.device_fetch import DeviceFetch
-from hf_difflm.callbacks.histograms import BINS, Histogram, keeper, unpacked
+from hf_difflm.callbacks.measuring import histograms
+from hf_difflm.callbacks.measuring.device_fetch import DeviceFetch
+from hf_difflm.callbacks.measuring.histograms import BINS, Histogram, keeper, unpacked
 
 # Of any size, but for what is no part of a bin that float32 can tell from 0.
 sized = st.floats(2.0**-60, 2.0**60, width=32) | st.floats(-(2.0**60), -(2.0**-60), width=32)

@@ -11,7 +11,7 @@ import transformers as hf
 from torch import nn
 
 from hf_difflm import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from hf_difflm.callbacks.parameter_groups import GROUPS, NormSums, layers_of, parameter_groups, unwrapped
+from hf_difflm.callbacks.measuring.parameter_groups import GROUPS, NormSums, layers_of, parameter_groups, unwrapped
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 COMMON = {"vocab_size": 64, "max_position_embeddings": 32, **SIZES}

@@ -33,7 +33,7 @@ from .journal.step_records import SinceEvaluation, step_record, step_records
 from .journal.trial_folder import training_folder, trial_of
 from .measuring.training_clock import TrainingClock
 from .reports import reports_of
-from .wandb_resume import WandbResume
+from .tracking.wandb_resume import WandbResume
 
 _ENDINGS = tuple(name for name, status in STATUS_OF_EVENT.items() if name == status)
 

@@ -18,10 +18,10 @@ from ..runs.redaction import redact
 from ..runs.schema import EventRecord, MeasurementRecord, Record, SampleRecord
 from ..runs.strict_json import plain
 from .journal.trial_folder import training_folder
-from .open_trackers import open_trackio, open_wandb, tensorboard_callback
 from .reports import Reports, reports_of
-from .tracker_backends import Backend, TensorBoardBackend
-from .tracker_formats import Bins, bins_of
+from .tracking.backends import Backend, TensorBoardBackend
+from .tracking.formats import Bins, bins_of
+from .tracking.open_trackers import open_trackio, open_wandb, tensorboard_callback
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..callbacks import RunLogCallback
-from ..callbacks.open_trackers import refuse_missing_trackers
-from ..callbacks.wandb_names import open_wandb_run
+from ..callbacks.tracking.open_trackers import refuse_missing_trackers
+from ..callbacks.tracking.wandb_names import open_wandb_run
 from ..data import PreparedData, prepare_data
 from ..data.corpora import refuse_missing
 from ..data.prepared_folder import is_prepared

@@ -37,7 +37,7 @@ def finish_runs(folder: Path, runs: Mapping[str, Settings], *, overwrite: bool, 
             if is_main:
                 print(f"{name}: reusing the finished run in {place} (--overwrite trains again)")
             continue
-        from ..callbacks.wandb_resume import finish_wandb_run
+        from ..callbacks.tracking.wandb_resume import finish_wandb_run
         from .experiment import train_run
 
         if plans[name] == "resume" and is_main:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_difflm.callbacks import ImportanceSamplesCallback, RunLogCallback, TrackerCallback
-from hf_difflm.callbacks.tracker_formats import block
+from hf_difflm.callbacks.tracking.formats import block
 from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
 from hf_difflm.objectives.frequency_prior import frequency_importance

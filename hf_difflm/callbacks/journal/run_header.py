@@ -18,7 +18,7 @@ from ...runs.redaction import redact, redact_command
 from ...runs.schema import RunRecord
 from ...runs.strict_json import plain
 from ..measuring.engines import engine_of, sharding_of
-from ..wandb_resume import HEADER_KEY, active_wandb_run
+from ..tracking.wandb_resume import HEADER_KEY, active_wandb_run
 
 
 def run_record(

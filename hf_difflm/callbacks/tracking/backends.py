@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ..runs.tables import printable
-from .tracker_formats import Bins, block, cell
+from ...runs.tables import printable
+from .formats import Bins, block, cell
 
 # The x axis that transformers' callbacks define for all curves: no number of W&B's own steps is named, so nothing that
 # comes late is dropped for going back to an earlier one.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UserError
-from ..runs.tables import printable
-from .measuring.histograms import Histogram, unpacked
+from ...errors import UserError
+from ...runs.tables import printable
+from ..measuring.histograms import Histogram, unpacked
 
 
 @dataclass(frozen=True)

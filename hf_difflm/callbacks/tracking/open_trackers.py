@@ -11,8 +11,8 @@ from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_callback import CallbackHandler
 
-from ..errors import UserError
-from .tracker_backends import TrackioBackend, WandbBackend
+from ...errors import UserError
+from .backends import TrackioBackend, WandbBackend
 
 _NOT_TOLD = {"azure_ml", "flyte"}  # transformers does not always say that these are there
 

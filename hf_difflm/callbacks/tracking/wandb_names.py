@@ -6,7 +6,7 @@ import os
 
 from transformers import TrainingArguments
 
-from ..errors import UserError
+from ...errors import UserError
 from .wandb_resume import active_wandb_run
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers.utils.import_utils import _is_package_available
 
-from hf_difflm.callbacks.open_trackers import refuse_missing_trackers
+from hf_difflm.callbacks.tracking.open_trackers import refuse_missing_trackers
 from hf_difflm.errors import UserError
 
 

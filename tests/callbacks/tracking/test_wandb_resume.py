@@ -44,7 +44,7 @@ def test_a_resume_goes_on_in_the_wandb_run_of_the_journal(offline, make_trainer,
     """In a process of its own, as after a crash: wandb reads its environment once a process."""
     before = RunLogCallback(header={"metadata": {"wandb_run_id": "before77"}})
     make_trainer(before, max_steps=2, save_strategy="steps", save_steps=2).train()
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     environment.pop("WANDB_SERVICE", None)  # one that another test has begun
     command = [sys.executable, "-c", RESUMED, str(tmp_path / "out")]

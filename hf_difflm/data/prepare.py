@@ -56,7 +56,7 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
         if is_prepared(options.dataset):
             return load_prepared(options, tokenizer, need_train=need_train)
         if options.sft:
-            from .sft import SftPreparation  # which is built on what is below
+            from .conversations.sft import SftPreparation  # which is built on what is below
 
             return SftPreparation(options, tokenizer).run(need_train)
         if options.streaming:

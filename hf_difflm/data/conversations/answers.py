@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
 
+from ..collator import IGNORED
+from ..encoding import DocumentEncoder, bytes_of_tokens
 from .chat_template import prompt_and_completion
-from .collator import IGNORED
-from .conversations import COMPLETION, PROMPT
-from .encoding import DocumentEncoder, bytes_of_tokens
 from .messages import MESSAGES
+from .rows import COMPLETION, PROMPT
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EncodedAnswer:
 
 
 class AnswerEncoder:
-    """Encodes the JSON of conversations, see :func:`~hf_difflm.data.conversations.document_of_row`.
+    """Encodes the JSON of conversations, see :func:`~hf_difflm.data.conversations.rows.document_of_row`.
 
     Messages are written by the tokenizer's chat template, whose special tokens are special tokens; a prompt and a
     completion that are text stay the text that they are. Prompt and completion are encoded apart, as they are when a

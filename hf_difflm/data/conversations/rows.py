@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
+from ..caching import code_digest
+from ..corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
+from ..local_files import find_files, generated, is_saved, json_lines, json_records, split_files
+from ..sums import sums_conversations
 from . import messages
-from .caching import code_digest
-from .corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
-from .local_files import find_files, generated, is_saved, json_lines, json_records, split_files
 from .messages import ASSISTANT, MESSAGES, checked_messages
-from .sums import sums_conversations
 
 PROMPT, COMPLETION = "prompt", "completion"
 SUMS = "sums"

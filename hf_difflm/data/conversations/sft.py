@@ -11,17 +11,17 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
 
+from ..caching import cached_map, code_digest
+from ..corpora import Corpus
+from ..documents import Documents
+from ..markov import MarkovSource
+from ..options import DataOptions
+from ..prepare import Preparation
+from ..prepared import SideCounts
+from ..sentences import plural
 from .answers import AnswerEncoder, AnswerTables
-from .caching import cached_map, code_digest
 from .chat_template import complete_chat_template
-from .conversations import load_conversations
-from .corpora import Corpus
-from .documents import Documents
-from .markov import MarkovSource
-from .options import DataOptions
-from .prepare import Preparation
-from .prepared import SideCounts
-from .sentences import plural
+from .rows import load_conversations
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class SftPreparation(Preparation):
 
 
 def _code() -> str:
-    from . import answers, chat_template, conversations
+    from . import answers, chat_template
+    from . import rows as conversations
 
     return code_digest(*(str(module.__file__) for module in (answers, chat_template, conversations)))

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from hf_difflm.data.conversations import document_of_row, load_conversations
+from hf_difflm.data.conversations.rows import document_of_row, load_conversations
 from hf_difflm.errors import UserError
 
 CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4 – naïve"}]}

@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_difflm.data import Collator, DataOptions, PreparedData, load_tokenizer, prepare_data
-from hf_difflm.data.answers import AnswerEncoder
-from hf_difflm.data.chat_template import PLAIN_TEMPLATE
+from hf_difflm.data.conversations.answers import AnswerEncoder
+from hf_difflm.data.conversations.chat_template import PLAIN_TEMPLATE
 from hf_difflm.data.prepared_folder import refuse_target
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.batches import EvaluationBatches

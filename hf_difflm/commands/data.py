@@ -37,8 +37,8 @@ def prepare(
     """
     settings = load_settings(recipe, given_flags(ctx, flags), declared_flags(ctx))
     from ..data import load_tokenizer, prepare_data
-    from ..data.corpora import refuse_missing
     from ..data.prepared_folder import refuse_target, write_prepared
+    from ..data.sources.corpora import refuse_missing
     from .quiet import quiet_libraries
 
     quiet_libraries()

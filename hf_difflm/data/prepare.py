@@ -10,15 +10,15 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
 
-from .corpora import Corpus, load_corpus
-from .documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
 from .making import BlockMaker
-from .markov import MarkovSource, markov_states
 from .options import DataOptions
 from .prepare_stream import StreamPreparation
 from .prepared import PreparedData
 from .prepared_folder import is_prepared, load_prepared
 from .sentences import plural
+from .sources.corpora import Corpus, load_corpus
+from .sources.documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
+from .sources.markov import MarkovSource, markov_states
 
 
 def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, need_train: bool = True) -> PreparedData:

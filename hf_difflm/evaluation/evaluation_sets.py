@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 from huggingface_hub import snapshot_download
 
-from ..data.local_files import load_local
+from ..data.sources.local_files import load_local
 from ..errors import UserError, first_line
 
 REVISION = "refs/convert/parquet"

@@ -20,13 +20,13 @@ import pyarrow as pa
 
 from ..data import DataOptions, prepare_data
 from ..data.caching import cached_map, code_digest
-from ..data.corpora import EMBEDDED, Corpus, load_corpus
-from ..data.documents import hash_documents
 from ..data.encoding import DocumentEncoder
 from ..data.making import BlockMaker
 from ..data.prepared import PreparedData, SideCounts
 from ..data.prepared_folder import is_prepared
 from ..data.sentences import plural
+from ..data.sources.corpora import EMBEDDED, Corpus, load_corpus
+from ..data.sources.documents import hash_documents
 from ..errors import UserError
 from . import detokenizers
 from .evaluation_sets import load_evaluation_split

@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..data.local_files import SUFFIXES
+from ..data.sources.local_files import SUFFIXES
 from ..errors import UserError
 from ..runs import Run
 from ..runs.places import relative

@@ -15,8 +15,8 @@ from ..callbacks import RunLogCallback
 from ..callbacks.tracking.open_trackers import refuse_missing_trackers
 from ..callbacks.tracking.wandb_names import open_wandb_run
 from ..data import PreparedData, prepare_data
-from ..data.corpora import refuse_missing
 from ..data.prepared_folder import is_prepared
+from ..data.sources.corpora import refuse_missing
 from ..errors import UserError
 from ..runs import load_run
 from ..runs.schema import COMPLETED

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.data import load_tokenizer
-from hf_difflm.data.documents import document_key
+from hf_difflm.data.sources.documents import document_key
 from hf_difflm.data.streaming import evaluation as evaluation_of_streams
 from hf_difflm.data.streaming import files
 from hf_difflm.errors import UserError

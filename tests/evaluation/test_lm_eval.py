@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hf_difflm.data import Collator
-from hf_difflm.data.corpora import load_corpus
+from hf_difflm.data.sources.corpora import load_corpus
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.batches import EvaluationBatches
 from hf_difflm.evaluation.continuation_likelihood import Request

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from hf_difflm.errors import UserError
 
 from ..caching import cached_map, code_digest
-from ..corpora import Corpus
-from ..documents import Documents
-from ..markov import MarkovSource
 from ..options import DataOptions
 from ..prepare import Preparation
 from ..prepared import SideCounts
 from ..sentences import plural
+from ..sources.corpora import Corpus
+from ..sources.documents import Documents
+from ..sources.markov import MarkovSource
 from .answers import AnswerEncoder, AnswerTables
 from .chat_template import complete_chat_template
 from .rows import load_conversations

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import datasets
 
-from .caching import code_digest
+from ..caching import code_digest
 
 # One sign of equality on either side: more of them are headings within an article.
 _TITLE = re.compile(r" = [^=\s](.*[^=\s])? = \n?")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hf_difflm.errors import UserError
 
-from .caching import cached_map, code_digest
+from ..caching import cached_map, code_digest
 
 # Hashed before each text: which documents are held out must not follow from hashes others sort by.
 _SALT = b"hf_difflm document\n"

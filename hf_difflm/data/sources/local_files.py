@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from hf_difflm.errors import UserError, first_line
 
-from .caching import code_digest
+from ..caching import code_digest
 from .columns import missing_column, text_only
 
 _PARSED_HERE = (".txt", ".jsonl", ".json")  # for byte-exact text and for messages with line numbers

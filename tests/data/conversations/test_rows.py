@@ -118,7 +118,7 @@ def test_missing_columns_of_a_data_set_are_named(tmp_path: Path) -> None:
 
 
 def test_sums_without_sft_say_what_they_need() -> None:
-    from hf_difflm.data.corpora import load_corpus
+    from hf_difflm.data.sources.corpora import load_corpus
 
     with pytest.raises(UserError, match="add --sft"):
         load_corpus("sums", block_size=8)

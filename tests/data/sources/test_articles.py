@@ -8,7 +8,7 @@ import datasets
 import pytest
 from streams import stream, tokens, write_jsonl
 
-from hf_difflm.data.articles import articles, is_heading
+from hf_difflm.data.sources.articles import articles, is_heading
 
 ARTICLES = [
     [" = First = \n", "", " Some text . \n", "", " = = Section = = \n", "", " More text . \n", ""],

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hf_difflm.data import MarkovSource
-from hf_difflm.data.corpora import Corpus, load_corpus
-from hf_difflm.data.markov import markov_documents, markov_states
-from hf_difflm.data.python_docs import _module_docstrings
+from hf_difflm.data.sources.corpora import Corpus, load_corpus
+from hf_difflm.data.sources.markov import markov_documents, markov_states
+from hf_difflm.data.sources.python_docs import _module_docstrings
 from hf_difflm.errors import UserError
 
 
@@ -94,7 +94,7 @@ def test_markov_documents_are_the_same_text_every_time_and_of_the_length_asked_f
     assert splits["train"]["text"][:] != splits["validation"]["text"][:]
     digest = hashlib.sha256("".join(splits["validation"]["text"]).encode()).hexdigest()
     script = (
-        "import hashlib; from hf_difflm.data.markov import *; d = markov_documents(MarkovSource(), 9)['validation'];"
+        "import hashlib; from hf_difflm.data.sources.markov import *; d = markov_documents(MarkovSource(), 9)['validation'];"
         "print(hashlib.sha256(''.join(d['text']).encode()).hexdigest())"
     )
     again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

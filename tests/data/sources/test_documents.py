@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_difflm.data.documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
+from hf_difflm.data.sources.documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
 from hf_difflm.errors import UserError
 
 TEXTS = st.lists(st.text("abc", min_size=1, max_size=2), min_size=2, max_size=30).filter(

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from hf_difflm.data.local_files import load_local
+from hf_difflm.data.sources.local_files import load_local
 from hf_difflm.errors import UserError
 
 

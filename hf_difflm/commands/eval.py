@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.harness_options import HarnessOptions
-from ..evaluation.options import GenerationOptions
 from ..evaluation.sampler_grid import read_samplers
 from ..evaluation.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..training.fields import fields_of

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..evaluation.line_files import read_lines
-from ..evaluation.options import GenerationOptions
-from ..evaluation.prompts import STDIN, prompts_of_file, whole_stdin
+from ..evaluation.generation.line_files import read_lines
+from ..evaluation.generation.options import GenerationOptions
+from ..evaluation.generation.prompts import STDIN, prompts_of_file, whole_stdin
 from ..training.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 

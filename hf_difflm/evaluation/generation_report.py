@@ -24,9 +24,9 @@ from ..runs.places import shown
 from ..runs.plots_pareto import check_picture, plot_pareto
 from ..runs.strict_json import dumps, plain
 from ..runs.tables import markdown_table, printable, shortened, text_table
+from .generation.importance_weights import importance_for
+from .generation.options import GenerationOptions
 from .generation_cost import measure_generation
-from .importance_weights import importance_for
-from .options import GenerationOptions
 from .reference_model import ReferenceModel, load_reference
 from .sampler_grid import SamplerChoice, trials
 from .targets import Target, load_target

@@ -17,9 +17,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ..errors import UserError
 from .continuation_likelihood import Request, Scorer
-from .generation import encode, first_token_id, generate_samples, length_limit
+from .generation.options import GenerationOptions
+from .generation.texts import encode, first_token_id, generate_samples, length_limit
 from .harness_requests import cut_context, some_at_a_time, text_until
-from .options import GenerationOptions
 from .targets import Target, load_target
 
 logger = logging.getLogger(__name__)

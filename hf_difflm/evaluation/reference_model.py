@@ -14,7 +14,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from ..errors import UserError, first_line
 from ..models.hub_source import hub_folder
 from ..models.untrusted import refuse_unsafe
-from .generation import encode, first_token_id
+from .generation.texts import encode, first_token_id
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .generation import GeneratedText
+from .generation.texts import GeneratedText
 from .mauve_score import mauve_score
 from .metrics import load_metric
 from .reference_model import ReferenceModel

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError, did_you_mean
 from ..models.masked_diffusion.sampler_names import SAMPLERS
-from .options import GenerationOptions
+from .generation.options import GenerationOptions
 
 _WEIGHT = "importance_weight"
 

@@ -14,15 +14,15 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs.places import shown
-from .chat_prompts import chat_ids, written
-from .denoising_frames import Frame, FrameStreamer, TokenText
-from .denoising_page import FrameRecorder, check_page, write_denoising_page
-from .denoising_view import DenoisingView, terminal_for_view
-from .generation import GeneratedText, GenerationStart, Importance, Watch, generate_samples
-from .importance_weights import importance_for
-from .options import GenerationOptions
-from .prompts import Prompt
-from .sample_output import as_json, as_json_line, as_record, as_text, together_line
+from .generation.chat_prompts import chat_ids, written
+from .generation.denoising_frames import Frame, FrameStreamer, TokenText
+from .generation.denoising_page import FrameRecorder, check_page, write_denoising_page
+from .generation.denoising_view import DenoisingView, terminal_for_view
+from .generation.importance_weights import importance_for
+from .generation.options import GenerationOptions
+from .generation.prompts import Prompt
+from .generation.sample_output import as_json, as_json_line, as_record, as_text, together_line
+from .generation.texts import GeneratedText, GenerationStart, Importance, Watch, generate_samples
 from .targets import Target, load_target
 
 TEXT, JSON, JSONL = "text", "json", "jsonl"

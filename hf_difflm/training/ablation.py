@@ -115,7 +115,7 @@ def _reference(grid: AblationGrid, runs: Mapping[str, Run | None], folder: Path)
 
 
 def _generation_options(variant: Variant) -> Any:
-    from ..evaluation.options import GenerationOptions
+    from ..evaluation.generation.options import GenerationOptions
     from .fields import fields_of
     from .values import typed_value
 

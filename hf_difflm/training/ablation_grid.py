@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, did_you_mean
-from ..evaluation.options import GenerationOptions
+from ..evaluation.generation.options import GenerationOptions
 from ..recipes import FOLDER as RECIPES
 from ..recipes import read_mapping
 

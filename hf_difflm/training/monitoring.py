@@ -22,7 +22,7 @@ from ..callbacks import (
 from ..callbacks.text_log import TextLogCallback
 from ..data import PreparedData
 from ..data.collator import IGNORED
-from ..evaluation.line_files import read_lines
+from ..evaluation.generation.line_files import read_lines
 from ..evaluation.reference_model import check_reference
 from ..objectives.adaptive import AdaptiveMaskingObjective
 from .monitoring_options import MonitoringOptions

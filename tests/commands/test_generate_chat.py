@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from hf_difflm import MaskedDiffusionForMaskedLM
 from hf_difflm.data.conversations.answers import AnswerEncoder
 from hf_difflm.data.conversations.chat_template import PLAIN_TEMPLATE
-from hf_difflm.evaluation.chat_prompts import chat_ids, written
-from hf_difflm.evaluation.prompts import Prompt
+from hf_difflm.evaluation.generation.chat_prompts import chat_ids, written
+from hf_difflm.evaluation.generation.prompts import Prompt
 from hf_difflm.runs.tables import printable
 
 QUESTION = {"role": "user", "content": "2 + 2?"}

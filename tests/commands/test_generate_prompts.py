@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_difflm.evaluation.generation import generate_samples
-from hf_difflm.evaluation.options import GenerationOptions
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import generate_samples
 from hf_difflm.evaluation.targets import load_target
 from hf_difflm.evaluation.text_quality import text_quality
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.options import GenerationOptions
+from hf_difflm.evaluation.generation.options import GenerationOptions
 from hf_difflm.evaluation.sampler_grid import SamplerChoice, read_samplers, trials
 
 

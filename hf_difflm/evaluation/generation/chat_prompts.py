@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..data.conversations.chat_template import up_to_answer
-from ..data.conversations.messages import MESSAGES, USER
-from ..errors import UserError
+from ...data.conversations.chat_template import up_to_answer
+from ...data.conversations.messages import MESSAGES, USER
+from ...errors import UserError
 from .prompts import Prompt
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from .generation import GenerationStart
+from .texts import GenerationStart
 
 HIDDEN, GIVEN, MASKED, NEW, SETTLED = range(5)
 """States of a token; hidden are padding and special tokens."""

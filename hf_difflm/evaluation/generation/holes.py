@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UserError
+from ...errors import UserError
 
 _MOST = 1_000_000  # holes of a prompt where the model does not say how long a text may be
 

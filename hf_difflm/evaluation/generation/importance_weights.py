@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UserError
-from ..models.masked_diffusion.samplers import name_of
-from ..objectives.draft_importance import DraftImportance
-from ..objectives.importance_file import load_importance
+from ...errors import UserError
+from ...models.masked_diffusion.samplers import name_of
+from ...objectives.draft_importance import DraftImportance
+from ...objectives.importance_file import load_importance
+from ..targets import Target
 from .options import GenerationOptions
-from .targets import Target
 
 
 def importance_for(target: Target, options: GenerationOptions) -> DraftImportance | None:

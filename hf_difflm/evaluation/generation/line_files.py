@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UserError
+from ...errors import UserError
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:

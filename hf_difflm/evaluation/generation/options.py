@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..models.masked_diffusion.sampler_names import SAMPLERS
+from ...models.masked_diffusion.sampler_names import SAMPLERS
 
 
 @dataclass
 class GenerationOptions:
-    """Options of :func:`hf_difflm.evaluation.generation.generate_samples`; None leaves the choice to the model."""
+    """Options of :func:`hf_difflm.evaluation.generation.texts.generate_samples`; None leaves the choice to the model."""
 
     max_new_tokens: int | None = field(
         default=None,

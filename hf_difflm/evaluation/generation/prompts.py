@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.conversations.messages import ASSISTANT, MESSAGES, checked_messages
-from ..errors import UserError
-from ..runs.strict_json import loads
+from ...data.conversations.messages import ASSISTANT, MESSAGES, checked_messages
+from ...errors import UserError
+from ...runs.strict_json import loads
 from .line_files import read_lines
 
 FORMATS = ("text", "jsonl")

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..runs.sample_groups import quality_line
-from ..runs.strict_json import plain
-from ..runs.tables import number, printable
-from .generation import GeneratedText
+from ...runs.sample_groups import quality_line
+from ...runs.strict_json import plain
+from ...runs.tables import number, printable
+from .texts import GeneratedText
 
 # What drives a terminal or has no UTF-8: controls, directions of writing, line separators, lone surrogates.
 _NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

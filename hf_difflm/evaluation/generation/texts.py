@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UserError
-from ..models.masked_diffusion.samplers import check_sampler
+from ...errors import UserError
+from ...models.masked_diffusion.samplers import check_sampler
+from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
 from .options import GenerationOptions
-from .undisturbed import undisturbed
 
 DENOISER_OPTIONS = (
     "max_denoising_steps",
@@ -107,7 +107,7 @@ def generate_samples(
         first_row: number of the first text, where this is one batch of several.
         watch: gives a streamer.
         importance: weighs positions for the uncertainty sampler; ``options.importance_weight`` needs it, see
-            :func:`~hf_difflm.evaluation.importance_weights.importance_for`.
+            :func:`~hf_difflm.evaluation.generation.importance_weights.importance_for`.
         to_ids: from a prompt to its ids, BOS included, where special tokens in it are such and holes are none.
         new_tokens: after prompts without holes where ``options.max_new_tokens`` is None; None: as many as the model says.
 

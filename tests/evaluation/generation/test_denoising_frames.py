@@ -13,10 +13,19 @@ from rich.console import Console
 from rich.text import Text
 
 from hf_difflm.data import load_tokenizer
-from hf_difflm.evaluation.denoising_frames import GIVEN, HIDDEN, MASK, MASKED, NEW, SETTLED, FrameStreamer, TokenText
-from hf_difflm.evaluation.denoising_view import DenoisingView
-from hf_difflm.evaluation.generation import GenerationStart, generate_samples
-from hf_difflm.evaluation.options import GenerationOptions
+from hf_difflm.evaluation.generation.denoising_frames import (
+    GIVEN,
+    HIDDEN,
+    MASK,
+    MASKED,
+    NEW,
+    SETTLED,
+    FrameStreamer,
+    TokenText,
+)
+from hf_difflm.evaluation.generation.denoising_view import DenoisingView
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import GenerationStart, generate_samples
 from hf_difflm.models.masked_diffusion.sampler_names import SAMPLERS
 
 BYTES = load_tokenizer("bytes")

@@ -10,10 +10,10 @@ import pytest
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.denoising_frames import FrameStreamer, TokenText
-from hf_difflm.evaluation.denoising_page import MOST_FRAMES, FrameRecorder, write_denoising_page
-from hf_difflm.evaluation.generation import generate_samples
-from hf_difflm.evaluation.options import GenerationOptions
+from hf_difflm.evaluation.generation.denoising_frames import FrameStreamer, TokenText
+from hf_difflm.evaluation.generation.denoising_page import MOST_FRAMES, FrameRecorder, write_denoising_page
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import generate_samples
 from hf_difflm.runs.tables import printable
 
 BYTES = load_tokenizer("bytes")

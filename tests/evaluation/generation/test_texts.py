@@ -10,8 +10,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.generation import encode, generate_samples, generate_texts
-from hf_difflm.evaluation.options import GenerationOptions
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import encode, generate_samples, generate_texts
 from hf_difflm.evaluation.undisturbed import undisturbed
 
 OPTIONS = GenerationOptions(max_new_tokens=6, seed=3)

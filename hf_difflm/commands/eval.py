@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..evaluation.generation.options import GenerationOptions
-from ..evaluation.harness_options import HarnessOptions
+from ..evaluation.harness.options import HarnessOptions
 from ..evaluation.sampler_grid import read_samplers
 from ..evaluation.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..training.fields import fields_of
@@ -133,7 +133,7 @@ def _evaluate_tasks(target: str, values: dict[str, Any], split: str | None, gene
     others = [_flag(name) for name in values if name not in (*HARNESS, *WITH_TASKS)]
     if others := others + ["--split"] * (split is not None) + ["--generation"] * generation:
         raise UserError(f"flag {others[0]} has no use with --tasks, which bring their own data; leave one of them out")
-    from ..evaluation.harness import evaluate_tasks
+    from ..evaluation.harness.tasks import evaluate_tasks
     from .quiet import quiet_libraries
 
     quiet_libraries()

@@ -1,7 +1,7 @@
 """Models of this project in lm-evaluation-harness, under the name ``hf_difflm``.
 
 ``hf-difflm eval RUN --tasks ...`` is the short way. The harness's own command line, with all its flags:
-``python -m hf_difflm.evaluation.lm_eval_model run --model hf_difflm --model_args pretrained=RUN --tasks ...``.
+``python -m hf_difflm.evaluation.harness.lm_eval_model run --model hf_difflm --model_args pretrained=RUN --tasks ...``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from ..errors import UserError
-from .continuation_likelihood import Request, Scorer
-from .generation.options import GenerationOptions
-from .generation.texts import encode, first_token_id, generate_samples, length_limit
-from .harness_requests import cut_context, some_at_a_time, text_until
-from .targets import Target, load_target
+from ...errors import UserError
+from ..continuation_likelihood import Request, Scorer
+from ..generation.options import GenerationOptions
+from ..generation.texts import encode, first_token_id, generate_samples, length_limit
+from ..targets import Target, load_target
+from .requests import cut_context, some_at_a_time, text_until
 
 logger = logging.getLogger(__name__)
 DEFAULT_LENGTH = 1024

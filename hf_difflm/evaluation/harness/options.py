@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class HarnessOptions:
-    """Options of :func:`hf_difflm.evaluation.harness.evaluate_tasks`."""
+    """Options of :func:`hf_difflm.evaluation.harness.tasks.evaluate_tasks`."""
 
     tasks: list[str] = field(
         default_factory=list,

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, did_you_mean, first_line
-from ..runs.places import shown
-from ..runs.strict_json import dumps, plain
-from ..runs.tables import text_table
-from .harness_options import HarnessOptions
-from .run_measurements import record_measurement, run_folder
-from .targets import Target, load_target
+from ...errors import UserError, did_you_mean, first_line
+from ...runs.places import shown
+from ...runs.strict_json import dumps, plain
+from ...runs.tables import text_table
+from ..run_measurements import record_measurement, run_folder
+from ..targets import Target, load_target
+from .options import HarnessOptions
 
 FOLDER = "lm_eval"
 """Folder of the results in that of the run."""

@@ -16,8 +16,8 @@ from hf_difflm.data.sources.corpora import load_corpus
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.batches import EvaluationBatches
 from hf_difflm.evaluation.continuation_likelihood import Request
-from hf_difflm.evaluation.harness import evaluate_tasks, result_numbers
-from hf_difflm.evaluation.harness_options import HarnessOptions
+from hf_difflm.evaluation.harness.options import HarnessOptions
+from hf_difflm.evaluation.harness.tasks import evaluate_tasks, result_numbers
 from hf_difflm.evaluation.likelihood import evaluate_likelihood
 from hf_difflm.evaluation.targets import Target
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective
@@ -26,7 +26,7 @@ from hf_difflm.runs.schema import RunRecord
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install lm_eval)")
 
-from hf_difflm.evaluation.lm_eval_model import HarnessModel
+from hf_difflm.evaluation.harness.lm_eval_model import HarnessModel
 
 TASK = """
 task: {name}

@@ -20,8 +20,8 @@ from _claims import Claim
 from noise_variance import IMPORTANCE, PAIRS, PLAIN, STRATIFIED, BernoulliMasks, trained
 
 from hf_difflm.data import Collator, load_tokenizer, prepare_data
-from hf_difflm.evaluation.batches import EvaluationBatches, spread
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.batches import EvaluationBatches, spread
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.objectives import MaskedDiffusionObjective, Objective
 from hf_difflm.training.settings import load_settings
 

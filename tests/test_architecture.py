@@ -117,7 +117,11 @@ def test_callbacks_know_nothing_of_diffusion(path):
     ("module", "source", "wrong"),
     [
         ("runs/x.py", "from ..training import settings", ["hf_difflm.training.settings"]),
-        ("runs/x.py", "def f():\n    import hf_difflm.evaluation.likelihood", ["hf_difflm.evaluation.likelihood"]),
+        (
+            "runs/x.py",
+            "def f():\n    import hf_difflm.evaluation.likelihood.evaluate",
+            ["hf_difflm.evaluation.likelihood.evaluate"],
+        ),
         ("data/x.py", "from ..models.build import build_model", ["hf_difflm.models.build.build_model"]),
         ("objectives/__init__.py", "from ..training.trainer import T", ["hf_difflm.training.trainer.T"]),
         ("data/x.py", "from ..training.options import OBJECTIVES\nfrom ..errors import UserError\nfrom . import y", []),

@@ -11,8 +11,8 @@ import typer
 from ..errors import UserError
 from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.harness.options import HarnessOptions
+from ..evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..evaluation.sampler_grid import read_samplers
-from ..evaluation.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..training.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 from .several_values import whole_numbers

@@ -27,10 +27,10 @@ from ..runs.tables import markdown_table, printable, shortened, text_table
 from .generation.importance_weights import importance_for
 from .generation.options import GenerationOptions
 from .generation_cost import measure_generation
+from .likelihood.zero_shot import evaluation_data
 from .reference_model import ReferenceModel, load_reference
 from .sampler_grid import SamplerChoice, trials
 from .targets import Target, load_target
-from .zero_shot import evaluation_data
 
 SAMPLERS = tuple(SamplerChoice(name) for name in ("ddpm_cache", "remdm", "low_confidence", "entropy_bounded"))
 STEPS = (8, 32, 128)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.draws import Draws
+from ..evaluation.likelihood.draws import Draws
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.labelled_head import automatic_chunk_rows
 from ..objectives import MaskedDiffusionObjective

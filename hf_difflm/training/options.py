@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..evaluation.draws import FEWEST_REPLICATES, MOST_REPLICATES
+from ..evaluation.likelihood.draws import FEWEST_REPLICATES, MOST_REPLICATES
 
 OBJECTIVES = ("mdlm", "ar", "atat")
 LOSS_FORMS = ("any_order", "time")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..callbacks.measuring.alarms import check_kinds
 from ..data.options import DataOptions
 from ..errors import UserError, did_you_mean
-from ..evaluation.draws import Draws
+from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..recipes import Layer, Sourced, overlay, recipe_layers
 from ..runs.redaction import REDACTED

@@ -15,7 +15,7 @@ from ..callbacks import RunLogCallback
 from ..callbacks.measuring.device_peak import device_peak
 from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
-from ..evaluation.likelihood import LikelihoodResult
+from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..objectives import Batch, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
 from .clipping import ClippingPart

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from ..evaluation.likelihood import LikelihoodResult
+from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..objectives import Objective
 from ..runs.checkpoints import newest_good
 from .arguments import DiffusionTrainingArguments

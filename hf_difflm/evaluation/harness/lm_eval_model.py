@@ -16,9 +16,9 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ...errors import UserError
-from ..continuation_likelihood import Request, Scorer
 from ..generation.options import GenerationOptions
 from ..generation.texts import encode, first_token_id, generate_samples, length_limit
+from ..likelihood.continuations import Request, Scorer
 from ..targets import Target, load_target
 from .requests import cut_context, some_at_a_time, text_until
 
@@ -36,7 +36,7 @@ class HarnessModel(TemplateLM):
     """A masked diffusion model or a causal LM, as the harness asks models.
 
     ``loglikelihood`` of a masked diffusion model is a lower bound, see
-    :mod:`hf_difflm.evaluation.continuation_likelihood`; the context is never masked. Contexts begin with BOS, as all blocks
+    :mod:`hf_difflm.evaluation.likelihood.continuations`; the context is never masked. Contexts begin with BOS, as all blocks
     of training do. ``loglikelihood_rolling`` cuts a text into windows of ``max_length - 1`` scored tokens, the first after
     BOS, the others after the token before them; the last reaches back as far as fits. Both kinds get the same windows.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..objectives import Batch
+from ...objectives import Batch
 
 
 class EvaluationBatches:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import Collator
-from ..objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
-from .undisturbed import undisturbed
+from ...data import Collator
+from ...objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
+from ..undisturbed import undisturbed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ...errors import UserError
 
 FEWEST_REPLICATES = 4
 """With a target, so many replicates are drawn before the standard error is believed."""

@@ -4,7 +4,7 @@
 scored in K replicates, each with its own noise (a function of seed, replicate and the sequence's index in the data set), so
 the spread of the K means gives ``nll_stderr``: how far this number is from the one that infinitely many draws would give.
 ``nll_data_stderr`` is the other error, over documents: how far it is from the one that more text would give. K is given, or
-grows until ``nll_stderr`` is small enough (:class:`~hf_difflm.evaluation.draws.Draws`).
+grows until ``nll_stderr`` is small enough (:class:`~hf_difflm.evaluation.likelihood.draws.Draws`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..objectives import Batch, Objective
+from ...objectives import Batch, Objective
 from .draws import MOST_REPLICATES, Draws, standard_error
-from .likelihood_sums import NOISE_BINS, LikelihoodSums, merge, score
+from .sums import NOISE_BINS, LikelihoodSums, merge, score
 
 Progress = Callable[[Iterable[Batch], str], Iterable[Batch]]
 """Shows how far a pass over the batches is; the second argument says in words which pass."""
@@ -116,7 +116,7 @@ def evaluate_likelihood(
         dataset_size: sequences in the data set, over all ranks.
         replicates: K, independent draws over the whole set; with ``target_stderr`` the fewest.
         target_stderr: draw, one replicate after the other, until ``nll_stderr`` is at most this; what that does to the
-            standard error: :class:`~hf_difflm.evaluation.draws.Draws`.
+            standard error: :class:`~hf_difflm.evaluation.likelihood.draws.Draws`.
         max_replicates: most replicates, with ``target_stderr``.
         replicates_at_once: replicates of a batch that share a forward.
         seed: seed of the evaluation noise.

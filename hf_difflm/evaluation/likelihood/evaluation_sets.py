@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 from huggingface_hub import snapshot_download
 
-from ..data.sources.local_files import load_local
-from ..errors import UserError, first_line
+from ...data.sources.local_files import load_local
+from ...errors import UserError, first_line
 
 REVISION = "refs/convert/parquet"
 """The branch on which the Hub keeps each data set as Parquet, one folder a configuration and split.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..objectives import Batch, NoiseKey, Objective
+from ...objectives import Batch, NoiseKey, Objective
 
 NOISE_BINS = 10
 """Accuracy and cross-entropy are also given by masking rate, in this many equal bins of (0, 1]."""

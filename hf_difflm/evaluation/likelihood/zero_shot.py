@@ -18,19 +18,19 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..data import DataOptions, prepare_data
-from ..data.caching import cached_map, code_digest
-from ..data.encoding import DocumentEncoder
-from ..data.making import BlockMaker
-from ..data.prepared import PreparedData, SideCounts
-from ..data.prepared_folder import is_prepared
-from ..data.sentences import plural
-from ..data.sources.corpora import EMBEDDED, Corpus, load_corpus
-from ..data.sources.documents import hash_documents
-from ..errors import UserError
+from ...data import DataOptions, prepare_data
+from ...data.caching import cached_map, code_digest
+from ...data.encoding import DocumentEncoder
+from ...data.making import BlockMaker
+from ...data.prepared import PreparedData, SideCounts
+from ...data.prepared_folder import is_prepared
+from ...data.sentences import plural
+from ...data.sources.corpora import EMBEDDED, Corpus, load_corpus
+from ...data.sources.documents import hash_documents
+from ...errors import UserError
+from ..targets import Target, data_options
 from . import detokenizers
 from .evaluation_sets import load_evaluation_split
-from .targets import Target, data_options
 from .zero_shot_options import ZeroShotOptions, evaluation_set, evaluation_set_names
 
 DOCUMENTS_AT_ONCE = 1000

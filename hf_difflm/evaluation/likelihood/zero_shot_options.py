@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..recipes import FOLDER, read_mapping
+from ...recipes import FOLDER, read_mapping
 
 SETS_FOLDER = FOLDER / "evaluation"
 PACKINGS = ("training", "mdlm")
@@ -14,7 +14,7 @@ DETOKENIZER_NAMES = ("ptb", "wikitext", "lm1b", "lambada", "scientific_papers")
 
 @dataclass
 class ZeroShotOptions:
-    """Options of :func:`hf_difflm.evaluation.zero_shot.evaluation_data`."""
+    """Options of :func:`hf_difflm.evaluation.likelihood.zero_shot.evaluation_data`."""
 
     detokenizer: str | None = field(
         default=None,

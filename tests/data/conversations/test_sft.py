@@ -17,8 +17,8 @@ from hf_difflm.data.conversations.answers import AnswerEncoder
 from hf_difflm.data.conversations.chat_template import PLAIN_TEMPLATE
 from hf_difflm.data.prepared_folder import refuse_target
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.batches import EvaluationBatches
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
 
 BOS, EOS, PAD = 256, 257, 258

@@ -14,11 +14,11 @@ import pytest
 from hf_difflm.data import Collator
 from hf_difflm.data.sources.corpora import load_corpus
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.batches import EvaluationBatches
-from hf_difflm.evaluation.continuation_likelihood import Request
 from hf_difflm.evaluation.harness.options import HarnessOptions
 from hf_difflm.evaluation.harness.tasks import evaluate_tasks, result_numbers
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
+from hf_difflm.evaluation.likelihood.continuations import Request
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.evaluation.targets import Target
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective
 from hf_difflm.runs import Journal, load_run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_difflm.evaluation.continuation_likelihood import Request, Scorer, all_subsets
+from hf_difflm.evaluation.likelihood.continuations import Request, Scorer, all_subsets
 
 MASK = 259
 RAGGED = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from hf_difflm.evaluation.detokenizers import DETOKENIZERS, detokenize_table
-from hf_difflm.evaluation.zero_shot_options import DETOKENIZER_NAMES
+from hf_difflm.evaluation.likelihood.detokenizers import DETOKENIZERS, detokenize_table
+from hf_difflm.evaluation.likelihood.zero_shot_options import DETOKENIZER_NAMES
 
 EXAMPLES = {
     "ptb": [

@@ -12,9 +12,9 @@ import torch
 
 from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.batches import EvaluationBatches
-from hf_difflm.evaluation.draws import FEWEST_REPLICATES, MOST_REPLICATES, Draws, standard_error
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
+from hf_difflm.evaluation.likelihood.draws import FEWEST_REPLICATES, MOST_REPLICATES, Draws, standard_error
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.noise import row_uniforms, stratified_uniforms
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hf_difflm.data import Collator
-from hf_difflm.evaluation.batches import EvaluationBatches
-from hf_difflm.evaluation.likelihood import NOISE_BINS, evaluate_likelihood
+from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
+from hf_difflm.evaluation.likelihood.evaluate import NOISE_BINS, evaluate_likelihood
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective
 
 T_QUANTILE_7 = 2.3646  # 97.5 % of Student's t with 8 - 1 degrees of freedom

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.models.masked_diffusion.modeling_masked_diffusion import MaskedDiffusionOutput
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 

@@ -15,11 +15,11 @@ import torch
 
 from hf_difflm.data.options import DataOptions
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation import zero_shot
+from hf_difflm.evaluation.likelihood import zero_shot
+from hf_difflm.evaluation.likelihood.zero_shot import evaluation_data
+from hf_difflm.evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set, evaluation_set_names
 from hf_difflm.evaluation.report import evaluate_target
 from hf_difflm.evaluation.targets import Target
-from hf_difflm.evaluation.zero_shot import evaluation_data
-from hf_difflm.evaluation.zero_shot_options import ZeroShotOptions, evaluation_set, evaluation_set_names
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.schema import RunRecord
 

@@ -17,9 +17,9 @@ from ..errors import UserError
 from ..evaluation.generation.holes import PromptIds
 from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.generation.texts import GeneratedText, encoded_prompt, generate_samples, length_limit
-from ..evaluation.reference_model import ReferenceModel, load_reference
-from ..evaluation.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
-from ..evaluation.text_quality import TextQuality, mean_quality, text_quality
+from ..evaluation.quality.reference_model import ReferenceModel, load_reference
+from ..evaluation.quality.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
+from ..evaluation.quality.text_statistics import TextQuality, mean_quality, text_quality
 from ..evaluation.undisturbed import undisturbed
 from ..runs.schema import MeasurementRecord, SampleRecord
 from .reports import reports_of

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.harness.options import HarnessOptions
 from ..evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set_names
-from ..evaluation.sampler_grid import read_samplers
+from ..evaluation.quality.sampler_grid import read_samplers
 from ..training.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 from .several_values import whole_numbers
@@ -166,7 +166,7 @@ def _evaluate_generation(target: str, values: dict[str, Any], changes: dict[str,
         raise UserError("--steps must be positive integers, got 0")
     if grid.markdown and as_json:
         raise UserError("--json and --markdown exclude each other; give one of them")
-    from ..evaluation import generation_report as report
+    from ..evaluation.quality import generation_report as report
     from .quiet import quiet_libraries
 
     quiet_libraries()

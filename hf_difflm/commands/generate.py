@@ -102,7 +102,15 @@ def generate(
     real = read_lines(real_texts, "text") if real_texts is not None else []
     from_file = None if prompt_file is None else prompts_of_file(prompt_file, own.prompt_format, chat)
     prompts = [whole_stdin() if text == STDIN else text for text in prompts]
-    from ..evaluation.samples import JSON, JSONL, TEXT, OutputRequest, QualityRequest, print_samples, prompts_given
+    from ..evaluation.quality.samples import (
+        JSON,
+        JSONL,
+        TEXT,
+        OutputRequest,
+        QualityRequest,
+        print_samples,
+        prompts_given,
+    )
     from .quiet import quiet_libraries
 
     quiet_libraries()

@@ -93,7 +93,7 @@ def _entry(grid: AblationGrid, variant: Variant, runs: Mapping[str, Run | None],
     )
     if entry.missing or grid.samples == 0:
         return entry
-    from ..evaluation.kept_samples import sample_numbers
+    from ..evaluation.quality.kept_samples import sample_numbers
 
     reference = _reference(grid, runs, folder)
     numbers = {}

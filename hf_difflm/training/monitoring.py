@@ -23,7 +23,7 @@ from ..callbacks.text_log import TextLogCallback
 from ..data import PreparedData
 from ..data.collator import IGNORED
 from ..evaluation.generation.line_files import read_lines
-from ..evaluation.reference_model import check_reference
+from ..evaluation.quality.reference_model import check_reference
 from ..objectives.adaptive import AdaptiveMaskingObjective
 from .monitoring_options import MonitoringOptions
 from .trainer import DiffusionTrainer

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ..runs.pareto import CAUSAL, GenerationPoint
-from .generation.options import GenerationOptions
-from .generation.texts import DENOISER_OPTIONS, GeneratedText, Importance, generate_samples
+from ...runs.pareto import CAUSAL, GenerationPoint
+from ..generation.options import GenerationOptions
+from ..generation.texts import DENOISER_OPTIONS, GeneratedText, Importance, generate_samples
 from .reference_model import ReferenceModel
-from .sample_quality import quality_of_all
+from .sample_scores import quality_of_all
 
 
 class ForwardCounter:

@@ -16,21 +16,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from ..errors import UserError
-from ..runs.files import JOURNAL_NAME
-from ..runs.pages import write_markdown
-from ..runs.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
-from ..runs.places import shown
-from ..runs.plots_pareto import check_picture, plot_pareto
-from ..runs.strict_json import dumps, plain
-from ..runs.tables import markdown_table, printable, shortened, text_table
-from .generation.importance_weights import importance_for
-from .generation.options import GenerationOptions
+from ...errors import UserError
+from ...runs.files import JOURNAL_NAME
+from ...runs.pages import write_markdown
+from ...runs.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
+from ...runs.places import shown
+from ...runs.plots_pareto import check_picture, plot_pareto
+from ...runs.strict_json import dumps, plain
+from ...runs.tables import markdown_table, printable, shortened, text_table
+from ..generation.importance_weights import importance_for
+from ..generation.options import GenerationOptions
+from ..likelihood.zero_shot import evaluation_data
+from ..targets import Target, load_target
 from .generation_cost import measure_generation
-from .likelihood.zero_shot import evaluation_data
 from .reference_model import ReferenceModel, load_reference
 from .sampler_grid import SamplerChoice, trials
-from .targets import Target, load_target
 
 SAMPLERS = tuple(SamplerChoice(name) for name in ("ddpm_cache", "remdm", "low_confidence", "entropy_bounded"))
 STEPS = (8, 32, 128)

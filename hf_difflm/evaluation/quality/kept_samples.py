@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..runs.files import write_text
-from ..runs.strict_json import dumps, plain
-from .generation.importance_weights import importance_for
-from .generation.options import GenerationOptions
+from ...errors import UserError
+from ...runs.files import write_text
+from ...runs.strict_json import dumps, plain
+from ..generation.importance_weights import importance_for
+from ..generation.options import GenerationOptions
+from ..targets import load_target
 from .generation_cost import measure_generation
-from .targets import load_target
 
 _KEPT = ("distinct_2", "unigram_entropy", "reference_perplexity", "forwards", "seconds")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ...errors import UserError
 from .reference_model import ReferenceModel
 
 _FEWEST = 2  # texts a side; fewer have no distribution

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ..errors import UserError, first_line
-from ..models.hub_source import hub_folder
-from ..models.untrusted import refuse_unsafe
-from .generation.texts import encode, first_token_id
+from ...errors import UserError, first_line
+from ...models.hub_source import hub_folder
+from ...models.untrusted import refuse_unsafe
+from ..generation.texts import encode, first_token_id
 
 
 @dataclass(frozen=True)

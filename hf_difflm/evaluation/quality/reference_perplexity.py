@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..errors import UserError
+from ...errors import UserError
 from .reference_model import ReferenceModel
-from .text_quality import unigram_entropy
+from .text_statistics import unigram_entropy
 
 
 @dataclass(frozen=True)

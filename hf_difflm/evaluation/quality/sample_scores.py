@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .generation.texts import GeneratedText
+from ..generation.texts import GeneratedText
+from ..metrics import load_metric
 from .mauve_score import mauve_score
-from .metrics import load_metric
 from .reference_model import ReferenceModel
 from .reference_perplexity import reference_perplexities
-from .text_quality import text_quality
+from .text_statistics import text_quality
 
 
 def quality_of_each(samples: Sequence[GeneratedText], reference: ReferenceModel | None = None) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError, did_you_mean
-from ..models.masked_diffusion.sampler_names import SAMPLERS
-from .generation.options import GenerationOptions
+from ...errors import UserError, did_you_mean
+from ...models.masked_diffusion.sampler_names import SAMPLERS
+from ..generation.options import GenerationOptions
 
 _WEIGHT = "importance_weight"
 
@@ -43,7 +43,7 @@ class SamplerChoice:
         Raises:
             UserError: a parameter it does not have, or a value out of its range.
         """
-        from ..models.masked_diffusion.samplers import build_sampler
+        from ...models.masked_diffusion.samplers import build_sampler
 
         own = dict(self.parameters)
         weight = own.pop(_WEIGHT, None)

@@ -12,18 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..runs.places import shown
-from .generation.chat_prompts import chat_ids, written
-from .generation.denoising_frames import Frame, FrameStreamer, TokenText
-from .generation.denoising_page import FrameRecorder, check_page, write_denoising_page
-from .generation.denoising_view import DenoisingView, terminal_for_view
-from .generation.importance_weights import importance_for
-from .generation.options import GenerationOptions
-from .generation.prompts import Prompt
-from .generation.sample_output import as_json, as_json_line, as_record, as_text, together_line
-from .generation.texts import GeneratedText, GenerationStart, Importance, Watch, generate_samples
-from .targets import Target, load_target
+from ...errors import UserError
+from ...runs.places import shown
+from ..generation.chat_prompts import chat_ids, written
+from ..generation.denoising_frames import Frame, FrameStreamer, TokenText
+from ..generation.denoising_page import FrameRecorder, check_page, write_denoising_page
+from ..generation.denoising_view import DenoisingView, terminal_for_view
+from ..generation.importance_weights import importance_for
+from ..generation.options import GenerationOptions
+from ..generation.prompts import Prompt
+from ..generation.sample_output import as_json, as_json_line, as_record, as_text, together_line
+from ..generation.texts import GeneratedText, GenerationStart, Importance, Watch, generate_samples
+from ..targets import Target, load_target
 
 TEXT, JSON, JSONL = "text", "json", "jsonl"
 
@@ -182,12 +182,12 @@ class _Judge:
         self._reference = load_reference(name, device) if name is not None else None
 
     def __call__(self, samples: Sequence[GeneratedText]) -> list[dict[str, Any]]:
-        from .sample_quality import quality_of_each
+        from .sample_scores import quality_of_each
 
         return quality_of_each(samples, self._reference)
 
     def together(self, samples: Sequence[GeneratedText]) -> dict[str, Any]:
-        from .sample_quality import quality_of_all
+        from .sample_scores import quality_of_all
 
         return quality_of_all(samples, self._reference, self._request.real_texts)
 

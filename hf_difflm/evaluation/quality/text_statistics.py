@@ -14,7 +14,7 @@ from itertools import groupby
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
 
 Tokens = Sequence[Hashable]
 UNITS = ("words", "bytes")

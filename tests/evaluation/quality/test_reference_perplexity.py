@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.mauve_score import mauve_score, text_features
 from hf_difflm.evaluation.metrics import METRICS, load_metric, metric_path
-from hf_difflm.evaluation.reference_model import ReferenceModel, load_reference
-from hf_difflm.evaluation.reference_perplexity import reference_perplexities, reference_perplexity
-from hf_difflm.evaluation.text_quality import unigram_entropy
+from hf_difflm.evaluation.quality.mauve_score import mauve_score, text_features
+from hf_difflm.evaluation.quality.reference_model import ReferenceModel, load_reference
+from hf_difflm.evaluation.quality.reference_perplexity import reference_perplexities, reference_perplexity
+from hf_difflm.evaluation.quality.text_statistics import unigram_entropy
 
 TEXTS = ["abc", "", "a", "the quick brown fox", "zzzzzzzz", "naïve \ufffd"]
 

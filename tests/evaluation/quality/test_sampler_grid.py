@@ -6,7 +6,7 @@ import pytest
 
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.generation.options import GenerationOptions
-from hf_difflm.evaluation.sampler_grid import SamplerChoice, read_samplers, trials
+from hf_difflm.evaluation.quality.sampler_grid import SamplerChoice, read_samplers, trials
 
 
 def test_parameters_are_numbers_lists_and_words():

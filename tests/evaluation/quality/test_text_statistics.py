@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.text_quality import (
+from hf_difflm.evaluation.quality.text_statistics import (
     distinct_n,
     longest_run,
     mean_quality,

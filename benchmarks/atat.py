@@ -16,6 +16,7 @@ from _claims import Claim
 from transformers import set_seed
 
 from hf_difflm.data import load_tokenizer, prepare_data
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import (
@@ -25,7 +26,6 @@ from hf_difflm.objectives import (
     adaptive_objective,
     count_tokens,
 )
-from hf_difflm.training.settings import load_settings
 
 SIDES = {
     "estimator alone": AdaptiveSettings("learned_only", "time_only"),

@@ -33,10 +33,10 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.data import load_tokenizer, prepare_data
+from hf_difflm.experiments.monitoring import add_monitoring
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
-from hf_difflm.training.monitoring import add_monitoring
-from hf_difflm.training.settings import load_settings
 
 PARTS = ("data", "forward", "backward", "clipping", "optimizer")
 BLOCKS = ("warm-up", "parts", "operators", "python")

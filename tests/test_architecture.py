@@ -116,7 +116,7 @@ def test_callbacks_know_nothing_of_diffusion(path):
 @pytest.mark.parametrize(
     ("module", "source", "wrong"),
     [
-        ("runs/x.py", "from ..training import settings", ["hf_difflm.training.settings"]),
+        ("runs/x.py", "from ..training import settings", ["hf_difflm.experiments.recipe_settings"]),
         (
             "runs/x.py",
             "def f():\n    import hf_difflm.evaluation.likelihood.evaluate",
@@ -126,7 +126,7 @@ def test_callbacks_know_nothing_of_diffusion(path):
         ("objectives/__init__.py", "from ..training.trainer import T", ["hf_difflm.training.trainer.T"]),
         ("data/x.py", "from ..training.options import OBJECTIVES\nfrom ..errors import UserError\nfrom . import y", []),
         ("training/x.py", "from ..data import prepare\nfrom .. import __version__\nimport torch", []),
-        ("recipes/x.py", "from ..training import settings", ["hf_difflm.training.settings"]),
+        ("recipes/x.py", "from ..training import settings", ["hf_difflm.experiments.recipe_settings"]),
     ],
 )
 def test_the_reading_of_imports_itself(tmp_path, monkeypatch, module, source, wrong):

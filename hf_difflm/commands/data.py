@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..experiments.recipe_settings import load_settings
 from ..training.fields import own_fields
-from ..training.settings import load_settings
 from .flags import given_flags, with_flags
 from .parsing import Command, Commands, declared_flags
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError, did_you_mean
+from ..experiments.recipe_settings import load_settings
 from ..training.fields import own_fields
-from ..training.settings import load_settings
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags
@@ -68,7 +68,7 @@ def doctor(
 
 
 def _check_machine() -> None:
-    from ..training.doctor import run_checks
+    from ..experiments.doctor import run_checks
     from .quiet import quiet_libraries
 
     quiet_libraries()

@@ -16,8 +16,8 @@ from ..runs.pages import write_markdown
 from ..runs.schema import COMPLETED
 from ..runs.tables import printable
 from .ablation_grid import AblationGrid, Variant, slug
+from .recipe_settings import Settings
 from .run_folder import keeps_log
-from .settings import Settings
 from .several_runs import differing_settings, finish_runs
 
 LoadSettings = Callable[[Mapping[str, Any]], Settings]
@@ -116,8 +116,8 @@ def _reference(grid: AblationGrid, runs: Mapping[str, Run | None], folder: Path)
 
 def _generation_options(variant: Variant) -> Any:
     from ..evaluation.generation.options import GenerationOptions
-    from .fields import fields_of
-    from .values import typed_value
+    from ..training.fields import fields_of
+    from ..training.values import typed_value
 
     declared = fields_of(GenerationOptions, "generation")
     try:

@@ -8,8 +8,8 @@ import torch
 
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
-from .complaints import complaints_about
-from .settings import Settings
+from ..training.complaints import complaints_about
+from .recipe_settings import Settings
 from .starting_point import load_start
 
 

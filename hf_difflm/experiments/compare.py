@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
+from .recipe_settings import Settings
 from .run_folder import default_name
-from .settings import Settings
 from .several_runs import finish_runs
 
 TWINS = ("mdlm", "ar")

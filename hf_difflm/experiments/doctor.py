@@ -23,11 +23,11 @@ from ..errors import UserError
 from ..objectives import AdaptiveMaskingObjective, Batch, MaskedDiffusionObjective, NoiseKey, Objective
 from ..objectives.adaptive_bound import AdaptiveBound
 from ..objectives.base import scored_mask
+from ..training.trainer import objective_for
 from .building import build_model
-from .experiment import training_arguments
-from .settings import Settings, load_settings
+from .one_run import training_arguments
+from .recipe_settings import Settings, load_settings
 from .starting_point import open_tokenizer
-from .trainer import objective_for
 
 _PACKAGES = (
     "torch",

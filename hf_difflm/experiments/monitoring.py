@@ -25,8 +25,8 @@ from ..data.collator import IGNORED
 from ..evaluation.generation.line_files import read_lines
 from ..evaluation.quality.reference_model import check_reference
 from ..objectives.adaptive import AdaptiveMaskingObjective
-from .monitoring_options import MonitoringOptions
-from .trainer import DiffusionTrainer
+from ..training.monitoring_options import MonitoringOptions
+from ..training.trainer import DiffusionTrainer
 
 _PROMPT_TOKENS = 32
 

@@ -20,17 +20,19 @@ from ..data.sources.corpora import refuse_missing
 from ..errors import UserError
 from ..runs import load_run
 from ..runs.schema import COMPLETED
-from .argument_checks import check_values
-from .arguments import DiffusionTrainingArguments
-from .attention import check_attention
+from ..training.argument_checks import check_values
+from ..training.arguments import DiffusionTrainingArguments
+from ..training.attention import check_attention
+from ..training.complaints import complaints_about
+from ..training.data_order import NO_END
+from ..training.identity import as_lines
+from ..training.objective_choice import adaptive_settings, minimised
+from ..training.pushing import keeps_no_weights
+from ..training.trainer import DiffusionTrainer
 from .building import build_model
-from .complaints import complaints_about
-from .data_order import NO_END
-from .identity import as_lines
 from .monitoring import add_monitoring
-from .objective_choice import adaptive_settings, minimised
 from .progress import ConsoleCallback
-from .pushing import keeps_no_weights
+from .recipe_settings import Settings
 from .run_ends import close_log, ending, is_last, newest_checkpoint, write_samples
 from .run_folder import (
     check_folder,
@@ -44,9 +46,7 @@ from .run_folder import (
     make_folder,
     make_place,
 )
-from .settings import Settings
 from .starting_point import begin_from, open_tokenizer
-from .trainer import DiffusionTrainer
 
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C stopped
 

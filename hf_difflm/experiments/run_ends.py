@@ -12,8 +12,8 @@ from ..callbacks import RunLogCallback
 from ..runs.checkpoints import newest_good
 from ..runs.schema import SampleRecord
 from ..runs.tables import printable
-from .resuming import find_checkpoint
-from .trainer import DiffusionTrainer
+from ..training.resuming import find_checkpoint
+from ..training.trainer import DiffusionTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from ..runs.dashboard_names import FOLDER as DASHBOARD
 from ..runs.derived import derived_files
 from ..runs.files import JOURNAL_NAME
 from ..runs.journal import has_other_writer
-from .identity import another_experiment, only_watching, refusal
-from .settings import Settings
+from ..training.identity import another_experiment, only_watching, refusal
+from .recipe_settings import Settings
 
 logger = logging.getLogger(__name__)
 

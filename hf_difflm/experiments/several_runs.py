@@ -9,8 +9,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..runs import load_run
 from ..runs.schema import COMPLETED
+from .recipe_settings import Settings
 from .run_folder import changed_settings, flat_config, holds_run, keeps_log, refuse_living
-from .settings import Settings
 
 
 def finish_runs(folder: Path, runs: Mapping[str, Settings], *, overwrite: bool, command: str) -> bool:
@@ -38,7 +38,7 @@ def finish_runs(folder: Path, runs: Mapping[str, Settings], *, overwrite: bool, 
                 print(f"{name}: reusing the finished run in {place} (--overwrite trains again)")
             continue
         from ..callbacks.tracking.wandb_resume import finish_wandb_run
-        from .experiment import train_run
+        from .one_run import train_run
 
         if plans[name] == "resume" and is_main:
             print(f"{name}: going on with the unfinished run in {place}")
@@ -75,7 +75,7 @@ def plan(place: Path, settings: Settings, *, overwrite: bool, command: str) -> s
 
 def differing_settings(place: Path, settings: Settings) -> dict[str, tuple[object, object]]:
     """Settings in which the run in ``place`` differs from the wanted one: name to (recorded, wanted)."""
-    from .experiment import training_arguments
+    from .one_run import training_arguments
     from .starting_point import begin_from
 
     settings = begin_from(settings)

@@ -18,8 +18,8 @@ from ..models.loading import is_denoiser, load_config, load_model
 from ..models.untrusted import CONVERT_FIRST
 from ..runs import load_run
 from ..runs.checkpoints import newest_good
+from .recipe_settings import Settings
 from .run_folder import keeps_log
-from .settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ..evaluation.likelihood.draws import Draws
+from ..experiments.recipe_settings import Settings
+from ..experiments.starting_point import begin_from, open_tokenizer
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.labelled_head import automatic_chunk_rows
 from ..objectives import MaskedDiffusionObjective
@@ -18,11 +20,9 @@ from .fields import trainer_fields
 from .labelled_positions import most_labelled, reads_of
 from .objective_choice import adaptive_settings
 from .peft_adapters import check_engine, merging_parameters
-from .settings import Settings
 from .sharding import Network, gradient_bytes, held_bytes, keeps_half_weights, knows_optimizer
 from .simulated_adapters import with_simulated_adapters
 from .simulated_step import SimulatedNetwork
-from .starting_point import begin_from, open_tokenizer
 
 USABLE = 0.9
 """The share of a device's memory that is planned with: the rest is for its context, the kernels' workspaces and gaps."""

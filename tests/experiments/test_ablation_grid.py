@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from hf_difflm.errors import UserError
-from hf_difflm.training.ablation_grid import grid_names, load_grid
-from hf_difflm.training.settings import load_settings
+from hf_difflm.experiments.ablation_grid import grid_names, load_grid
+from hf_difflm.experiments.recipe_settings import load_settings
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from transformers import TrainerState
 
 from hf_difflm.callbacks.journal.log_lines import evaluation_fields, joined, step_fields
-from hf_difflm.training import progress
-from hf_difflm.training.progress import ConsoleCallback
+from hf_difflm.experiments import progress
+from hf_difflm.experiments.progress import ConsoleCallback
 
 LOGS = {
     "loss": 5.1872,

@@ -12,13 +12,8 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.errors import UserError
-from hf_difflm.runs import Journal, Run
-from hf_difflm.runs.fairness import differences
-from hf_difflm.runs.schema import RunRecord
-from hf_difflm.training.fields import own_fields
-from hf_difflm.training.identity import NOT_IDENTITY
-from hf_difflm.training.monitoring_options import MonitoringOptions
-from hf_difflm.training.run_folder import (
+from hf_difflm.experiments.recipe_settings import load_settings
+from hf_difflm.experiments.run_folder import (
     changed_settings,
     check_folder,
     default_name,
@@ -31,7 +26,12 @@ from hf_difflm.training.run_folder import (
     make_folder,
     recorded_settings,
 )
-from hf_difflm.training.settings import load_settings
+from hf_difflm.runs import Journal, Run
+from hf_difflm.runs.fairness import differences
+from hf_difflm.runs.schema import RunRecord
+from hf_difflm.training.fields import own_fields
+from hf_difflm.training.identity import NOT_IDENTITY
+from hf_difflm.training.monitoring_options import MonitoringOptions
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from adapted import adapted
 
 from hf_difflm.errors import UserError
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.adapters import load_merged
 from hf_difflm.models.loading import load_model
-from hf_difflm.training.settings import load_settings
 
 pytest.importorskip("peft")
 

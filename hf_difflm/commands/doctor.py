@@ -94,9 +94,9 @@ def _estimate(
     device_memory: str | None,
     as_json: bool,
 ) -> None:
-    from ..training.memory import estimate_memory
-    from ..training.memory_report import bytes_of, memory_here, of_accelerate_config, table
-    from ..training.sharding import ENGINES
+    from ..experiments.memory.estimate import estimate_memory
+    from ..experiments.memory.report import bytes_of, memory_here, of_accelerate_config, table
+    from ..experiments.memory.sharding import ENGINES
     from .quiet import quiet_libraries
 
     if engine is not None and accelerate_config is not None:

@@ -8,9 +8,9 @@ from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
+from hf_difflm.experiments.memory.labelled_positions import most_labelled, reads_of
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.runs.flops import Architecture, training_flops
-from hf_difflm.training.labelled_positions import most_labelled, reads_of
 
 
 class Rows(TrainerCallback):

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from ..evaluation.likelihood.draws import Draws
-from ..experiments.recipe_settings import Settings
-from ..experiments.starting_point import begin_from, open_tokenizer
-from ..models.build import build_causal_lm, build_denoiser
-from ..models.masked_diffusion.labelled_head import automatic_chunk_rows
-from ..objectives import MaskedDiffusionObjective
-from .arguments import DiffusionTrainingArguments
-from .complaints import complaints_about
-from .fields import trainer_fields
+from ...evaluation.likelihood.draws import Draws
+from ...models.build import build_causal_lm, build_denoiser
+from ...models.masked_diffusion.labelled_head import automatic_chunk_rows
+from ...objectives import MaskedDiffusionObjective
+from ...training.arguments import DiffusionTrainingArguments
+from ...training.complaints import complaints_about
+from ...training.fields import trainer_fields
+from ...training.objective_choice import adaptive_settings
+from ...training.peft_adapters import check_engine, merging_parameters
+from ..recipe_settings import Settings
+from ..starting_point import begin_from, open_tokenizer
 from .labelled_positions import most_labelled, reads_of
-from .objective_choice import adaptive_settings
-from .peft_adapters import check_engine, merging_parameters
 from .sharding import Network, gradient_bytes, held_bytes, keeps_half_weights, knows_optimizer
 from .simulated_adapters import with_simulated_adapters
 from .simulated_step import SimulatedNetwork
@@ -97,7 +97,7 @@ def estimate_memory(
     Args:
         settings: of the run.
         devices: processes that share the optimiser batch.
-        engine: one of :data:`~hf_difflm.training.sharding.ENGINES`.
+        engine: one of :data:`~hf_difflm.experiments.memory.sharding.ENGINES`.
         device_memory: of one device in bytes; None where it is not known.
 
     Raises:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..models.masked_diffusion.noise_schedule import NoiseSchedule
-from ..objectives import MaskedDiffusionObjective, NoiseKey
-from ..objectives.adaptive_masking import draw
-from ..objectives.odds_scaling import LOG_R_MAX, mask_probability
-from ..objectives.static_shapes import most_hidden
-from .objective_choice import adaptive_settings
+from ...models.masked_diffusion.noise_schedule import NoiseSchedule
+from ...objectives import MaskedDiffusionObjective, NoiseKey
+from ...objectives.adaptive_masking import draw
+from ...objectives.odds_scaling import LOG_R_MAX, mask_probability
+from ...objectives.static_shapes import most_hidden
+from ...training.objective_choice import adaptive_settings
 
 _DRAWS, _DEVIATIONS = 64, 4.0
 

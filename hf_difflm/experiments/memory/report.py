@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import yaml
 
-from ..errors import UserError, did_you_mean
-from .memory import USABLE, MemoryEstimate
+from ...errors import UserError, did_you_mean
+from .estimate import USABLE, MemoryEstimate
 from .sharding import ENGINES
 
 CONFIGS = Path(__file__).parents[1] / "accelerate_configs"

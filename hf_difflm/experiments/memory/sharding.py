@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ...errors import UserError
 
 ENGINES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 # Bytes a parameter for the states in float32; an optimiser that is not here is taken for Adam, and that is said.

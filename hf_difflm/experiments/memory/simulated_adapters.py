@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .peft_adapters import with_adapters
+from ...training.peft_adapters import with_adapters
 
 _SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "seed")
 

@@ -11,12 +11,12 @@ from test_memory_estimate import DEEP, allocated_at_most, rows
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
 from hf_difflm.experiments.building import build_model
+from hf_difflm.experiments.memory.estimate import estimate_memory
+from hf_difflm.experiments.memory.report import table
 from hf_difflm.experiments.one_run import training_arguments
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.experiments.starting_point import begin_from
 from hf_difflm.training import DiffusionTrainer
-from hf_difflm.training.memory import estimate_memory
-from hf_difflm.training.memory_report import table
 
 pytest.importorskip("peft", reason="peft is not installed (pip install 'hf_difflm[peft]')")
 

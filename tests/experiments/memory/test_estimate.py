@@ -15,15 +15,15 @@ from torch.profiler import ProfilerActivity, profile
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
 from hf_difflm.experiments.building import build_model
+from hf_difflm.experiments.memory.estimate import USABLE, estimate_memory
+from hf_difflm.experiments.memory.labelled_positions import most_labelled
+from hf_difflm.experiments.memory.sharding import Network, gradient_bytes, held_bytes
 from hf_difflm.experiments.one_run import training_arguments
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.adaptive_masking import corrupt, draw
 from hf_difflm.objectives.odds_scaling import centred_r
 from hf_difflm.training import DiffusionTrainer
-from hf_difflm.training.labelled_positions import most_labelled
-from hf_difflm.training.memory import USABLE, estimate_memory
-from hf_difflm.training.sharding import Network, gradient_bytes, held_bytes
 
 SMALL = {"block_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 DEEP = {"block_size": 128, "hidden_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4}

@@ -28,7 +28,7 @@ from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, Nois
 from hf_difflm.runs import load_run
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEPS, CUT = 8, 4
 # The largest relative difference that the numbers of the run log may have.
 FLAGS: dict[str, tuple[dict[str, Any], float]] = {

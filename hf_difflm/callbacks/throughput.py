@@ -13,7 +13,7 @@ from accelerate.utils import gather
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.flops import mfu
+from ..flops.network import mfu
 from ..runs.schema import MeasurementRecord
 from .measuring.device_peak import device_peak
 from .measuring.device_use import DeviceUtilization, host_memory_mb, peak_memory_mb

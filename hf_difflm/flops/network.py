@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .flops_bdh import BdhArchitecture
-from .flops_dit import DiTArchitecture
+from .bdh import BdhArchitecture
+from .dit import DiTArchitecture
 
 # Feed-forward layers with three matrices (gate, up, down), and with two.
 _GATED = "llama mistral qwen2 qwen3 gemma gemma2 olmo2 phi3 smollm3 ernie4_5 granite cohere stablelm modernbert"
@@ -119,7 +119,7 @@ def mfu(flops: float | None, seconds: float, devices: int, peak: float | None) -
         flops: model FLOPs of all devices together.
         seconds: that they took.
         devices: that shared them.
-        peak: dense FLOP/s of one device, see :func:`~hf_difflm.runs.peaks.peak_flops`.
+        peak: dense FLOP/s of one device, see :func:`~hf_difflm.flops.peaks.peak_flops`.
     """
     if flops is None or peak is None or seconds <= 0:
         return None

@@ -17,7 +17,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from ..runs.flops import Architecture, training_flops
+from ..flops.network import Architecture, training_flops
 
 LAYERS = 2
 
@@ -69,7 +69,7 @@ class ImportanceEstimator(nn.Module):
         return self.score(outputs).squeeze(-1).float().sigmoid()
 
     def training_flops(self, lengths: Mapping[int, int], predicted: int) -> float:
-        """Model FLOPs of a forward and backward pass, see :mod:`hf_difflm.runs.flops`.
+        """Model FLOPs of a forward and backward pass, see :mod:`hf_difflm.flops.network`.
 
         Args:
             lengths: how many sequences there are of each length in tokens.

@@ -10,7 +10,7 @@ import torch
 from transformers.trainer_utils import IntervalStrategy
 
 from ..callbacks.reports import reports_of
-from ..runs.flops import mfu
+from ..flops.network import mfu
 from ..runs.schema import EventRecord
 from .trainer_parts import TrainerPart
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_difflm.runs.flops import Architecture
+from hf_difflm.flops.network import Architecture
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_train.py"

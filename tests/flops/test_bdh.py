@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_difflm.flops.bdh import BdhArchitecture
+from hf_difflm.flops.network import Architecture, training_flops
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.models.masked_diffusion.bdh_backbone import BdhForCausalLM
 from hf_difflm.models.masked_diffusion.bdh_configuration import BdhConfig
-from hf_difflm.runs.flops import Architecture, training_flops
-from hf_difflm.runs.flops_bdh import BdhArchitecture
 
 L, D, H, N, V, LAYERS = 24, 16, 2, 96, 97, 3
 CONFIG = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_difflm.flops.dit import DiTArchitecture
+from hf_difflm.flops.network import Architecture, training_flops
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.models.masked_diffusion.dit_configuration import DiTConfig
-from hf_difflm.runs.flops import Architecture, training_flops
-from hf_difflm.runs.flops_dit import DiTArchitecture
 
 B, L, D, H, V, LAYERS, C, F = 2, 24, 32, 4, 97, 3, 8, 16
 CONDITIONING = 2 * (

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hf_difflm.flops.network import FAMILIES, Architecture, mfu, training_flops
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from hf_difflm.runs.flops import FAMILIES, Architecture, mfu, training_flops
 
 B, L, V = 2, 24, 97
 SIZES = {

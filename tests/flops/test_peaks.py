@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_difflm.runs.peaks import peak_flops
+from hf_difflm.flops.peaks import peak_flops
 
 
 @pytest.mark.parametrize(

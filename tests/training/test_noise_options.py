@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from hf_difflm.errors import UserError
 from hf_difflm.experiments.memory.labelled_positions import most_labelled, reads_of
 from hf_difflm.experiments.recipe_settings import load_settings
-from hf_difflm.runs.flops import Architecture, training_flops
+from hf_difflm.flops.network import Architecture, training_flops
 
 
 class Rows(TrainerCallback):

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerState, TrainingArguments
 
-from ...runs.flops import mfu
+from ...flops.network import mfu
 from ...runs.schema import StepRecord
 from ..measuring.device_peak import device_peak
 from ..measuring.flops_counter import FlopsCounter

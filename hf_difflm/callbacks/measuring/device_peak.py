@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import TrainingArguments
 
-from ...runs.peaks import peak_flops
+from ...flops.peaks import peak_flops
 from ..journal.run_header import compute_dtype
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...runs.flops import Architecture, training_flops
+from ...flops.network import Architecture, training_flops
 
 
 class FlopsCounter:

@@ -16,7 +16,7 @@ from transformers.utils.hub import PushInProgress
 
 from ..callbacks.reports import reports_of
 from ..errors import UserError, first_line
-from ..hub.card_metadata import check_license
+from ..hub.card.metadata import check_license
 from ..hub.folder import write_folder
 from ..hub.repo_names import check_repo_id
 from ..hub.secrets_scan import refuse_secrets

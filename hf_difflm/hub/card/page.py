@@ -7,16 +7,16 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from ..runs import Run
-from ..runs.places import relative
-from ..runs.schema import COMPLETED, SampleRecord
-from ..runs.tables import count, fenced
-from . import card_tables
-from .adapter_files import PushedAdapter, adapter_use
-from .card_metadata import card_metadata
-from .card_text import code, escaped
-from .log_files import CURVES, DASHBOARD
-from .source import PushSource
+from ...runs import Run
+from ...runs.places import relative
+from ...runs.schema import COMPLETED, SampleRecord
+from ...runs.tables import count, fenced
+from ..adapter_files import PushedAdapter, adapter_use
+from ..log_files import CURVES, DASHBOARD
+from ..source import PushSource
+from . import tables as card_tables
+from .metadata import card_metadata
+from .text import code, escaped
 
 _REVEALS = "it starts from masks and reveals tokens in any order (absorbing state, SUBS)"
 _KINDS = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..runs import Run, compare_runs
-from ..runs.comparison import labels
-from ..runs.schema import EvaluationRecord
-from ..runs.tables import count, markdown_table, number, with_error
-from .card_text import code, escaped, table
-from .source import PushSource
+from ...runs import Run, compare_runs
+from ...runs.comparison import labels
+from ...runs.schema import EvaluationRecord
+from ...runs.tables import count, markdown_table, number, with_error
+from ..source import PushSource
+from .text import code, escaped, table
 
 _HEADINGS = ("model", "objective", "step", "nats/token ± se", "bound", "bits/byte", "perplexity", "accuracy")
 _SETTINGS = (

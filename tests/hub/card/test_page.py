@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard
 from made_models import make_run, tiny, write_checkpoint, write_run_log
 
 from hf_difflm.errors import UserError
-from hf_difflm.hub.card_metadata import check_license, on_the_hub
-from hf_difflm.hub.card_text import code, escaped
-from hf_difflm.hub.model_card import model_card
+from hf_difflm.hub.card.metadata import check_license, on_the_hub
+from hf_difflm.hub.card.page import model_card
+from hf_difflm.hub.card.text import code, escaped
 from hf_difflm.hub.remote_code import read_config
 from hf_difflm.hub.source import find_source
 from hf_difflm.hub.twin import find_twin

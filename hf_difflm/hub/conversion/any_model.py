@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import load_tokenizer
-from ..errors import UserError
-from ..evaluation.targets import Weights, find_weights
-from ..models import MaskedDiffusionForMaskedLM
-from ..models.loading import is_denoiser, load_config
-from ..runs import load_run
-from .convert_check import check_same
-from .convert_lm import CAUSAL, MASKED, convert_lm, kind_of, load_lm
-from .convert_mdlm import MDLMConfig, convert_mdlm, tokenizer_of
+from ...data import load_tokenizer
+from ...errors import UserError
+from ...evaluation.targets import Weights, find_weights
+from ...models import MaskedDiffusionForMaskedLM
+from ...models.loading import is_denoiser, load_config
+from ...runs import load_run
+from .check import check_same
+from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
+from .mdlm import MDLMConfig, convert_mdlm, tokenizer_of
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import UserError, first_line
-from ..models import MaskedDiffusionForMaskedLM
+from ...errors import UserError, first_line
+from ...models import MaskedDiffusionForMaskedLM
 
 _LENGTH = 8
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}  # relative to the largest logit

@@ -17,8 +17,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from ..errors import UserError, first_line
-from ..models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, MaskedDiffusionGenerationConfig
+from ...errors import UserError, first_line
+from ...models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, MaskedDiffusionGenerationConfig
 
 CAUSAL, MASKED = "causal LM", "masked LM"
 _LOADERS: dict[str, Any] = {CAUSAL: AutoModelForCausalLM, MASKED: AutoModelForMaskedLM}

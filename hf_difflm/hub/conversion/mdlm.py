@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import UserError
-from ..models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from ..models.masked_diffusion.dit_configuration import DiTConfig
-from ..models.model_files import INDEX, WEIGHTS
-from .convert_lm import load_denoiser
+from ...errors import UserError
+from ...models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from ...models.masked_diffusion.dit_configuration import DiTConfig
+from ...models.model_files import INDEX, WEIGHTS
+from .language_models import load_denoiser
 
 # Weights that have other names here; all others have the same.
 RENAMED = {

@@ -23,7 +23,7 @@ from transformers import (
 from hf_difflm.data import load_tokenizer
 from hf_difflm.data.tokenizers import byte_characters
 from hf_difflm.errors import UserError
-from hf_difflm.hub.convert import convert
+from hf_difflm.hub.conversion.any_model import convert
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 
 VOCABULARY = 270  # more rows than the tokenizer without a mask has tokens

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
-from hf_difflm.hub.convert import convert
+from hf_difflm.hub.conversion.any_model import convert
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 D, C, V, BLOCKS, HEADS, LENGTH = 16, 8, 260, 2, 2, 9
 MASK = 259
 CONFIG: dict[str, Any] = {

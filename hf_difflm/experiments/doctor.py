@@ -21,7 +21,7 @@ from .. import __version__
 from ..data import Collator, PreparedData, prepare_data
 from ..errors import UserError
 from ..objectives import AdaptiveMaskingObjective, Batch, MaskedDiffusionObjective, NoiseKey, Objective
-from ..objectives.adaptive_bound import AdaptiveBound
+from ..objectives.adaptive.bound import AdaptiveBound
 from ..objectives.base import scored_mask
 from ..training.trainer import objective_for
 from .building import build_model

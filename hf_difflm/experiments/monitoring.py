@@ -24,7 +24,7 @@ from ..data import PreparedData
 from ..data.collator import IGNORED
 from ..evaluation.generation.line_files import read_lines
 from ..evaluation.quality.reference_model import check_reference
-from ..objectives.adaptive import AdaptiveMaskingObjective
+from ..objectives.adaptive.objective import AdaptiveMaskingObjective
 from ..training.monitoring_options import MonitoringOptions
 from ..training.trainer import DiffusionTrainer
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .adaptive import AdaptiveMaskingObjective, adaptive_objective
-from .adaptive_settings import AdaptiveSettings
+from .adaptive.draft_importance import DraftImportance
+from .adaptive.frequency_prior import count_tokens
+from .adaptive.importance_file import load_importance
+from .adaptive.objective import AdaptiveMaskingObjective, adaptive_objective
+from .adaptive.settings import AdaptiveSettings
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
 from .causal import CausalObjective
-from .draft_importance import DraftImportance
-from .frequency_prior import count_tokens
-from .importance_file import load_importance
 from .masked_diffusion import MaskedDiffusionObjective
 
 __all__ = [

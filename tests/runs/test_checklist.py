@@ -9,7 +9,7 @@ import pytest
 from made_runs import make_run
 from noisy_runs import CURRICULUM, IMPORTANCE, NOISE, STEPS, atat, found, outcomes, sound_run
 
-from hf_difflm.objectives import curriculum
+from hf_difflm.objectives.adaptive import curriculum
 from hf_difflm.runs import Run, load_run
 from hf_difflm.runs.checklist import check_run, checklist_data, checklist_text, is_sound
 from hf_difflm.runs.checklist_importance import BOUNDARIES

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
-from hf_difflm.objectives.curriculum import STAGES
+from hf_difflm.objectives.adaptive.curriculum import STAGES
 from hf_difflm.runs.curriculum_stages import STAGE_NAMES, stage_starts
 from hf_difflm.runs.importance_map import (
     MOST_CHARACTERS,

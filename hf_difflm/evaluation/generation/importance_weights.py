@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...models.masked_diffusion.samplers import name_of
-from ...objectives.draft_importance import DraftImportance
-from ...objectives.importance_file import load_importance
+from ...objectives.adaptive.draft_importance import DraftImportance
+from ...objectives.adaptive.importance_file import load_importance
 from ..targets import Target
 from .options import GenerationOptions
 

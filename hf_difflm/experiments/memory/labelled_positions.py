@@ -9,8 +9,8 @@ import numpy as np
 
 from ...models.masked_diffusion.noise_schedule import NoiseSchedule
 from ...objectives import MaskedDiffusionObjective, NoiseKey
-from ...objectives.adaptive_masking import draw
-from ...objectives.odds_scaling import LOG_R_MAX, mask_probability
+from ...objectives.adaptive.masking import draw
+from ...objectives.adaptive.odds_scaling import LOG_R_MAX, mask_probability
 from ...objectives.static_shapes import most_hidden
 from ...training.objective_choice import adaptive_settings
 

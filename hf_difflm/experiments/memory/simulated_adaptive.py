@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ...objectives import AdaptiveMaskingObjective, AdaptiveSettings, Batch, MaskedDiffusionObjective, NoiseKey
-from ...objectives.adaptive_bound import AdaptiveBound
-from ...objectives.adaptive_masking import AdaptiveCorruption
+from ...objectives.adaptive.bound import AdaptiveBound
+from ...objectives.adaptive.importance_values import Importance, ImportanceReader
+from ...objectives.adaptive.masking import AdaptiveCorruption
 from ...objectives.base import scored_mask
-from ...objectives.importance_values import Importance, ImportanceReader
 
 
 def first_scored(scored_BL: np.ndarray, count: int) -> np.ndarray:

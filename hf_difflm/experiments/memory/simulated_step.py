@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from ...models.masked_diffusion.labelled_head import chunk_rows
 from ...objectives import AdaptiveSettings, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
-from ...objectives.adaptive import make_networks
+from ...objectives.adaptive.objective import make_networks
 from ...objectives.masked_diffusion import Corruption
 from .simulated_adaptive import SimulatedAdaptive, first_scored
 

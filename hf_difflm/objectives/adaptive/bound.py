@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from .adaptive_losses import at_least_float32, contextual_correction, token_value_correction, token_value_log_mu
-from .adaptive_masking import AdaptiveCorruption, corrupt, draw
-from .adaptive_settings import BOUNDS, AdaptiveSettings
-from .base import Batch, NoiseKey, Objective, ObjectiveOutput, scored_mask, to_device
-from .denoising import Hidden, hide
+from ..base import Batch, NoiseKey, Objective, ObjectiveOutput, scored_mask, to_device
+from ..denoising import Hidden, hide
 from .importance_values import Importance, ImportanceReader
+from .losses import at_least_float32, contextual_correction, token_value_correction, token_value_log_mu
+from .masking import AdaptiveCorruption, corrupt, draw
 from .odds_scaling import LOG_R_MAX, centred_r, exponent_at, log_odds, position_log_odds
+from .settings import BOUNDS, AdaptiveSettings
 
 
 @dataclass

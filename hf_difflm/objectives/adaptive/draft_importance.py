@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ...errors import UserError
 from .importance_values import ImportanceReader
 
 _LEAST = 1e-6  # of an importance, so that a place cannot lose its order

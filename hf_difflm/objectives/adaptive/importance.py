@@ -17,7 +17,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from ..flops.network import Architecture, training_flops
+from ...flops.network import Architecture, training_flops
 
 LAYERS = 2
 

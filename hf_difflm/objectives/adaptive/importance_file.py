@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..errors import UserError
-from .adaptive_settings import AdaptiveSettings
+from ...errors import UserError
 from .importance import ImportanceEstimator
 from .importance_values import ImportanceReader
+from .settings import AdaptiveSettings
 
 IMPORTANCE_FILE = "importance.safetensors"
 

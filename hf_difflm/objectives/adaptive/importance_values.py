@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .adaptive_settings import LEARNED_SHARE, AdaptiveSettings
-from .base import Batch, attention_mask_or_none, to_device
+from ..base import Batch, attention_mask_or_none, to_device
 from .frequency_prior import frequency_importance
 from .importance import ImportanceEstimator, clean_embeddings
 from .odds_scaling import centred_r, log_odds
+from .settings import LEARNED_SHARE, AdaptiveSettings
 
 
 @dataclass

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .base import NoiseKey
-from .noise import row_uniforms, stratified_uniforms
+from ..base import NoiseKey
+from ..noise import row_uniforms, stratified_uniforms
 from .odds_scaling import mask_probability, rate
 
 

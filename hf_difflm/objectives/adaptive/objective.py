@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from .adaptive_bound import AdaptiveBound, TokenCosts, progress_of
-from .adaptive_settings import AdaptiveSettings
-from .adaptive_summary import AdaptiveSummary, pair_sums
-from .base import Batch, NoiseKey, Objective, ObjectiveOutput, scored_mask, to_device
+from ..base import Batch, NoiseKey, Objective, ObjectiveOutput, scored_mask, to_device
+from ..denoising import hide
+from ..masked_diffusion import MaskedDiffusionObjective
+from .bound import AdaptiveBound, TokenCosts, progress_of
 from .curriculum import STAGES
-from .denoising import hide
 from .importance import ImportanceEstimator, difficulty, regression_weights
 from .importance_file import load_into, write_importance
 from .importance_values import Importance, ImportanceReader
-from .masked_diffusion import MaskedDiffusionObjective
 from .rate_head import RateHead
+from .settings import AdaptiveSettings
+from .summary import AdaptiveSummary, pair_sums
 
 
 class AdaptiveMaskingObjective(Objective):
@@ -212,7 +212,7 @@ def adaptive_objective(
         model_config: has ``hidden_size``, ``num_attention_heads`` and ``vocab_size``.
         p0: uniform masking, as the run is configured otherwise.
         settings: what is adaptive.
-        counts_V: token counts of the training data, see :func:`~hf_difflm.objectives.frequency_prior.count_tokens`.
+        counts_V: token counts of the training data, see :func:`~hf_difflm.objectives.adaptive.frequency_prior.count_tokens`.
         seed: of the initial weights; the global generator is left as it was.
     """
     networks = make_networks(settings, model_config.hidden_size, model_config.num_attention_heads, seed)

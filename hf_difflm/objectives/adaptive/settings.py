@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..errors import UserError, did_you_mean
-from ..training.options import IMPORTANCES, MASKINGS
+from ...errors import UserError, did_you_mean
+from ...training.options import IMPORTANCES, MASKINGS
 from .curriculum import Curriculum
 
 BOUNDS = {"p0": "nelbo", "p1": "nelbo_position", "p2": "nelbo_token_value", "p3": "nelbo_contextual"}
@@ -31,7 +31,7 @@ class AdaptiveSettings:
         curriculum_schedule: see :class:`Curriculum`.
         loss_weight: weight of the estimator's regression; it changes the estimator's learning alone.
         posterior_tilt: (P2) put the part of the posterior that is known by formula into the prediction,
-            see :func:`~hf_difflm.objectives.adaptive_losses.token_value_log_mu`.
+            see :func:`~hf_difflm.objectives.adaptive.losses.token_value_log_mu`.
 
     Raises:
         UserError: an unknown name, or a number out of its range.

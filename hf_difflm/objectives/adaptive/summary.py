@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .base import Summary
+from ..base import Summary
 
 _LOW, _HIGH = 3, 4  # places of the numbers that are not sums
 

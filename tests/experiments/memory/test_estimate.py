@@ -21,8 +21,8 @@ from hf_difflm.experiments.memory.sharding import Network, gradient_bytes, held_
 from hf_difflm.experiments.one_run import training_arguments
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
-from hf_difflm.objectives.adaptive_masking import corrupt, draw
-from hf_difflm.objectives.odds_scaling import centred_r
+from hf_difflm.objectives.adaptive.masking import corrupt, draw
+from hf_difflm.objectives.adaptive.odds_scaling import centred_r
 from hf_difflm.training import DiffusionTrainer
 
 SMALL = {"block_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -10,9 +10,9 @@ import torch
 from exact_process import Perfect, Process
 
 from hf_difflm.objectives import AdaptiveSettings, NoiseKey
-from hf_difflm.objectives.adaptive_bound import AdaptiveBound
-from hf_difflm.objectives.adaptive_masking import AdaptiveCorruption, corrupt
-from hf_difflm.objectives.importance_values import Importance, ImportanceReader
+from hf_difflm.objectives.adaptive.bound import AdaptiveBound
+from hf_difflm.objectives.adaptive.importance_values import Importance, ImportanceReader
+from hf_difflm.objectives.adaptive.masking import AdaptiveCorruption, corrupt
 
 NODES = 40  # of the quadrature over t: the integrands are smooth, for r is between 1/4 and 4
 
@@ -50,8 +50,8 @@ def value_of(bound: AdaptiveBound, model, process: Process, monkeypatch) -> np.n
         seen.append(corrupt(scored_BL, r_BL, t_B, scores_BL))
         return seen[-1]
 
-    monkeypatch.setattr("hf_difflm.objectives.adaptive_bound.draw", lambda *_: (t_B, 1.0 - masked_BL))
-    monkeypatch.setattr("hf_difflm.objectives.adaptive_bound.corrupt", chosen)
+    monkeypatch.setattr("hf_difflm.objectives.adaptive.bound.draw", lambda *_: (t_B, 1.0 - masked_BL))
+    monkeypatch.setattr("hf_difflm.objectives.adaptive.bound.corrupt", chosen)
     ids = torch.from_numpy(process.sequences_SL[sequence_B])
     with torch.no_grad():
         output = bound(model, {"input_ids": ids, "labels": ids}, NoiseKey(0, 0, np.arange(len(ids)), len(ids)), 1)
@@ -183,7 +183,7 @@ def test_cross_entropy_alone_at_its_own_best_is_below_the_entropy(small_joint, f
     process = by_token(small_joint(2, 3, seed=2)) if form == "p2" else by_context(small_joint(2, 3, seed=3))
     name = "token_value_correction" if form == "p2" else "contextual_correction"
     monkeypatch.setattr(
-        f"hf_difflm.objectives.adaptive_bound.{name}", lambda first, *others: torch.zeros(len(others[-1]))
+        f"hf_difflm.objectives.adaptive.bound.{name}", lambda first, *others: torch.zeros(len(others[-1]))
     )
     values_S = value_of(bound_for(process, form), Perfect(process, "reveal"), process, monkeypatch)
     assert values_S @ process.p_S < process.entropy - 1e-3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hf_difflm.errors import UserError
-from hf_difflm.objectives.curriculum import PRESETS, Curriculum, quantiles
+from hf_difflm.objectives.adaptive.curriculum import PRESETS, Curriculum, quantiles
 from hf_difflm.training.options import CURRICULUM_SCHEDULES
 
 curricula = st.builds(

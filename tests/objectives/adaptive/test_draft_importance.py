@@ -9,10 +9,10 @@ from transformers import LlamaConfig
 
 from hf_difflm.errors import UserError
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from hf_difflm.objectives.adaptive_settings import AdaptiveSettings
-from hf_difflm.objectives.draft_importance import DraftImportance
-from hf_difflm.objectives.importance import ImportanceEstimator
-from hf_difflm.objectives.importance_values import ImportanceReader
+from hf_difflm.objectives.adaptive.draft_importance import DraftImportance
+from hf_difflm.objectives.adaptive.importance import ImportanceEstimator
+from hf_difflm.objectives.adaptive.importance_values import ImportanceReader
+from hf_difflm.objectives.adaptive.settings import AdaptiveSettings
 
 MASK = 8
 

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
 from hf_difflm.objectives import AdaptiveSettings, count_tokens
-from hf_difflm.objectives.frequency_prior import frequency_importance, token_probabilities
-from hf_difflm.objectives.importance_values import ImportanceReader
+from hf_difflm.objectives.adaptive.frequency_prior import frequency_importance, token_probabilities
+from hf_difflm.objectives.adaptive.importance_values import ImportanceReader
 
 ROWS = [{"input_ids": [1, 2, 2], "labels": [-100, 2, 2]}, {"input_ids": [1, 4], "labels": [1, 4]}]
 all_counts = hnp.arrays(np.int64, st.integers(2, 40), elements=st.integers(0, 10**6))

@@ -11,14 +11,14 @@ from transformers import LlamaConfig
 
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.objectives import AdaptiveSettings, MaskedDiffusionObjective, NoiseKey, adaptive_objective
-from hf_difflm.objectives.importance import (
+from hf_difflm.objectives.adaptive.importance import (
     ImportanceEstimator,
     clean_embeddings,
     difficulty,
     quarter_width,
     regression_weights,
 )
-from hf_difflm.objectives.rate_head import RateHead
+from hf_difflm.objectives.adaptive.rate_head import RateHead
 
 
 def spoken(module):

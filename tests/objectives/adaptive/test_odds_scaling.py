@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hf_difflm.objectives import NoiseKey
-from hf_difflm.objectives.adaptive_losses import (
+from hf_difflm.objectives.adaptive.losses import (
     contextual_correction,
     token_value_correction,
     token_value_log_mu,
 )
-from hf_difflm.objectives.adaptive_masking import corrupt, draw, masks_given_one
-from hf_difflm.objectives.noise import stratified_uniforms
-from hf_difflm.objectives.odds_scaling import (
+from hf_difflm.objectives.adaptive.masking import corrupt, draw, masks_given_one
+from hf_difflm.objectives.adaptive.odds_scaling import (
     LOG_R_MAX,
     centred_r,
     exponent_at,
@@ -29,6 +28,7 @@ from hf_difflm.objectives.odds_scaling import (
     position_log_odds,
     rate,
 )
+from hf_difflm.objectives.noise import stratified_uniforms
 
 R = np.array([0.25, 0.5, 1.0, 1.7, 4.0])
 

@@ -16,8 +16,8 @@ from hf_difflm.objectives import (
     MaskedDiffusionObjective,
     adaptive_objective,
 )
-from hf_difflm.objectives.importance_file import IMPORTANCE_FILE, load_importance
-from hf_difflm.objectives.importance_values import ImportanceReader
+from hf_difflm.objectives.adaptive.importance_file import IMPORTANCE_FILE, load_importance
+from hf_difflm.objectives.adaptive.importance_values import ImportanceReader
 
 COUNTS = np.random.default_rng(0).integers(0, 1000, 260)
 IDS = torch.tensor([[256, 97, 98, 99, 97]])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .checklist_importance import curriculum_checks, importance_checks
-from .checklist_noise import noise_checks
-from .checklist_training import training_checks
+from ..places import shown_run
+from ..run import Run
+from ..tables import printable
 from .checks import FAILED, MARKS, Check
-from .places import shown_run
-from .run import Run
-from .tables import printable
+from .importance import curriculum_checks, importance_checks
+from .noise import noise_checks
+from .training import training_checks
 
 
 def check_run(run: Run) -> list[Check]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..run import Run
 from .checks import FEW, SURE, Check, failed, judged, known_rows, passed, setting, unknown
 from .noise_law import SCHEDULES, NoiseLaw, ks_p_value
-from .run import Run
 
 _DRAWN = "noise drawn uniformly"
 _RATES = "masking rates as prescribed"

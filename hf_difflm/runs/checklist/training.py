@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from ..run import KILLED, Run
+from ..tables import count, duration, printable, with_error
 from .checks import (
     FEW,
     Check,
@@ -20,8 +22,6 @@ from .checks import (
     unknown,
     warmup_steps,
 )
-from .run import KILLED, Run
-from .tables import count, duration, printable, with_error
 
 _FEW_FOR_TRENDS = 100
 _FALLEN = 3.0  # standard errors

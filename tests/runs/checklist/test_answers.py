@@ -11,8 +11,8 @@ from noisy_runs import CURRICULUM, IMPORTANCE, NOISE, STEPS, atat, found, outcom
 
 from hf_difflm.objectives.adaptive import curriculum
 from hf_difflm.runs import Run, load_run
-from hf_difflm.runs.checklist import check_run, checklist_data, checklist_text, is_sound
-from hf_difflm.runs.checklist_importance import BOUNDARIES
+from hf_difflm.runs.checklist.answers import check_run, checklist_data, checklist_text, is_sound
+from hf_difflm.runs.checklist.importance import BOUNDARIES
 from hf_difflm.runs.schema import EvaluationRecord, EventRecord, MeasurementRecord
 from hf_difflm.runs.steps import Steps
 from hf_difflm.runs.strict_json import dumps, plain

@@ -8,7 +8,7 @@ import torch
 from noisy_runs import BATCH, TOKENS, drawn
 
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
-from hf_difflm.runs.noise_law import NoiseLaw, ks_p_value
+from hf_difflm.runs.checklist.noise_law import NoiseLaw, ks_p_value
 
 FORMS = [("any_order", "loglinear")] + [("time", name) for name in ("loglinear", "cosine", "polynomial", "geometric")]
 LAWS = [(form, schedule, sampling) for form, schedule in FORMS for sampling in ("stratified", "iid")]

@@ -23,7 +23,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     Raises:
         UserError: there is no run at all.
     """
-    from ..runs.comparison import same_name_warnings
+    from ..runs.comparing.table import same_name_warnings
     from ..runs.reading import load_runs
     from ..runs.tables import printable
 

@@ -88,7 +88,7 @@ def compare(runs: Runs, as_json: AsJson = False) -> None:
     Several seeds of one configuration get a line with their mean and its standard error. Two runs that were evaluated
     on the same documents are compared paired by document.
     """
-    from ..runs.comparison import compare_runs
+    from ..runs.comparing.table import compare_runs
     from ..runs.export import comparison_json
 
     loaded = load(runs)
@@ -107,7 +107,7 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Print the run with the best value of a metric: the lowest, or the highest of accuracy, throughput and the like."""
-    from ..runs.best import best_run, best_text
+    from ..runs.comparing.best import best_run, best_text
     from ..runs.strict_json import dumps, plain
 
     found = best_run(load(paths or []), metric)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs import Run, load_run
-from ..runs.ablation import CONFIDENCE, AblationTable, Entry, is_finished
+from ..runs.comparing.ablation import CONFIDENCE, AblationTable, Entry, is_finished
 from ..runs.pages import write_markdown
 from ..runs.schema import COMPLETED
 from ..runs.tables import printable

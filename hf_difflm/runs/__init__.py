@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Journal": "journal",
     "Run": "run",
-    "compare_runs": "comparison",
-    "differences": "comparison",
+    "compare_runs": "comparing.table",
+    "differences": "comparing.table",
     "load_run": "reading",
     "load_runs": "reading",
     "plot_comparison": "plots",
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .comparison import compare_runs, differences
+    from .comparing.table import compare_runs, differences
     from .derived import recover
     from .html import write_html_report
     from .journal import Journal

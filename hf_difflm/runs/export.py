@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, did_you_mean
-from .comparison import compare_runs, labels
+from .comparing.evaluation_table import train_losses
+from .comparing.table import compare_runs, labels
 from .document import build_document, render_document, summarize
-from .evaluation_table import train_losses
 from .files import replacing
 from .measurements import measurement_rows
 from .run import Run

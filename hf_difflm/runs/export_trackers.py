@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .comparison import labels
+from .comparing.table import labels
 from .files import document_name
 from .measurements import numbers
 from .run import Run

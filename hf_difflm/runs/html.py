@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .comparison import compare_runs, labels
+from .comparing.seeds import seed_groups
+from .comparing.table import compare_runs, labels
 from .files import write_page
 from .html_data import page_data
 from .html_importance import importance_section
@@ -20,7 +21,6 @@ from .html_sections import (
 )
 from .places import relative, shown, shown_run
 from .run import Run
-from .seeds import seed_groups
 from .self_contained import asset, page
 from .strict_json import plain
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .comparison import Comparison
+from .comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from .comparing.fairness import settings_of
+from .comparing.table import Comparison
 from .document import summarize
-from .evaluation_table import EVALUATION_HEADINGS, evaluation_cells
-from .fairness import settings_of
 from .places import relative
 from .run import Run
 from .sample_groups import SampleGroup, quality_line, sample_groups

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .comparison import labels
+from .comparing.table import labels
 from .document import summarize
 from .journal import RECORDS_LOST
 from .measurements import last_measurements, measurement_lines

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .axes import AXES, evaluation_series, step_series
+from .comparing.seeds import SeedGroup
 from .decimation import decimate
 from .plots_series import (
     Curve,
@@ -25,7 +26,6 @@ from .plots_series import (
 from .plots_style import Style, finish, label_text, legend, log_y_if_wide, new_figure, scale_x
 from .plots_training import smoothed_loss
 from .run import Run
-from .seeds import SeedGroup
 
 _NLL = "nll (nats/token) ± standard error"
 _MILESTONE_AXES = ("step", "tokens", "time")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..errors import UserError
-from .pareto import CAUSAL, GenerationPoint, pareto_front
+from .comparing.pareto import CAUSAL, GenerationPoint, pareto_front
 from .plots_style import FORMATS, Style, finish, label_text, legend, new_figure, save
 
 Value = Callable[[GenerationPoint], float]

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .axes import AXES
+from .comparing.seeds import SeedGroup
 from .decimation import decimate, moving_mean, smoothing_window
 from .plots_style import Style, label_text, legend, scale_x
 from .run import Run
-from .seeds import SeedGroup
 
 _FEW_POINTS = 60  # marked one by one
 _BOUND_NOTES = {"nelbo": "upper bound", "exact": "exact"}

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .comparison import compare_runs, labels
+from .comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from .comparing.table import compare_runs, labels
 from .decimation import smoothing_window
-from .evaluation_table import EVALUATION_HEADINGS, evaluation_cells
 from .pages import write_markdown
 from .places import relative, shown, shown_run
 from .plots import plot_comparison

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from ..callbacks.reports import reports_of
 from ..errors import UserError
 from ..runs.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
-from ..runs.pairing import write_best_evaluation
+from ..runs.comparing.pairing import write_best_evaluation
 from .pushing import PushingPart
 from .resuming import ResumingPart
 from .step_log import StepLogPart

@@ -27,7 +27,7 @@ from hf_difflm.experiments.run_folder import (
     recorded_settings,
 )
 from hf_difflm.runs import Journal, Run
-from hf_difflm.runs.fairness import differences
+from hf_difflm.runs.comparing.fairness import differences
 from hf_difflm.runs.schema import RunRecord
 from hf_difflm.training.fields import own_fields
 from hf_difflm.training.identity import NOT_IDENTITY

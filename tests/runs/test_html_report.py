@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from made_runs import make_run, million_steps
 
 from hf_difflm.errors import UserError
+from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.html import write_html_report
 from hf_difflm.runs.html_data import page_data
 from hf_difflm.runs.schema import SampleRecord
-from hf_difflm.runs.seeds import seed_groups
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028'\"&<!--"
 

@@ -11,6 +11,7 @@ import pytest
 from made_runs import make_run, write_run
 
 from hf_difflm.runs import Journal, load_run
+from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.derived import DerivedWriter, write_derived
 from hf_difflm.runs.export import export_csv, export_markdown
 from hf_difflm.runs.export_trackers import export_tensorboard
@@ -18,7 +19,6 @@ from hf_difflm.runs.html_data import page_data
 from hf_difflm.runs.measurements import measurement_lines, measurement_series
 from hf_difflm.runs.overview import show_data, show_text
 from hf_difflm.runs.schema import EventRecord, MeasurementRecord, StepRecord
-from hf_difflm.runs.seeds import seed_groups
 
 
 def gradients(step: int) -> MeasurementRecord:

@@ -13,11 +13,11 @@ from made_runs import make_run, million_steps
 from matplotlib.image import imread
 
 from hf_difflm.errors import UserError
+from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.plots import KINDS, plot_runs
 from hf_difflm.runs.plots_evaluation import milestone_thresholds, milestones
 from hf_difflm.runs.plots_series import Drawing, group_curve
 from hf_difflm.runs.plots_style import FORMATS, label_text, save
-from hf_difflm.runs.seeds import seed_groups
 from hf_difflm.runs.steps import Steps
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...runs.pareto import CAUSAL, GenerationPoint
+from ...runs.comparing.pareto import CAUSAL, GenerationPoint
 from ..generation.options import GenerationOptions
 from ..generation.texts import DENOISER_OPTIONS, GeneratedText, Importance, generate_samples
 from .reference_model import ReferenceModel

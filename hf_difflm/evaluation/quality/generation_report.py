@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ...errors import UserError
+from ...runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
 from ...runs.files import JOURNAL_NAME
 from ...runs.pages import write_markdown
-from ...runs.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
 from ...runs.places import shown
 from ...runs.plots_pareto import check_picture, plot_pareto
 from ...runs.strict_json import dumps, plain

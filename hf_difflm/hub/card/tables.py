@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...runs import Run, compare_runs
-from ...runs.comparison import labels
+from ...runs.comparing.table import labels
 from ...runs.schema import EvaluationRecord
 from ...runs.tables import count, markdown_table, number, with_error
 from ..source import PushSource

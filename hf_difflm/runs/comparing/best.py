@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, did_you_mean
-from .document import summarize
-from .places import typed
-from .run import Run
-from .tables import printable, significant, with_error
+from ...errors import UserError, did_you_mean
+from ..document import summarize
+from ..places import typed
+from ..run import Run
+from ..tables import printable, significant, with_error
 
 _HIGHER_IS_BETTER = ("accuracy", "tokens_per_sec", "mfu", "distinct", "entropy", "bleu", "rouge", "mauve")
 

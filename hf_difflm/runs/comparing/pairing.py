@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .files import write_text
-from .run import Run
+from ..files import write_text
+from ..run import Run
+from ..strict_json import dumps
 from .seeds import SeedGroup, mean_and_error
-from .strict_json import dumps
 
 logger = logging.getLogger(__name__)
 

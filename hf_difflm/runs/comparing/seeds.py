@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..run import Run
+from ..strict_json import dumps, plain
 from .fairness import SEED_KEYS, settings_of
-from .run import Run
-from .strict_json import dumps, plain
 
 _SEED_ENDING = re.compile(r"(?:(?:^|[-_. ])s(?:eed)?[-_. =(]*\d*|[-_. =(]+)$")
 

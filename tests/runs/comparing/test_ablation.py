@@ -8,7 +8,7 @@ import math
 import pytest
 from made_runs import make_run
 
-from hf_difflm.runs.ablation import AblationTable, Entry, interval
+from hf_difflm.runs.comparing.ablation import AblationTable, Entry, interval
 from hf_difflm.runs.schema import EventRecord
 
 

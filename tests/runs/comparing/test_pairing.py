@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_difflm.runs.pairing import paired_difference, write_best_evaluation
+from hf_difflm.runs.comparing.pairing import paired_difference, write_best_evaluation
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_difflm.errors import UserError
-from hf_difflm.runs.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
+from hf_difflm.runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
 from hf_difflm.runs.plots_pareto import plot_pareto
 
 POINT = GenerationPoint(

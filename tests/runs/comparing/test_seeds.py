@@ -11,9 +11,9 @@ from made_runs import make_run
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs
-from hf_difflm.runs.comparison import labels, same_name_warnings
-from hf_difflm.runs.pairing import paired_difference, write_best_evaluation
-from hf_difflm.runs.seeds import mean_and_error, seed_groups
+from hf_difflm.runs.comparing.pairing import paired_difference, write_best_evaluation
+from hf_difflm.runs.comparing.seeds import mean_and_error, seed_groups
+from hf_difflm.runs.comparing.table import labels, same_name_warnings
 
 
 def _both(seeds=(1, 2, 3)):

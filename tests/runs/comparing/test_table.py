@@ -10,7 +10,7 @@ from made_runs import make_run
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, differences
-from hf_difflm.runs.comparison import labels
+from hf_difflm.runs.comparing.table import labels
 from hf_difflm.runs.tables import count, number, with_error
 
 

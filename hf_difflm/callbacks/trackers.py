@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..runs.importance_map import map_of
+from ..runs.dashboard.importance_map import map_of
 from ..runs.redaction import redact
 from ..runs.schema import EventRecord, MeasurementRecord, Record, SampleRecord
 from ..runs.strict_json import plain

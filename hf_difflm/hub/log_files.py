@@ -8,8 +8,8 @@ from typing import Any
 
 from ..runs import Run, plot_comparison
 from ..runs.comparing.pairing import EVALUATION_FILE
-from ..runs.dashboard import draw_dashboard
-from ..runs.dashboard_files import default_folder, text_samples
+from ..runs.dashboard.figure import draw_dashboard
+from ..runs.dashboard.files import default_folder, text_samples
 from ..runs.dashboard_names import LATEST, SAMPLES
 from ..runs.files import JOURNAL_NAME
 from ..runs.places import relative

@@ -9,7 +9,7 @@ import numpy as np
 
 from .axes import AXES, evaluation_series, row_positions, step_series
 from .comparing.seeds import SeedGroup
-from .curriculum_stages import stage_starts
+from .dashboard.curriculum_stages import stage_starts
 from .decimation import bucket_means, decimate, smoothing_window
 from .measurements import measured_names, measurement_series
 from .run import Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .dashboard.importance_map import ImportanceMap, importance_maps, scale_of
 from .html_sections import section
-from .importance_map import ImportanceMap, importance_maps, scale_of
 from .run import Run
 from .self_contained import text
 from .tables import count

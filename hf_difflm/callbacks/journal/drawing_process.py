@@ -8,7 +8,7 @@ from .process import JournalProcess
 
 
 class DrawingProcess(JournalProcess):
-    """A process that draws a journal's dashboard; see :mod:`hf_difflm.runs.dashboard_process`.
+    """A process that draws a journal's dashboard; see :mod:`hf_difflm.runs.dashboard.process`.
 
     Args:
         journal: the journal.
@@ -18,7 +18,7 @@ class DrawingProcess(JournalProcess):
 
     def __init__(self, journal: Path, folder: Path, begin: int) -> None:
         super().__init__(
-            "hf_difflm.runs.dashboard_process",
+            "hf_difflm.runs.dashboard.process",
             [str(journal.absolute()), str(folder.absolute())],
             ["--begin", str(begin)],
             "the dashboard could not be drawn to its end",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ..errors import UserError
-from .dashboard import last_step, up_to
-from .dashboard_files import HistoryWriter, clean, thin_pictures, write_picture
-from .journal_reading import GrowingRun
-from .run import Run
-from .schema import RUNNING
-from .strict_json import dumps
+from ...errors import UserError
+from ..journal_reading import GrowingRun
+from ..run import Run
+from ..schema import RUNNING
+from ..strict_json import dumps
+from .figure import last_step, up_to
+from .files import HistoryWriter, clean, thin_pictures, write_picture
 
 _POLL_SECONDS = 0.05
 

@@ -9,9 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .dashboard_importance import Strip, draw_importance, strip_of
-from .dashboard_noise import draw_by_noise, draw_masking_rate, is_diffusion
-from .dashboard_panels import (
+from ..document import summarize
+from ..plots_style import save
+from ..run import Run
+from ..tables import count, duration, with_error
+from .importance import Strip, draw_importance, strip_of
+from .noise import draw_by_noise, draw_masking_rate, is_diffusion
+from .panels import (
     draw_accuracy,
     draw_learning_rate,
     draw_loss,
@@ -19,11 +23,7 @@ from .dashboard_panels import (
     draw_recent,
     draw_throughput,
 )
-from .dashboard_samples import cut, draw_samples
-from .document import summarize
-from .plots_style import save
-from .run import Run
-from .tables import count, duration, with_error
+from .samples import cut, draw_samples
 
 _SIZE, _DPI = (16.0, 9.0), 120  # full HD, as a projector has
 _LEFT, _WIDTH, _PITCH = 0.05, 0.24, 0.33  # of three panels side by side, as shares of the picture

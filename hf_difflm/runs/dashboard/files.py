@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .dashboard import draw_dashboard, last_step
-from .dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES
-from .files import JOURNAL_NAME, remove_leftovers, replacing, write_text
-from .run import Run
-from .strict_json import dumps, plain
+from ..dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES
+from ..files import JOURNAL_NAME, remove_leftovers, replacing, write_text
+from ..run import Run
+from ..strict_json import dumps, plain
+from .figure import draw_dashboard, last_step
 
 KEPT_PICTURES = 200
 _PICTURE = re.compile(r"training_step_(\d{6,})\.png")

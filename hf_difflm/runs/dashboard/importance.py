@@ -17,10 +17,10 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextToPath
 
-from .dashboard_panels import TICK_SIZE, TITLE_SIZE
+from ..run import Run
+from ..tables import count
 from .importance_map import ImportanceMap, importance_maps, scale_of
-from .run import Run
-from .tables import count
+from .panels import TICK_SIZE, TITLE_SIZE
 
 # Light enough for black letters on every shade (at least 8 to 1), and told apart by the colour-blind.
 SHADES = LinearSegmentedColormap.from_list("importance", ["#ffffff", "#fde3c8", "#f58f3f"])

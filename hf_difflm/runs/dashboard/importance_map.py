@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .run import Run
-from .schema import MeasurementRecord
-from .tables import printable
+from ..run import Run
+from ..schema import MeasurementRecord
+from ..tables import printable
 
 SOURCE = "importance"
 MOST_CHARACTERS = 600

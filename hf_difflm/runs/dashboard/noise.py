@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from .axes import step_series
-from .dashboard_panels import TICK_SIZE, finish_panel, missing
-from .plots_style import COLOURS
-from .run import Run
-from .schema import EvaluationRecord
+from ..axes import step_series
+from ..plots_style import COLOURS
+from ..run import Run
+from ..schema import EvaluationRecord
+from .panels import TICK_SIZE, finish_panel, missing
 
 _BIN = re.compile(r"eval_(nll|loss|accuracy)_noise_(\d\.\d+)")
 _BANDS = 100  # buckets of the band

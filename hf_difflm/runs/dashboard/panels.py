@@ -11,11 +11,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from .axes import evaluation_series, step_series
-from .dashboard_stages import mark_stages
-from .decimation import decimate, moving_mean
-from .plots_style import COLOURS, finish, scale_x
-from .run import Run
+from ..axes import evaluation_series, step_series
+from ..decimation import decimate, moving_mean
+from ..plots_style import COLOURS, finish, scale_x
+from ..run import Run
+from .stages import mark_stages
 
 AVERAGED_STEPS = 50
 RECENT_STEPS = 500

@@ -1,6 +1,6 @@
 """The process that draws the dashboard of a training that goes on, so that the training need not wait for pictures.
 
-Run as ``python -m hf_difflm.runs.dashboard_process JOURNAL FOLDER --parent PID --begin STEP``. It reads requests from
+Run as ``python -m hf_difflm.runs.dashboard.process JOURNAL FOLDER --parent PID --begin STEP``. It reads requests from
 stdin, one a line: a number of optimiser steps draws the run up to there, ``end`` draws it as it is and ends, ``end
 wait`` first waits until the journal says how the run ended. Where several wait, only the newest is drawn. It ends by
 itself with the process that started it, and when nothing was asked for a long time. Its last line on stdout is JSON:
@@ -14,7 +14,7 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from .beside import add_options, begin, requests, step_forward
+from ..beside import add_options, begin, requests, step_forward
 
 _ENDING_SECONDS = 10.0
 _OBJECTS = 200_000  # more than a picture leaves: the default would search for garbage dozens of times in each
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     begin(options)
     # Only now, for it takes a second: matplotlib and numpy.
-    from .dashboard_drawer import Drawer
+    from .drawer import Drawer
 
     gc.freeze()  # what has been imported stays: no drawing need look through it
     gc.set_threshold(_OBJECTS, 5, 10)

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from .dashboard_panels import TITLE_SIZE, say
-from .plots_style import COLOURS
-from .run import Run
-from .sample_groups import mode_of
-from .schema import SampleRecord
-from .tables import count, number, printable
+from ..plots_style import COLOURS
+from ..run import Run
+from ..sample_groups import mode_of
+from ..schema import SampleRecord
+from ..tables import count, number, printable
+from .panels import TITLE_SIZE, say
 
 SHOWN_SAMPLES = 5
 CHARACTERS = 40

@@ -7,8 +7,8 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from ..run import Run
 from .curriculum_stages import stage_starts
-from .run import Run
 
 
 def mark_stages(axes: Axes, run: Run, text_size: float) -> None:

@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hf_difflm.errors import UserError
-from hf_difflm.runs import dashboard_panels as panels
-from hf_difflm.runs.dashboard import draw_dashboard, header_facts, up_to
-from hf_difflm.runs.dashboard_noise import draw_by_noise, draw_masking_rate, is_diffusion
-from hf_difflm.runs.dashboard_samples import cut, draw_samples, samples_table
+from hf_difflm.runs.dashboard import panels as panels
+from hf_difflm.runs.dashboard.figure import draw_dashboard, header_facts, up_to
+from hf_difflm.runs.dashboard.noise import draw_by_noise, draw_masking_rate, is_diffusion
+from hf_difflm.runs.dashboard.samples import cut, draw_samples, samples_table
 from hf_difflm.runs.schema import SampleRecord
 
 HOSTILE = "$x^2$ \\frac{1}{0 _a_ <script>alert(1)</script> \x1b[31mred\x07 \ud800\udcff \u202e 日本語 🎉 \x00\n"

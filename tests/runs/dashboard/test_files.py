@@ -12,7 +12,7 @@ import pytest
 from made_runs import TIME, make_run, write_run
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.dashboard_files import (
+from hf_difflm.runs.dashboard.files import (
     HistoryWriter,
     clean,
     default_folder,
@@ -110,7 +110,7 @@ def test_the_files_are_valid_at_every_instant(tmp_path):
 
 def test_the_history_is_not_written_again_before_its_rest(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("hf_difflm.runs.dashboard_files.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("hf_difflm.runs.dashboard.files.time.monotonic", lambda: clock[0])
     written = []
 
     def write_rows(path, rows):
@@ -118,7 +118,7 @@ def test_the_history_is_not_written_again_before_its_rest(tmp_path, monkeypatch)
         written.append(clock[0])
         write_text(path, "[]")
 
-    monkeypatch.setattr("hf_difflm.runs.dashboard_files.write_rows", write_rows)
+    monkeypatch.setattr("hf_difflm.runs.dashboard.files.write_rows", write_rows)
     writer, run = HistoryWriter(tmp_path), make_run("run", 3)
     for _ in range(1000):
         writer.write_if_due(run)

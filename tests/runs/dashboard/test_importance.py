@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from PIL import Image
 
-from hf_difflm.runs import dashboard_panels as panels
-from hf_difflm.runs.dashboard import draw_dashboard, up_to
-from hf_difflm.runs.dashboard_importance import MOST_LINES, SHADES, draw_importance, lay_out, strip_of
-from hf_difflm.runs.importance_map import ImportanceMap, importance_record
+from hf_difflm.runs.dashboard import panels as panels
+from hf_difflm.runs.dashboard.figure import draw_dashboard, up_to
+from hf_difflm.runs.dashboard.importance import MOST_LINES, SHADES, draw_importance, lay_out, strip_of
+from hf_difflm.runs.dashboard.importance_map import ImportanceMap, importance_record
 
 WIDTH = 15.0
 HOSTILE = [

@@ -9,8 +9,8 @@ import pytest
 from made_runs import make_run
 
 from hf_difflm.objectives.adaptive.curriculum import STAGES
-from hf_difflm.runs.curriculum_stages import STAGE_NAMES, stage_starts
-from hf_difflm.runs.importance_map import (
+from hf_difflm.runs.dashboard.curriculum_stages import STAGE_NAMES, stage_starts
+from hf_difflm.runs.dashboard.importance_map import (
     MOST_CHARACTERS,
     ImportanceMap,
     importance_maps,

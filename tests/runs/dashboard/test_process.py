@@ -16,12 +16,12 @@ import pytest
 from made_runs import make_run, write_run
 
 from hf_difflm.runs import Journal, load_run
-from hf_difflm.runs.dashboard import draw_dashboard, up_to
-from hf_difflm.runs.dashboard_drawer import Drawer
-from hf_difflm.runs.dashboard_files import pictures
+from hf_difflm.runs.dashboard.drawer import Drawer
+from hf_difflm.runs.dashboard.figure import draw_dashboard, up_to
+from hf_difflm.runs.dashboard.files import pictures
 from hf_difflm.runs.schema import EventRecord, StepRecord
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 300.0  # seconds; the machine may be busy
 
 
@@ -47,7 +47,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started = []
 
     def call(*arguments: str | Path, parent: int | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hf_difflm.runs.dashboard_process", *map(str, arguments)]
+        command = [sys.executable, "-m", "hf_difflm.runs.dashboard.process", *map(str, arguments)]
         # Not niced: beside other tests it would wait for minutes.
         command += ["--parent", str(os.getpid() if parent is None else parent), "--nice", "0"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

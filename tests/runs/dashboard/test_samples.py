@@ -7,7 +7,7 @@ from made_runs import make_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hf_difflm.runs.dashboard_samples import chosen, draw_samples
+from hf_difflm.runs.dashboard.samples import chosen, draw_samples
 from hf_difflm.runs.schema import SampleRecord
 
 WIDE = ("W" * 40, "語" * 20, "m" * 10_000, "a wide one: " + "@" * 60)

@@ -163,7 +163,7 @@ def export(
 @runs_app.command("recover", cls=Command)
 def recover(run: OneRun) -> None:
     """Rebuild the JSON files of a run from its journal, after a crash or where they were switched off."""
-    from ..runs.derived import recover as rebuild
+    from ..runs.derived.rebuild import recover as rebuild
 
     try:
         paths = rebuild(run)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..runs.derived import write_derived
+from ..runs.derived.rebuild import write_derived
 from ..runs.files import JOURNAL_NAME
 from ..runs.journal import Journal
 from ..runs.schema import MeasurementRecord

@@ -15,7 +15,7 @@ from ..callbacks.journal.log_lines import TEXT_LOG_NAME
 from ..errors import UserError
 from ..runs import dashboard_names, load_run
 from ..runs.dashboard_names import FOLDER as DASHBOARD
-from ..runs.derived import derived_files
+from ..runs.derived.rebuild import derived_files
 from ..runs.files import JOURNAL_NAME
 from ..runs.journal import has_other_writer
 from ..training.identity import another_experiment, only_watching, refusal

@@ -17,7 +17,7 @@ _HOMES = {
     "load_runs": "reading",
     "plot_comparison": "plots",
     "plot_runs": "plots",
-    "recover": "derived",
+    "recover": "derived.rebuild",
     "write_html_report": "html",
     "write_report": "report",
 }
@@ -37,7 +37,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .comparing.table import compare_runs, differences
-    from .derived import recover
+    from .derived.rebuild import recover
     from .html import write_html_report
     from .journal import Journal
     from .plots import plot_comparison, plot_runs

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UserError, did_you_mean
 from .comparing.evaluation_table import train_losses
 from .comparing.table import compare_runs, labels
-from .document import build_document, render_document, summarize
+from .derived.document import build_document, render_document, summarize
 from .files import replacing
 from .measurements import measurement_rows
 from .run import Run

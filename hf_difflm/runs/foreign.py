@@ -51,7 +51,7 @@ def reader_of(value: Any) -> Reader | None:
 
 
 def read_document(document: dict[str, Any], name: str) -> list[Record]:
-    """Return the journal that would give this document; see :func:`~hf_difflm.runs.document.build_document`.
+    """Return the journal that would give this document; see :func:`~hf_difflm.runs.derived.document.build_document`.
 
     Raises:
         TypeError, AttributeError, ValueError: rows that are no objects or lack their step.
@@ -85,7 +85,7 @@ def read_document(document: dict[str, Any], name: str) -> list[Record]:
 
 
 def read_losses(metrics: dict[str, Any], name: str) -> list[Record]:
-    """Return the journal of a file of losses; see :func:`~hf_difflm.runs.metrics.build_metrics`.
+    """Return the journal of a file of losses; see :func:`~hf_difflm.runs.derived.metrics.build_metrics`.
 
     Without step losses each epoch is one row.
 

@@ -8,10 +8,10 @@ from typing import Any
 from .comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
 from .comparing.fairness import settings_of
 from .comparing.table import Comparison
-from .document import summarize
+from .derived.document import summarize
+from .derived.sample_groups import SampleGroup, quality_line, sample_groups
 from .places import relative
 from .run import Run
-from .sample_groups import SampleGroup, quality_line, sample_groups
 from .schema import SampleRecord
 from .self_contained import text
 from .tables import UNKNOWN, count, duration, number, with_error

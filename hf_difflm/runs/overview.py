@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from .comparing.table import labels
-from .document import summarize
+from .derived.document import summarize
+from .derived.metrics import losses_by_epoch
 from .journal import RECORDS_LOST
 from .measurements import last_measurements, measurement_lines
-from .metrics import losses_by_epoch
 from .places import typed
 from .run import KILLED, Run
 from .schema import STATUS_OF_EVENT

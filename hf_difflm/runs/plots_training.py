@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .axes import step_series
 from .decimation import decimate
-from .metrics import losses_by_epoch
+from .derived.metrics import losses_by_epoch
 from .plots_series import (
     Curve,
     Drawing,

@@ -9,7 +9,7 @@ import pytest
 from made_runs import make_run, million_steps
 
 from hf_difflm.errors import UserError
-from hf_difflm.runs.document import build_document
+from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.export import comparison_json, export_csv, export_json, export_markdown, write_pieces
 from hf_difflm.runs.export_trackers import export_tensorboard, export_wandb
 from hf_difflm.runs.schema import SampleRecord

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, load_run, load_runs
-from hf_difflm.runs.document import build_document
-from hf_difflm.runs.metrics import build_metrics
+from hf_difflm.runs.derived.document import build_document
+from hf_difflm.runs.derived.metrics import build_metrics
 from hf_difflm.runs.partial_json import salvage
 
 LOSSES = {

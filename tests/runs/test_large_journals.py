@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hf_difflm.runs import Run, load_run
 from hf_difflm.runs import arrow_journal as arrow
 from hf_difflm.runs import journal_reading as reading
-from hf_difflm.runs.document import build_document
+from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.journal import read_records
 from hf_difflm.runs.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord, encode
 

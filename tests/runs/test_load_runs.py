@@ -9,7 +9,7 @@ import pytest
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run, load_runs, recover
-from hf_difflm.runs.derived import write_derived
+from hf_difflm.runs.derived.rebuild import write_derived
 
 
 def names(found):

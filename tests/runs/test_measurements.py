@@ -12,7 +12,7 @@ from made_runs import make_run, write_run
 
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.comparing.seeds import seed_groups
-from hf_difflm.runs.derived import DerivedWriter, write_derived
+from hf_difflm.runs.derived.rebuild import DerivedWriter, write_derived
 from hf_difflm.runs.export import export_csv, export_markdown
 from hf_difflm.runs.export_trackers import export_tensorboard
 from hf_difflm.runs.html_data import page_data

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Run, load_run
-from hf_difflm.runs.derived import write_derived
-from hf_difflm.runs.document import build_document
+from hf_difflm.runs.derived.document import build_document
+from hf_difflm.runs.derived.rebuild import write_derived
 
 
 def test_folder_journal_and_document_give_the_same_run(write_run):

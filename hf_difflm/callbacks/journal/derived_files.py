@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...runs.derived import write_derived
+from ...runs.derived.rebuild import write_derived
 from ...runs.files import remove_leftovers
 from .process import JournalProcess
 
@@ -20,7 +20,7 @@ class DerivedFiles:
 
     Args:
         journal: the journal.
-        paths: the files, see :func:`hf_difflm.runs.derived.derived_files`.
+        paths: the files, see :func:`hf_difflm.runs.derived.rebuild.derived_files`.
         interval: optimiser steps between rebuilds; one also waits 100 times as long as the last rebuild took.
     """
 
@@ -58,7 +58,7 @@ class DerivedFiles:
     def _started(self) -> JournalProcess:
         if self._process is None:
             self._process = JournalProcess(
-                "hf_difflm.runs.derived_process",
+                "hf_difflm.runs.derived.process",
                 [str(self._journal.absolute())],
                 [],
                 "what is derived from the journal could not be kept fresh",

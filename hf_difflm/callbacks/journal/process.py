@@ -24,7 +24,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 
 
 class JournalProcess:
-    """A niced process that reads a journal and makes something of it, on request; see :mod:`hf_difflm.runs.beside`.
+    """A niced process that reads a journal and makes something of it, on request; see :mod:`hf_difflm.runs.derived.beside`.
 
     It is started again when it ended for want of requests. When it dies otherwise, that is one warning.
 

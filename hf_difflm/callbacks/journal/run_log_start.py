@@ -11,7 +11,7 @@ import numpy as np
 from transformers import TrainingArguments
 
 from ...errors import UserError
-from ...runs.derived import derived_files
+from ...runs.derived.rebuild import derived_files
 from ...runs.files import remove_leftovers
 from ...runs.journal import Journal
 from ...runs.journal_reading import find_run

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...runs.sample_groups import quality_line
+from ...runs.derived.sample_groups import quality_line
 from ...runs.strict_json import plain
 from ...runs.tables import number, printable
 from .texts import GeneratedText

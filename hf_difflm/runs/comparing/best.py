@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError, did_you_mean
-from ..document import summarize
+from ..derived.document import summarize
 from ..places import typed
 from ..run import Run
 from ..tables import printable, significant, with_error

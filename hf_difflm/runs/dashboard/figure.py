@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..document import summarize
+from ..derived.document import summarize
 from ..plots_style import save
 from ..run import Run
 from ..tables import count, duration, with_error

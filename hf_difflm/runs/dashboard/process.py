@@ -14,7 +14,7 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..beside import add_options, begin, requests, step_forward
+from ..derived.beside import add_options, begin, requests, step_forward
 
 _ENDING_SECONDS = 10.0
 _OBJECTS = 200_000  # more than a picture leaves: the default would search for garbage dozens of times in each

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from ..derived.sample_groups import mode_of
 from ..plots_style import COLOURS
 from ..run import Run
-from ..sample_groups import mode_of
 from ..schema import SampleRecord
 from ..tables import count, number, printable
 from .panels import TITLE_SIZE, say

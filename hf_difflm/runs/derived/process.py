@@ -1,6 +1,6 @@
 """The process that keeps what is derived from a journal fresh, so that the training need not wait for it.
 
-Run as ``python -m hf_difflm.runs.derived_process JOURNAL --parent PID``. It reads requests from stdin, one a line, and
+Run as ``python -m hf_difflm.runs.derived.process JOURNAL --parent PID``. It reads requests from stdin, one a line, and
 rebuilds the files for each, unless the last rebuild was less than 100 times as long ago as it took. It ends by itself
 with the process that started it, and when nothing was asked for a long time. Its last line on stdout is JSON:
 ``{"cpu_seconds": ..., "problem": ...}``.
@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     options = parser.parse_args(arguments)
     begin(options)
-    from ..errors import UserError
-    from .derived import DerivedWriter
-    from .strict_json import dumps
+    from ...errors import UserError
+    from ..strict_json import dumps
+    from .rebuild import DerivedWriter
 
     writer = DerivedWriter(options.journal)
     problem = None

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ...errors import UserError
+from ..files import JOURNAL_NAME, document_name, metrics_name, write_text
+from ..journal_reading import GrowingRun, read_journal
+from ..run import Run
+from ..strict_json import dumps
 from .document import document_head, render_document, render_steps
-from .files import JOURNAL_NAME, document_name, metrics_name, write_text
-from .journal_reading import GrowingRun, read_journal
 from .metrics import build_metrics
-from .run import Run
-from .strict_json import dumps
 
 # A rebuild writes whole files, so its cost grows; a wait of this many times its duration keeps it below 1 %.
 _REST = 100

@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from ..errors import UserError
-from .run import Run
+from ...errors import UserError
+from ..run import Run
+from ..tables import count, printable, shortened
 from .sample_groups import SampleGroup, mode_of, quality_line, sample_groups
-from .tables import count, printable, shortened
 
 _INDENT = "  "
 CHARACTERS = 600

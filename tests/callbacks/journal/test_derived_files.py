@@ -15,7 +15,7 @@ import pytest
 from hf_difflm.callbacks.journal import derived_files as module
 from hf_difflm.callbacks.journal.derived_files import DerivedFiles
 from hf_difflm.runs import Journal
-from hf_difflm.runs.derived import derived_files
+from hf_difflm.runs.derived.rebuild import derived_files
 from hf_difflm.runs.schema import RunRecord, StepRecord
 
 PATIENCE = 120.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hf_difflm.callbacks.journal.step_lines import StepLines
 from hf_difflm.callbacks.journal.step_records import step_records
 from hf_difflm.runs import load_run
-from hf_difflm.runs.document import build_document
+from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.export import export_csv
 from hf_difflm.runs.schema import RunRecord, decode, encode
 

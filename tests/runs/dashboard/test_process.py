@@ -242,7 +242,9 @@ def test_only_a_process_in_a_session_of_its_own_makes_its_session_nice():
     if not group.exists():
         pytest.skip("this system weighs no sessions")
     before = group.read_text()
-    child = "from hf_difflm.runs.beside import step_back; step_back(7); print(open('/proc/self/autogroup').read())"
+    child = (
+        "from hf_difflm.runs.derived.beside import step_back; step_back(7); print(open('/proc/self/autogroup').read())"
+    )
     for own in (False, True):
         said = subprocess.run(
             [sys.executable, "-c", child], capture_output=True, text=True, check=True, start_new_session=own

@@ -45,7 +45,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def home(name: str) -> str:
-    """Return a name of ours without the package: ``hf_difflm.runs.files.x`` -> ``runs.files.x``; "" for others."""
+    """Return a name of ours without the package: ``hf_difflm.runs.journal.files.x`` -> ``runs.files.x``; "" for others."""
     return name.removeprefix("hf_difflm.") if name.startswith("hf_difflm.") else ""
 
 

@@ -21,7 +21,7 @@ from ..evaluation.quality.reference_model import ReferenceModel, load_reference
 from ..evaluation.quality.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
 from ..evaluation.quality.text_statistics import TextQuality, mean_quality, text_quality
 from ..evaluation.undisturbed import undisturbed
-from ..runs.schema import MeasurementRecord, SampleRecord
+from ..runs.journal.schema import MeasurementRecord, SampleRecord
 from .reports import reports_of
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.schema import MeasurementRecord
+from ..runs.journal.schema import MeasurementRecord
 from .measuring.activation_hooks import ActivationHooks
 from .measuring.device_fetch import DeviceFetch
 from .measuring.histograms import Histogram, add_over_processes, keeper

@@ -12,11 +12,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import UserError
-from ..runs.files import JOURNAL_NAME
-from ..runs.journal import Journal
-from ..runs.journal_reading import find_run
-from ..runs.redaction import redact
-from ..runs.schema import (
+from ..runs.journal.file import Journal
+from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.reading import find_run
+from ..runs.journal.redaction import redact
+from ..runs.journal.schema import (
     COMPLETED,
     STATUS_OF_EVENT,
     CheckpointRecord,

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..errors import UserError
 from ..flops.network import mfu
-from ..runs.schema import MeasurementRecord
+from ..runs.journal.schema import MeasurementRecord
 from .measuring.device_peak import device_peak
 from .measuring.device_use import DeviceUtilization, host_memory_mb, peak_memory_mb
 from .measuring.flops_counter import FlopsCounter

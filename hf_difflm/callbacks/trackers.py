@@ -14,9 +14,9 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..runs.dashboard.importance_map import map_of
-from ..runs.redaction import redact
-from ..runs.schema import EventRecord, MeasurementRecord, Record, SampleRecord
-from ..runs.strict_json import plain
+from ..runs.journal.redaction import redact
+from ..runs.journal.schema import EventRecord, MeasurementRecord, Record, SampleRecord
+from ..runs.journal.strict_json import plain
 from .journal.trial_folder import training_folder
 from .reports import Reports, reports_of
 from .tracking.backends import Backend, TensorBoardBackend

@@ -78,7 +78,7 @@ def _check_machine() -> None:
 def _check_run(path: Path, as_json: bool) -> None:
     from ..runs import load_run
     from ..runs.checklist.answers import check_run, checklist_data, checklist_text, is_sound
-    from ..runs.strict_json import dumps, plain
+    from ..runs.journal.strict_json import dumps, plain
 
     run = load_run(path)
     checks = check_run(run)

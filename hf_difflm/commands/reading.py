@@ -24,8 +24,8 @@ def load(paths: Sequence[Path]) -> list[Run]:
         UserError: there is no run at all.
     """
     from ..runs.comparing.table import same_name_warnings
+    from ..runs.journal.tables import printable
     from ..runs.reading import load_runs
-    from ..runs.tables import printable
 
     if not paths and not DEFAULT_PLACE.is_dir():
         raise UserError("there is no folder 'runs' here; name a run, a folder of runs or a glob")

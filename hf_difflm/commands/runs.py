@@ -33,8 +33,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, alone on stdou
 @runs_app.command("list", cls=Command)
 def list_runs(paths: Paths = None, as_json: AsJson = False) -> None:
     """List runs, the newest first: status, steps, last training loss, best evaluation."""
+    from ..runs.journal.strict_json import dumps
     from ..runs.overview import list_rows, list_text
-    from ..runs.strict_json import dumps
 
     runs = load(paths or [])
     print(dumps(list_rows(runs), indent=2) if as_json else list_text(runs, _width()))
@@ -48,8 +48,8 @@ def show(
 ) -> None:
     """Show one run: what it is, how far it got, its summary, and mean, minimum, maximum and last of each quantity."""
     from ..runs import load_run
+    from ..runs.journal.strict_json import dumps, plain
     from ..runs.overview import show_data, show_text
-    from ..runs.strict_json import dumps, plain
 
     found = load_run(run)
     print(dumps(plain(show_data(found)), indent=2) if as_json else show_text(found, _width(), settings))
@@ -63,7 +63,7 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="print the records of the journal as they are")] = False,
 ) -> None:
     """Print the last records of a run and, with -f, those to come."""
-    from ..runs.following import describe, follow, journal_of, last_lines, parse
+    from ..runs.journal.following import describe, follow, journal_of, last_lines, parse
 
     journal = journal_of(run)
 
@@ -108,7 +108,7 @@ def best(
 ) -> None:
     """Print the run with the best value of a metric: the lowest, or the highest of accuracy, throughput and the like."""
     from ..runs.comparing.best import best_run, best_text
-    from ..runs.strict_json import dumps, plain
+    from ..runs.journal.strict_json import dumps, plain
 
     found = best_run(load(paths or []), metric)
     print(dumps(plain(found), indent=2) if as_json else best_text(found))
@@ -181,7 +181,7 @@ def _width() -> int:
 
 def _has_ended(journal: Path) -> bool:
     from ..runs import load_run
-    from ..runs.journal import seems_abandoned
-    from ..runs.schema import RUNNING
+    from ..runs.journal.file import seems_abandoned
+    from ..runs.journal.schema import RUNNING
 
     return load_run(journal).status != RUNNING or seems_abandoned(journal)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..data import Collator
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
-from ..runs.strict_json import dumps
+from ..runs.journal.strict_json import dumps
 from .likelihood.batches import EvaluationBatches, data_unit
 from .likelihood.draws import MOST_REPLICATES, Draws
 from .likelihood.evaluate import LikelihoodResult, evaluate_likelihood

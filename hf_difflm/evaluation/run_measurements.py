@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..runs.derived.rebuild import write_derived
-from ..runs.files import JOURNAL_NAME
-from ..runs.journal import Journal
-from ..runs.schema import MeasurementRecord
+from ..runs.journal.file import Journal
+from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.schema import MeasurementRecord
 
 
 def run_folder(target: str) -> Path | None:

@@ -19,7 +19,7 @@ from ..data.prepared_folder import is_prepared
 from ..data.sources.corpora import refuse_missing
 from ..errors import UserError
 from ..runs import load_run
-from ..runs.schema import COMPLETED
+from ..runs.journal.schema import COMPLETED
 from ..training.argument_checks import check_values
 from ..training.arguments import DiffusionTrainingArguments
 from ..training.attention import check_attention

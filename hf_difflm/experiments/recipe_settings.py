@@ -13,7 +13,7 @@ from ..errors import UserError, did_you_mean
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..recipes import Layer, Sourced, overlay, recipe_layers
-from ..runs.redaction import REDACTED
+from ..runs.journal.redaction import REDACTED
 from ..training.fields import REFUSED, find_field, own_fields, trainer_fields
 from ..training.monitoring_options import MonitoringOptions
 from ..training.noise_combinations import check_noise

@@ -9,9 +9,9 @@ from pathlib import Path
 from transformers import TrainerState
 
 from ..callbacks import RunLogCallback
-from ..runs.checkpoints import newest_good
-from ..runs.schema import SampleRecord
-from ..runs.tables import printable
+from ..runs.journal.checkpoints import newest_good
+from ..runs.journal.schema import SampleRecord
+from ..runs.journal.tables import printable
 from ..training.resuming import find_checkpoint
 from ..training.trainer import DiffusionTrainer
 

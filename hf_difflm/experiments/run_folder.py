@@ -16,8 +16,8 @@ from ..errors import UserError
 from ..runs import dashboard_names, load_run
 from ..runs.dashboard_names import FOLDER as DASHBOARD
 from ..runs.derived.rebuild import derived_files
-from ..runs.files import JOURNAL_NAME
-from ..runs.journal import has_other_writer
+from ..runs.journal.file import has_other_writer
+from ..runs.journal.files import JOURNAL_NAME
 from ..training.identity import another_experiment, only_watching, refusal
 from .recipe_settings import Settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..runs import load_run
-from ..runs.schema import COMPLETED
+from ..runs.journal.schema import COMPLETED
 from .recipe_settings import Settings
 from .run_folder import changed_settings, flat_config, holds_run, keeps_log, refuse_living
 

@@ -17,7 +17,7 @@ from ..evaluation.targets import find_weights, load_average
 from ..models.loading import is_denoiser, load_config, load_model
 from ..models.untrusted import CONVERT_FIRST
 from ..runs import load_run
-from ..runs.checkpoints import newest_good
+from ..runs.journal.checkpoints import newest_good
 from .recipe_settings import Settings
 from .run_folder import keeps_log
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..models.adapters import is_adapter_folder
-from ..runs.checkpoints import EMA_FILE
+from ..runs.journal.checkpoints import EMA_FILE
 from .adapter_files import copy_adapter
 from .card.metadata import check_license
 from .card.page import model_card, write_model_card

@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "Journal": "journal",
-    "Run": "run",
+    "Journal": "journal.file",
+    "Run": "journal.run",
     "compare_runs": "comparing.table",
     "differences": "comparing.table",
     "load_run": "reading",
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from .comparing.table import compare_runs, differences
     from .derived.rebuild import recover
     from .html import write_html_report
-    from .journal import Journal
+    from .journal.file import Journal
+    from .journal.run import Run
     from .plots import plot_comparison, plot_runs
     from .reading import load_run, load_runs
     from .report import write_report
-    from .run import Run
 
 
 def __getattr__(name: str) -> Any:

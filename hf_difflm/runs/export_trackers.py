@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import UserError
 from .comparing.table import labels
-from .files import document_name
-from .measurements import numbers
-from .run import Run
-from .strict_json import plain
+from .journal.files import document_name
+from .journal.measurements import numbers
+from .journal.run import Run
+from .journal.strict_json import plain
 
 _ENVELOPE = ("iter", "steps")
 

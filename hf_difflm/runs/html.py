@@ -8,7 +8,6 @@ from pathlib import Path
 
 from .comparing.seeds import seed_groups
 from .comparing.table import compare_runs, labels
-from .files import write_page
 from .html_data import page_data
 from .html_importance import importance_section
 from .html_sections import (
@@ -19,10 +18,11 @@ from .html_sections import (
     settings_section,
     summary_section,
 )
+from .journal.files import write_page
+from .journal.run import Run
+from .journal.strict_json import plain
 from .places import relative, shown, shown_run
-from .run import Run
 from .self_contained import asset, page
-from .strict_json import plain
 
 _CURVES = """<section id="curves"><h2>Curves</h2>
 <noscript><p>The curves need JavaScript; everything else on this page does not.</p></noscript>

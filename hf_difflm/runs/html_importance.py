@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from .dashboard.importance_map import ImportanceMap, importance_maps, scale_of
 from .html_sections import section
-from .run import Run
+from .journal.run import Run
+from .journal.tables import count
 from .self_contained import text
-from .tables import count
 
 SHADES = 9
 """Classes ``s0`` to ``s8`` of the style sheet: no page has a style of its own in an element."""

@@ -10,11 +10,11 @@ from .comparing.fairness import settings_of
 from .comparing.table import Comparison
 from .derived.document import summarize
 from .derived.sample_groups import SampleGroup, quality_line, sample_groups
+from .journal.run import Run
+from .journal.schema import SampleRecord
+from .journal.tables import UNKNOWN, count, duration, number, with_error
 from .places import relative
-from .run import Run
-from .schema import SampleRecord
 from .self_contained import text
-from .tables import UNKNOWN, count, duration, number, with_error
 
 _MAX_STEPS = 12  # of samples; first and last among them
 _MAX_PROMPTS = 8

@@ -11,12 +11,11 @@ import numpy as np
 from .comparing.table import labels
 from .derived.document import summarize
 from .derived.metrics import losses_by_epoch
-from .journal import RECORDS_LOST
-from .measurements import last_measurements, measurement_lines
-from .places import typed
-from .run import KILLED, Run
-from .schema import STATUS_OF_EVENT
-from .tables import (
+from .journal.file import RECORDS_LOST
+from .journal.measurements import last_measurements, measurement_lines
+from .journal.run import KILLED, Run
+from .journal.schema import STATUS_OF_EVENT
+from .journal.tables import (
     UNKNOWN,
     count,
     duration,
@@ -28,6 +27,7 @@ from .tables import (
     text_table,
     with_error,
 )
+from .places import typed
 
 # Quantities of a step in the order people ask for them, with how they are written.
 _QUANTITIES = (

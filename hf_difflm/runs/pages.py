@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .files import write_page
+from .journal.files import write_page
+from .journal.tables import fenced
 from .places import relative
-from .tables import fenced
 
 
 def write_markdown(

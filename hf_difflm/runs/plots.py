@@ -12,6 +12,7 @@ from ..errors import UserError, did_you_mean
 from .axes import AXES
 from .comparing.seeds import seed_groups
 from .comparing.table import labels
+from .journal.run import Run
 from .plots_evaluation import draw_comparison, draw_milestones, draw_validation
 from .plots_series import Drawing, NothingToDraw
 from .plots_style import FORMATS, save
@@ -22,7 +23,6 @@ from .plots_training import (
     draw_mfu,
     draw_step_time_histogram,
 )
-from .run import Run
 
 KINDS: dict[str, Callable[[Drawing], Figure]] = {
     "loss_per_step": draw_loss_per_step,

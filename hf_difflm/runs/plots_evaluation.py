@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from .axes import AXES, evaluation_series, step_series
 from .comparing.seeds import SeedGroup
 from .decimation import decimate
+from .journal.run import Run
 from .plots_series import (
     Curve,
     Drawing,
@@ -25,7 +26,6 @@ from .plots_series import (
 )
 from .plots_style import Style, finish, label_text, legend, log_y_if_wide, new_figure, scale_x
 from .plots_training import smoothed_loss
-from .run import Run
 
 _NLL = "nll (nats/token) ± standard error"
 _MILESTONE_AXES = ("step", "tokens", "time")

@@ -19,8 +19,8 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from ..errors import UserError
 from .axes import AXES
-from .files import replacing
-from .tables import printable
+from .journal.files import replacing
+from .journal.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType

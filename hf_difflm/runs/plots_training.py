@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from .axes import step_series
 from .decimation import decimate
 from .derived.metrics import losses_by_epoch
+from .journal.run import Run
 from .plots_series import (
     Curve,
     Drawing,
@@ -24,7 +25,6 @@ from .plots_series import (
     x_axis,
 )
 from .plots_style import Style, finish, label_text, legend, log_y_if_wide, new_figure, new_grid
-from .run import Run
 
 _BINS = 40
 _ONE_PANEL = 3

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..errors import UserError
 from .dashboard_names import FOLDER as DASHBOARD
-from .files import JOURNAL_NAME, METRICS_SUFFIX
 from .foreign import epoch_losses, reader_of
-from .journal_reading import read_journal
+from .journal.files import JOURNAL_NAME, METRICS_SUFFIX
+from .journal.reading import read_journal
+from .journal.run import Run
+from .journal.strict_json import loads
 from .partial_json import salvage
-from .run import Run
-from .strict_json import loads
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from .comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
 from .comparing.table import compare_runs, labels
 from .decimation import smoothing_window
+from .journal.run import Run
+from .journal.tables import fenced, markdown_table
 from .pages import write_markdown
 from .places import relative, shown, shown_run
 from .plots import plot_comparison
-from .run import Run
-from .tables import fenced, markdown_table
 
 _MAX_SAMPLES = 4  # of the last sampled step
 

@@ -21,7 +21,7 @@ from ..hub.folder import write_folder
 from ..hub.repo_names import check_repo_id
 from ..hub.secrets_scan import refuse_secrets
 from ..hub.upload import upload, upload_sentence
-from ..runs.schema import EventRecord
+from ..runs.journal.schema import EventRecord
 from .trainer_parts import TrainerPart
 
 logger = logging.getLogger(__name__)

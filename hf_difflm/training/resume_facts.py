@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runs.checkpoints import EMA_FILE, FACTS_FILE
-from ..runs.files import write_text
+from ..runs.journal.checkpoints import EMA_FILE, FACTS_FILE
+from ..runs.journal.files import write_text
 from .identity import TRAINER_IDENTITY, Changes, another_experiment, keeping, only_watching, refusal
 from .options import DiffusionOptions
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 
 from ..callbacks.reports import reports_of
 from ..errors import UserError
-from ..runs.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from ..runs.comparing.pairing import write_best_evaluation
+from ..runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from .pushing import PushingPart
 from .resuming import ResumingPart
 from .step_log import StepLogPart

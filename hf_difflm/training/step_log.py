@@ -11,7 +11,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..callbacks.reports import reports_of
 from ..flops.network import mfu
-from ..runs.schema import EventRecord
+from ..runs.journal.schema import EventRecord
 from .trainer_parts import TrainerPart
 
 

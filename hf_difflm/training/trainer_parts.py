@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..objectives import Objective
-from ..runs.checkpoints import newest_good
+from ..runs.journal.checkpoints import newest_good
 from .arguments import DiffusionTrainingArguments
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage

@@ -15,7 +15,7 @@ from hf_difflm.callbacks.measuring.alarms import GradientAlarm, LossAlarm, judge
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.schema import MeasurementRecord, SampleRecord
+from hf_difflm.runs.journal.schema import MeasurementRecord, SampleRecord
 
 
 def judged(alarm, values):

@@ -19,7 +19,7 @@ from hf_difflm.callbacks.trackers import TrackerCallback
 from hf_difflm.callbacks.tracking.wandb_names import open_wandb_run
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.schema import EventRecord, MeasurementRecord, SampleRecord
+from hf_difflm.runs.journal.schema import EventRecord, MeasurementRecord, SampleRecord
 
 PROMPTS = ("", HOSTILE)
 

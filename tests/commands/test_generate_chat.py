@@ -15,7 +15,7 @@ from hf_difflm.data.conversations.answers import AnswerEncoder
 from hf_difflm.data.conversations.chat_template import PLAIN_TEMPLATE
 from hf_difflm.evaluation.generation.chat_prompts import chat_ids, written
 from hf_difflm.evaluation.generation.prompts import Prompt
-from hf_difflm.runs.tables import printable
+from hf_difflm.runs.journal.tables import printable
 
 QUESTION = {"role": "user", "content": "2 + 2?"}
 SHORT = ["--max-new-tokens", "6", "--use-cpu"]

@@ -11,7 +11,7 @@ import torture_run_log
 from killable_training import Nursery, differences, outcome
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.checkpoints import newest_good
+from hf_difflm.runs.journal.checkpoints import newest_good
 
 SETTINGS = {
     "mdlm": {"max_steps": 20, "logging_steps": 3, "eval_steps": 4, "save_steps": 5, "ema_decay": 0.9},

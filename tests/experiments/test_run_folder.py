@@ -28,7 +28,7 @@ from hf_difflm.experiments.run_folder import (
 )
 from hf_difflm.runs import Journal, Run
 from hf_difflm.runs.comparing.fairness import differences
-from hf_difflm.runs.schema import RunRecord
+from hf_difflm.runs.journal.schema import RunRecord
 from hf_difflm.training.fields import own_fields
 from hf_difflm.training.identity import NOT_IDENTITY
 from hf_difflm.training.monitoring_options import MonitoringOptions

@@ -18,7 +18,7 @@ from hf_difflm.experiments.one_run import train_run
 from hf_difflm.experiments.recipe_settings import Settings, load_settings, resumed_settings
 from hf_difflm.experiments.starting_point import begin_from, open_tokenizer
 from hf_difflm.runs import load_run
-from hf_difflm.runs.checkpoints import write_manifest
+from hf_difflm.runs.journal.checkpoints import write_manifest
 
 DATA = {"dataset": "markov", "block_size": 33, "max_eval_blocks": 4, "use_cpu": True, "viz_interval": 0}
 STEPS = {"max_steps": 2, "eval_steps": 1, "save_steps": 1, "logging_steps": 1, "eval_replicates": 1, "eval_iters": 1}

@@ -11,7 +11,7 @@ from made_runs import make_run
 
 from hf_difflm.runs.dashboard.importance_map import importance_record
 from hf_difflm.runs.html import write_html_report
-from hf_difflm.runs.schema import SampleRecord
+from hf_difflm.runs.journal.schema import SampleRecord
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\">"

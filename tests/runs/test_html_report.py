@@ -17,7 +17,7 @@ from hf_difflm.errors import UserError
 from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.html import write_html_report
 from hf_difflm.runs.html_data import page_data
-from hf_difflm.runs.schema import SampleRecord
+from hf_difflm.runs.journal.schema import SampleRecord
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028'\"&<!--"
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from hf_difflm.runs import Journal, load_run, write_report
-from hf_difflm.runs.schema import SampleRecord
+from hf_difflm.runs.journal.schema import SampleRecord
 
 
 def _pair(write_run):

@@ -15,7 +15,7 @@ from hf_difflm.evaluation.targets import load_target
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.models.adapters import AVERAGES, is_adapter_folder, merged
 from hf_difflm.models.loading import load_config, load_model
-from hf_difflm.runs.checkpoints import EMA_FILE
+from hf_difflm.runs.journal.checkpoints import EMA_FILE
 
 pytest.importorskip("peft")
 

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.checkpoints import checkpoints, damage, newest_good
+from hf_difflm.runs.journal.checkpoints import checkpoints, damage, newest_good
 
 ROOT = Path(__file__).parents[2]
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}

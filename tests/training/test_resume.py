@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.checkpoints import newest_good
+from hf_difflm.runs.journal.checkpoints import newest_good
 
 STEPS = 9  # of 6 an epoch: into the second one
 

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, TrainerCallback
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from hf_difflm.runs.checkpoints import newest_good
+from hf_difflm.runs.journal.checkpoints import newest_good
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
 TESTS = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
-from ...runs.journal import RECORDS_LOST, Journal
-from ...runs.schema import EventRecord, Record
+from ...runs.journal.file import RECORDS_LOST, Journal
+from ...runs.journal.schema import EventRecord, Record
 from .derived_files import DerivedFiles
 
 logger = logging.getLogger(__name__)

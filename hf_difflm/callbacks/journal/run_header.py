@@ -14,9 +14,9 @@ import torch
 from transformers import TrainingArguments
 
 from ... import __version__
-from ...runs.redaction import redact, redact_command
-from ...runs.schema import RunRecord
-from ...runs.strict_json import plain
+from ...runs.journal.redaction import redact, redact_command
+from ...runs.journal.schema import RunRecord
+from ...runs.journal.strict_json import plain
 from ..measuring.engines import engine_of, sharding_of
 from ..tracking.wandb_resume import HEADER_KEY, active_wandb_run
 

@@ -12,11 +12,11 @@ from transformers import TrainingArguments
 
 from ...errors import UserError
 from ...runs.derived.rebuild import derived_files
-from ...runs.files import remove_leftovers
-from ...runs.journal import Journal
-from ...runs.journal_reading import find_run
-from ...runs.run import Run
-from ...runs.schema import EventRecord
+from ...runs.journal.file import Journal
+from ...runs.journal.files import remove_leftovers
+from ...runs.journal.reading import find_run
+from ...runs.journal.run import Run
+from ...runs.journal.schema import EventRecord
 from .run_header import run_record
 
 

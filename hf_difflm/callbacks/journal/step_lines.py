@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from ...runs.schema import STEP_NUMBERS, encode, now
-from ...runs.strict_json import dumps
+from ...runs.journal.schema import STEP_NUMBERS, encode, now
+from ...runs.journal.strict_json import dumps
 from .step_records import DECIMALS, FLOAT32, FORMATS, LARGEST_ROUNDED, step_records
 
 # What a row brings in the words of the log is left to the records, which know how to weigh it.

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerState, TrainingArguments
 
 from ...flops.network import mfu
-from ...runs.schema import StepRecord
+from ...runs.journal.schema import StepRecord
 from ..measuring.device_peak import device_peak
 from ..measuring.flops_counter import FlopsCounter
 from .step_records import round_times

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
-from ...runs.schema import STEP_NUMBERS, EvaluationRecord, StepRecord, now
+from ...runs.journal.schema import STEP_NUMBERS, EvaluationRecord, StepRecord, now
 
 _NAMES = {"learning_rate": "lr", "num_input_tokens_seen": "tokens_seen"}
 # What is measured with a clock is not known to more decimals than these; passes are told apart down to a batch.

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ...runs.tables import printable
+from ...runs.journal.tables import printable
 from .formats import Bins, block, cell
 
 # The x axis that transformers' callbacks define for all curves: no number of W&B's own steps is named, so nothing that

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import UserError
-from ...runs.tables import printable
+from ...runs.journal.tables import printable
 from ..measuring.histograms import Histogram, unpacked
 
 

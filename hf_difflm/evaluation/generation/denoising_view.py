@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from ...runs.tables import printable
+from ...runs.journal.tables import printable
 from .denoising_frames import GIVEN, MASK, MASKED, NEW, SETTLED, Frame, TokenText
 
 # Not by colour alone: dim, bold and underlined are seen without colours too.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...data.conversations.messages import ASSISTANT, MESSAGES, checked_messages
 from ...errors import UserError
-from ...runs.strict_json import loads
+from ...runs.journal.strict_json import loads
 from .line_files import read_lines
 
 FORMATS = ("text", "jsonl")

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...runs.derived.sample_groups import quality_line
-from ...runs.strict_json import plain
-from ...runs.tables import number, printable
+from ...runs.journal.strict_json import plain
+from ...runs.journal.tables import number, printable
 from .texts import GeneratedText
 
 # What drives a terminal or has no UTF-8: controls, directions of writing, line separators, lone surrogates.

@@ -18,12 +18,12 @@ from rich.progress import Progress
 
 from ...errors import UserError
 from ...runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
-from ...runs.files import JOURNAL_NAME
+from ...runs.journal.files import JOURNAL_NAME
+from ...runs.journal.strict_json import dumps, plain
+from ...runs.journal.tables import markdown_table, printable, shortened, text_table
 from ...runs.pages import write_markdown
 from ...runs.places import shown
 from ...runs.plots_pareto import check_picture, plot_pareto
-from ...runs.strict_json import dumps, plain
-from ...runs.tables import markdown_table, printable, shortened, text_table
 from ..generation.importance_weights import importance_for
 from ..generation.options import GenerationOptions
 from ..likelihood.zero_shot import evaluation_data

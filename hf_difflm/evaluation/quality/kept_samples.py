@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...runs.files import write_text
-from ...runs.strict_json import dumps, plain
+from ...runs.journal.files import write_text
+from ...runs.journal.strict_json import dumps, plain
 from ..generation.importance_weights import importance_for
 from ..generation.options import GenerationOptions
 from ..targets import load_target

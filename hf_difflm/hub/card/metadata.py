@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from ...data.sources.local_files import SUFFIXES
 from ...errors import UserError
 from ...runs import Run
+from ...runs.journal.tables import printable
 from ...runs.places import relative
-from ...runs.tables import printable
 from ..source import PushSource
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)  # which ones there are, the Hub knows, and says

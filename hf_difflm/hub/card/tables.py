@@ -6,8 +6,8 @@ from typing import Any
 
 from ...runs import Run, compare_runs
 from ...runs.comparing.table import labels
-from ...runs.schema import EvaluationRecord
-from ...runs.tables import count, markdown_table, number, with_error
+from ...runs.journal.schema import EvaluationRecord
+from ...runs.journal.tables import count, markdown_table, number, with_error
 from ..source import PushSource
 from .text import code, escaped, table
 

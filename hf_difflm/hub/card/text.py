@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ...runs.journal.tables import printable, shortened
 from ...runs.places import relative
-from ...runs.tables import printable, shortened
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>!|#~])")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..journal.run import Run
+from ..journal.tables import printable
 from ..places import shown_run
-from ..run import Run
-from ..tables import printable
 from .checks import FAILED, MARKS, Check
 from .importance import curriculum_checks, importance_checks
 from .noise import noise_checks

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..run import Run
+from ..journal.run import Run
 
 PASSED, FAILED, UNKNOWN = "passed", "failed", "unknown"
 MARKS = {PASSED: "✓", FAILED: "✗", UNKNOWN: "–"}

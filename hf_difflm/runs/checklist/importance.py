@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..run import Run
-from ..tables import printable
+from ..journal.run import Run
+from ..journal.tables import printable
 from .checks import FEW, Check, ends, failed, judged, known_rows, passed, planned_steps, setting, unknown, warmup_steps
 
 BOUNDARIES = {"thirds": (1 / 3, 2 / 3), "30-70": (0.3, 0.7), "early": (0.1, 0.3), "late": (0.5, 0.9)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..run import Run
+from ..journal.run import Run
 from .checks import FEW, SURE, Check, failed, judged, known_rows, passed, setting, unknown
 from .noise_law import SCHEDULES, NoiseLaw, ks_p_value
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..run import KILLED, Run
-from ..tables import count, duration, printable, with_error
+from ..journal.run import KILLED, Run
+from ..journal.tables import count, duration, printable, with_error
 from .checks import (
     FEW,
     Check,

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..run import Run
-from ..schema import COMPLETED
-from ..tables import UNKNOWN, count, markdown_table, number, text_table
+from ..journal.run import Run
+from ..journal.schema import COMPLETED
+from ..journal.tables import UNKNOWN, count, markdown_table, number, text_table
 
 CONFIDENCE = 0.95
 NO_DIFFERENCE = "no difference"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..run import Run
-from ..schema import EvaluationRecord
-from ..tables import count, number, with_error
+from ..journal.run import Run
+from ..journal.schema import EvaluationRecord
+from ..journal.tables import count, number, with_error
 
 EVALUATION_HEADINGS = ("step", "training loss", "nats/token ± se", "bits/byte", "perplexity", "accuracy")
 

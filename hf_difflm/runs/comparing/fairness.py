@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..run import Run
-from ..tables import shortened
+from ..journal.run import Run
+from ..journal.tables import shortened
 
 # What is meant to differ: the objective, names and places. All other settings should be equal in a fair comparison.
 _EXPECTED_TO_DIFFER = {

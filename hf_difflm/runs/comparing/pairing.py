@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_text
-from ..run import Run
-from ..strict_json import dumps
+from ..journal.files import write_text
+from ..journal.run import Run
+from ..journal.strict_json import dumps
 from .seeds import SeedGroup, mean_and_error
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..tables import UNKNOWN, count, duration, number
+from ..journal.tables import UNKNOWN, count, duration, number
 
 CAUSAL = "causal LM"
 """Name of the sampler of a causal LM: a token after the other."""

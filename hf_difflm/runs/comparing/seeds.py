@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..run import Run
-from ..strict_json import dumps, plain
+from ..journal.run import Run
+from ..journal.strict_json import dumps, plain
 from .fairness import SEED_KEYS, settings_of
 
 _SEED_ENDING = re.compile(r"(?:(?:^|[-_. ])s(?:eed)?[-_. =(]*\d*|[-_. =(]+)$")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..run import Run
-from ..tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
+from ..journal.run import Run
+from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from .fairness import SEED_KEYS, differences, fairness_notes
 from .pairing import PairedDifference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of

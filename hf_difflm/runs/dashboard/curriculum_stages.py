@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..run import Run
+from ..journal.run import Run
 
 STAGE_NAMES = ("easy", "medium", "hard")
 

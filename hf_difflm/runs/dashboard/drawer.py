@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from ...errors import UserError
-from ..journal_reading import GrowingRun
-from ..run import Run
-from ..schema import RUNNING
-from ..strict_json import dumps
+from ..journal.reading import GrowingRun
+from ..journal.run import Run
+from ..journal.schema import RUNNING
+from ..journal.strict_json import dumps
 from .figure import last_step, up_to
 from .files import HistoryWriter, clean, thin_pictures, write_picture
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES
-from ..files import JOURNAL_NAME, remove_leftovers, replacing, write_text
-from ..run import Run
-from ..strict_json import dumps, plain
+from ..journal.files import JOURNAL_NAME, remove_leftovers, replacing, write_text
+from ..journal.run import Run
+from ..journal.strict_json import dumps, plain
 from .figure import draw_dashboard, last_step
 
 KEPT_PICTURES = 200

@@ -17,8 +17,8 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextToPath
 
-from ..run import Run
-from ..tables import count
+from ..journal.run import Run
+from ..journal.tables import count
 from .importance_map import ImportanceMap, importance_maps, scale_of
 from .panels import TICK_SIZE, TITLE_SIZE
 

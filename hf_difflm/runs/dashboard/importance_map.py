@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..run import Run
-from ..schema import MeasurementRecord
-from ..tables import printable
+from ..journal.run import Run
+from ..journal.schema import MeasurementRecord
+from ..journal.tables import printable
 
 SOURCE = "importance"
 MOST_CHARACTERS = 600

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from ..axes import step_series
+from ..journal.run import Run
+from ..journal.schema import EvaluationRecord
 from ..plots_style import COLOURS
-from ..run import Run
-from ..schema import EvaluationRecord
 from .panels import TICK_SIZE, finish_panel, missing
 
 _BIN = re.compile(r"eval_(nll|loss|accuracy)_noise_(\d\.\d+)")

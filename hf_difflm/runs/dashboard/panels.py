@@ -13,8 +13,8 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 from ..axes import evaluation_series, step_series
 from ..decimation import decimate, moving_mean
+from ..journal.run import Run
 from ..plots_style import COLOURS, finish, scale_x
-from ..run import Run
 from .stages import mark_stages
 
 AVERAGED_STEPS = 50

@@ -12,10 +12,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from ..derived.sample_groups import mode_of
+from ..journal.run import Run
+from ..journal.schema import SampleRecord
+from ..journal.tables import count, number, printable
 from ..plots_style import COLOURS
-from ..run import Run
-from ..schema import SampleRecord
-from ..tables import count, number, printable
 from .panels import TITLE_SIZE, say
 
 SHOWN_SAMPLES = 5

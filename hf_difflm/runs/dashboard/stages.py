@@ -7,7 +7,7 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ..run import Run
+from ..journal.run import Run
 from .curriculum_stages import stage_starts
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..run import Run
-from ..steps import Steps
-from ..strict_json import dumps
+from ..journal.run import Run
+from ..journal.steps import Steps
+from ..journal.strict_json import dumps
 
 STEPS_KEY = "training_iterations"
 STEP_KEYS = (

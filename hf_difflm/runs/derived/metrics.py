@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..run import Run
+from ..journal.run import Run
 
 # Trainers add up 1/steps_in_epoch, so the last step of epoch 1 may end at 1.0000000000000002.
 _ROUNDING = 1e-6

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     begin(options)
     from ...errors import UserError
-    from ..strict_json import dumps
+    from ..journal.strict_json import dumps
     from .rebuild import DerivedWriter
 
     writer = DerivedWriter(options.journal)

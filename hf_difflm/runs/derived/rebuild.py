@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
-from ..files import JOURNAL_NAME, document_name, metrics_name, write_text
-from ..journal_reading import GrowingRun, read_journal
-from ..run import Run
-from ..strict_json import dumps
+from ..journal.files import JOURNAL_NAME, document_name, metrics_name, write_text
+from ..journal.reading import GrowingRun, read_journal
+from ..journal.run import Run
+from ..journal.strict_json import dumps
 from .document import document_head, render_document, render_steps
 from .metrics import build_metrics
 

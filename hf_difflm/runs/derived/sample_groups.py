@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..run import Run
-from ..schema import SampleRecord
-from ..tables import count, number
+from ..journal.run import Run
+from ..journal.schema import SampleRecord
+from ..journal.tables import count, number
 
 
 @dataclass

@@ -6,8 +6,8 @@ import textwrap
 from typing import Any
 
 from ...errors import UserError
-from ..run import Run
-from ..tables import count, printable, shortened
+from ..journal.run import Run
+from ..journal.tables import count, printable, shortened
 from .sample_groups import SampleGroup, mode_of, quality_line, sample_groups
 
 _INDENT = "  "

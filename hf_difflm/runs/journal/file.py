@@ -70,7 +70,7 @@ class Journal:
         self.append_lines([encode(record) for record in records])
 
     def append_lines(self, lines: Iterable[str]) -> None:
-        """Write records in one go that :func:`hf_difflm.runs.schema.encode` has encoded, or what does the same."""
+        """Write records in one go that :func:`hf_difflm.runs.journal.schema.encode` has encoded, or what does the same."""
         payload = "".join([line + "\n" for line in lines]).encode("ascii")
         self.open()
         descriptor = self._opened()

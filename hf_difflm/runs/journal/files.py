@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError
+from ...errors import UserError
 
 JOURNAL_NAME = "journal.jsonl"
 METRICS_SUFFIX = "_metrics.json"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UserError
+from ...errors import UserError
 from .files import JOURNAL_NAME
 from .schema import (
     RUNNING,

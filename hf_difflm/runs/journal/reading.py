@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from ..errors import UserError
-from .journal import parse_lines, read_records
+from ...errors import UserError
+from .file import parse_lines, read_records
 from .run import Run
 from .schema import EventRecord, Record
 from .steps import Steps
@@ -31,7 +31,7 @@ def find_run(path: Path) -> Run | None:
     enough = _WORTH_IT if "pyarrow.json" in sys.modules else _LARGE
     if path.stat().st_size < enough or importlib.util.find_spec("pyarrow") is None:
         return Run.from_records(path, *read_records(path))
-    from .arrow_journal import ArrowReader
+    from .arrow import ArrowReader
 
     reader = ArrowReader(path)
     run = Run.from_records(path, reader)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
+from .file import seems_abandoned
 from .files import JOURNAL_NAME
-from .journal import seems_abandoned
 from .schema import (
     RUNNING,
     STATUS_OF_EVENT,

@@ -16,7 +16,7 @@ from hf_difflm.callbacks.journal import derived_files as module
 from hf_difflm.callbacks.journal.derived_files import DerivedFiles
 from hf_difflm.runs import Journal
 from hf_difflm.runs.derived.rebuild import derived_files
-from hf_difflm.runs.schema import RunRecord, StepRecord
+from hf_difflm.runs.journal.schema import RunRecord, StepRecord
 
 PATIENCE = 120.0
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,8 @@ from hf_difflm.callbacks.journal.log_writer import LogWriter
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run, recover
 from hf_difflm.runs.derived.rebuild import derived_files
-from hf_difflm.runs.journal import RECORDS_LOST
-from hf_difflm.runs.schema import EventRecord, RunRecord, StepRecord
+from hf_difflm.runs.journal.file import RECORDS_LOST
+from hf_difflm.runs.journal.schema import EventRecord, RunRecord, StepRecord
 
 
 class SmallDisk(Journal):

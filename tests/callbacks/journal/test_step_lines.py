@@ -13,7 +13,7 @@ from hf_difflm.callbacks.journal.step_records import step_records
 from hf_difflm.runs import load_run
 from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.export import export_csv
-from hf_difflm.runs.schema import RunRecord, decode, encode
+from hf_difflm.runs.journal.schema import RunRecord, decode, encode
 
 USUAL = ("loss", "grad_norm", "lr", "time_ms", "tokens_per_sec", "accuracy", "mfu", "epoch", "masking_rate")
 TOTALS = ("steps", "tokens_seen", "total_flops")

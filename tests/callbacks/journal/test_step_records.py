@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hf_difflm.callbacks.journal.step_records import step_record, step_records
-from hf_difflm.runs.schema import encode
-from hf_difflm.runs.strict_json import loads
+from hf_difflm.runs.journal.schema import encode
+from hf_difflm.runs.journal.strict_json import loads
 
 
 def test_a_float32_loses_nothing_that_its_neighbours_do_not_share():

@@ -14,7 +14,7 @@ from hf_difflm.evaluation.generation.denoising_frames import FrameStreamer, Toke
 from hf_difflm.evaluation.generation.denoising_page import MOST_FRAMES, FrameRecorder, write_denoising_page
 from hf_difflm.evaluation.generation.options import GenerationOptions
 from hf_difflm.evaluation.generation.texts import generate_samples
-from hf_difflm.runs.tables import printable
+from hf_difflm.runs.journal.tables import printable
 
 BYTES = load_tokenizer("bytes")
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\">"

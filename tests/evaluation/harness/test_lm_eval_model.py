@@ -22,7 +22,7 @@ from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.evaluation.targets import Target
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective
 from hf_difflm.runs import Journal, load_run
-from hf_difflm.runs.schema import RunRecord
+from hf_difflm.runs.journal.schema import RunRecord
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install lm_eval)")
 

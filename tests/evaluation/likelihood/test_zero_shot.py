@@ -21,7 +21,7 @@ from hf_difflm.evaluation.likelihood.zero_shot_options import ZeroShotOptions, e
 from hf_difflm.evaluation.report import evaluate_target
 from hf_difflm.evaluation.targets import Target
 from hf_difflm.runs import Journal, load_run
-from hf_difflm.runs.schema import RunRecord
+from hf_difflm.runs.journal.schema import RunRecord
 
 BOS, EOS = 256, 257
 PAPER = ["ag_news", "arxiv", "lambada", "lm1b", "ptb", "pubmed", "wikitext"]

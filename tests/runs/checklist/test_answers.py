@@ -13,9 +13,9 @@ from hf_difflm.objectives.adaptive import curriculum
 from hf_difflm.runs import Run, load_run
 from hf_difflm.runs.checklist.answers import check_run, checklist_data, checklist_text, is_sound
 from hf_difflm.runs.checklist.importance import BOUNDARIES
-from hf_difflm.runs.schema import EvaluationRecord, EventRecord, MeasurementRecord
-from hf_difflm.runs.steps import Steps
-from hf_difflm.runs.strict_json import dumps, plain
+from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, MeasurementRecord
+from hf_difflm.runs.journal.steps import Steps
+from hf_difflm.runs.journal.strict_json import dumps, plain
 
 TRAINING = {"run", "numbers are finite", "loss falls", "learning rate follows its schedule", "evaluation loss falls"}
 

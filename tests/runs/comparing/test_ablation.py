@@ -9,7 +9,7 @@ import pytest
 from made_runs import make_run
 
 from hf_difflm.runs.comparing.ablation import AblationTable, Entry, interval
-from hf_difflm.runs.schema import EventRecord
+from hf_difflm.runs.journal.schema import EventRecord
 
 
 def _entry(name, finals, ending="completed", weights=None):

@@ -10,7 +10,7 @@ from made_runs import make_run
 
 from hf_difflm.runs.comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells, train_losses
 from hf_difflm.runs.derived.document import build_document
-from hf_difflm.runs.schema import EvaluationRecord
+from hf_difflm.runs.journal.schema import EvaluationRecord
 
 
 @given(

@@ -70,7 +70,7 @@ def test_runs_without_an_evaluation_by_document_give_none(pair):
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 500), st.floats(0, 500)), min_size=2, max_size=20))
 def test_swapping_the_runs_turns_the_sign_and_keeps_the_error(tmp_path_factory, rows):
     from hf_difflm.runs import Journal, load_run
-    from hf_difflm.runs.schema import RunRecord
+    from hf_difflm.runs.journal.schema import RunRecord
 
     tokens, *sides = (list(column) for column in zip(*rows, strict=True))
     runs = []

@@ -11,7 +11,7 @@ from made_runs import make_run
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, differences
 from hf_difflm.runs.comparing.table import labels
-from hf_difflm.runs.tables import count, number, with_error
+from hf_difflm.runs.journal.tables import count, number, with_error
 
 
 @pytest.fixture

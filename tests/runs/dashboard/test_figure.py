@@ -16,7 +16,7 @@ from hf_difflm.runs.dashboard import panels as panels
 from hf_difflm.runs.dashboard.figure import draw_dashboard, header_facts, up_to
 from hf_difflm.runs.dashboard.noise import draw_by_noise, draw_masking_rate, is_diffusion
 from hf_difflm.runs.dashboard.samples import cut, draw_samples, samples_table
-from hf_difflm.runs.schema import SampleRecord
+from hf_difflm.runs.journal.schema import SampleRecord
 
 HOSTILE = "$x^2$ \\frac{1}{0 _a_ <script>alert(1)</script> \x1b[31mred\x07 \ud800\udcff \u202e 日本語 🎉 \x00\n"
 

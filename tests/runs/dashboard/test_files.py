@@ -22,9 +22,9 @@ from hf_difflm.runs.dashboard.files import (
     write_dashboard,
     write_picture,
 )
-from hf_difflm.runs.files import write_text
-from hf_difflm.runs.schema import MeasurementRecord
-from hf_difflm.runs.steps import Steps
+from hf_difflm.runs.journal.files import write_text
+from hf_difflm.runs.journal.schema import MeasurementRecord
+from hf_difflm.runs.journal.steps import Steps
 
 
 def test_the_newest_picture_is_the_one_of_its_step(tmp_path):

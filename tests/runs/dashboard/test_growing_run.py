@@ -8,8 +8,8 @@ import pytest
 from made_runs import write_run
 
 from hf_difflm.runs import Journal
-from hf_difflm.runs.journal_reading import GrowingRun
-from hf_difflm.runs.schema import MeasurementRecord, StepRecord, encode
+from hf_difflm.runs.journal.reading import GrowingRun
+from hf_difflm.runs.journal.schema import MeasurementRecord, StepRecord, encode
 
 
 @pytest.mark.parametrize("at_first", [True, False])

@@ -19,7 +19,7 @@ from hf_difflm.runs.dashboard.importance_map import (
     scale_of,
     visible,
 )
-from hf_difflm.runs.schema import MeasurementRecord, decode, encode
+from hf_difflm.runs.journal.schema import MeasurementRecord, decode, encode
 
 HOSTILE = ["$x^2$", "<script>", "\x1b[31m", "\ud800", "\u202e", "日本", "\n", "", "\x00"]
 

@@ -19,7 +19,7 @@ from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.dashboard.drawer import Drawer
 from hf_difflm.runs.dashboard.figure import draw_dashboard, up_to
 from hf_difflm.runs.dashboard.files import pictures
-from hf_difflm.runs.schema import EventRecord, StepRecord
+from hf_difflm.runs.journal.schema import EventRecord, StepRecord
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 300.0  # seconds; the machine may be busy

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hf_difflm.runs.dashboard.samples import chosen, draw_samples
-from hf_difflm.runs.schema import SampleRecord
+from hf_difflm.runs.journal.schema import SampleRecord
 
 WIDE = ("W" * 40, "語" * 20, "m" * 10_000, "a wide one: " + "@" * 60)
 

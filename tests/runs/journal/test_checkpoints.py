@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_difflm.runs.checkpoints import checkpoints, damage, newest_good, write_manifest
+from hf_difflm.runs.journal.checkpoints import checkpoints, damage, newest_good, write_manifest
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_difflm.runs import Journal, load_run
-from hf_difflm.runs.journal import read_records
-from hf_difflm.runs.schema import (
+from hf_difflm.runs.journal.file import read_records
+from hf_difflm.runs.journal.schema import (
     CheckpointRecord,
     EvaluationRecord,
     EventRecord,

@@ -10,8 +10,15 @@ from made_runs import write_run
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal
-from hf_difflm.runs.following import describe, follow, journal_of, last_lines, parse
-from hf_difflm.runs.schema import CheckpointRecord, EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
+from hf_difflm.runs.journal.following import describe, follow, journal_of, last_lines, parse
+from hf_difflm.runs.journal.schema import (
+    CheckpointRecord,
+    EvaluationRecord,
+    EventRecord,
+    RunRecord,
+    SampleRecord,
+    StepRecord,
+)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

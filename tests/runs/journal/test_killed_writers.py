@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.files import remove_leftovers
-from hf_difflm.runs.strict_json import dumps
+from hf_difflm.runs.journal.files import remove_leftovers
+from hf_difflm.runs.journal.strict_json import dumps
 
 KILLS, RUNS = 200, 10
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # A process without torch forks the writers: 200 interpreters would take minutes to start. It answers each kill with the
 # number of records that the writer had been told are written.

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_difflm.runs import Run, load_run
-from hf_difflm.runs import arrow_journal as arrow
-from hf_difflm.runs import journal_reading as reading
 from hf_difflm.runs.derived.document import build_document
-from hf_difflm.runs.journal import read_records
-from hf_difflm.runs.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord, encode
+from hf_difflm.runs.journal import arrow as arrow
+from hf_difflm.runs.journal import reading as reading
+from hf_difflm.runs.journal.file import read_records
+from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord, encode
 
 wide = st.floats(width=64) | st.integers(-(2**53), 2**53)
 extras = st.dictionaries(

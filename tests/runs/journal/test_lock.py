@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.runs import Journal
-from hf_difflm.runs import journal as journal_module
-from hf_difflm.runs.journal import read_records
-from hf_difflm.runs.schema import StepRecord
+from hf_difflm.runs.journal import file as journal_module
+from hf_difflm.runs.journal.file import read_records
+from hf_difflm.runs.journal.schema import StepRecord
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -140,11 +140,11 @@ def test_the_lock_of_a_journal_that_nobody_closed_goes_with_it(tmp_path):
 def test_a_run_that_nobody_writes_and_that_was_silent_for_a_minute_seems_abandoned(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(StepRecord(iter=1))
-    look = "import sys, pathlib; from hf_difflm.runs.journal import seems_abandoned as seems; "
+    look = "import sys, pathlib; from hf_difflm.runs.journal.file import seems_abandoned as seems; "
     reader = look + f"sys.exit(seems(pathlib.Path({str(journal.path)!r})))"
 
     def seems() -> bool:
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         return bool(subprocess.run([sys.executable, "-c", reader], env=os.environ | {"PYTHONPATH": root}).returncode)
 
     os.utime(journal.path, (0, 0))

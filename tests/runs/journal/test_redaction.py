@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_difflm.runs.redaction import REDACTED, is_secret, redact, redact_command
+from hf_difflm.runs.journal.redaction import REDACTED, is_secret, redact, redact_command
 
 SECRETS = [
     "hub_token",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_difflm.runs.schema import StepRecord
-from hf_difflm.runs.steps import Steps
+from hf_difflm.runs.journal.schema import StepRecord
+from hf_difflm.runs.journal.steps import Steps
 
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 records = st.lists(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_difflm.runs.tables import duration, line_table, markdown_table, printable, shortened, text_table
+from hf_difflm.runs.journal.tables import duration, line_table, markdown_table, printable, shortened, text_table
 
 
 @given(st.text())

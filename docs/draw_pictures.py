@@ -24,8 +24,8 @@ from PIL import Image
 
 from hf_difflm.runs import Run, load_run
 from hf_difflm.runs.dashboard.figure import draw_dashboard
-from hf_difflm.runs.html import write_html_report
 from hf_difflm.runs.journal.schema import MeasurementRecord
+from hf_difflm.runs.pages.html import write_html_report
 from hf_difflm.runs.plots import plot_comparison
 from hf_difflm.runs.plots_style import COLOURS, finish, new_figure, save
 

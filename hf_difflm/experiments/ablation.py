@@ -14,7 +14,7 @@ from ..runs import Run, load_run
 from ..runs.comparing.ablation import CONFIDENCE, AblationTable, Entry, is_finished
 from ..runs.journal.schema import COMPLETED
 from ..runs.journal.tables import printable
-from ..runs.pages import write_markdown
+from ..runs.pages.page import write_markdown
 from .ablation_grid import AblationGrid, Variant, slug
 from .recipe_settings import Settings
 from .run_folder import keeps_log

@@ -18,8 +18,8 @@ _HOMES = {
     "plot_comparison": "plots",
     "plot_runs": "plots",
     "recover": "derived.rebuild",
-    "write_html_report": "html",
-    "write_report": "report",
+    "write_html_report": "pages.html",
+    "write_report": "pages.markdown",
 }
 __all__ = [
     "Journal",
@@ -38,12 +38,12 @@ __all__ = [
 if TYPE_CHECKING:
     from .comparing.table import compare_runs, differences
     from .derived.rebuild import recover
-    from .html import write_html_report
     from .journal.file import Journal
     from .journal.run import Run
+    from .pages.html import write_html_report
+    from .pages.markdown import write_report
     from .plots import plot_comparison, plot_runs
     from .reading import load_run, load_runs
-    from .report import write_report
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 from ...errors import UserError
 from ...runs.journal.files import write_page
 from ...runs.journal.tables import printable
-from ...runs.self_contained import asset, page
-from ...runs.self_contained import text as text_of
+from ...runs.pages.self_contained import asset, page
+from ...runs.pages.self_contained import text as text_of
 from .denoising_frames import Frame, TokenText
 
 MOST_FRAMES = 400

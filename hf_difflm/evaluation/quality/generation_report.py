@@ -21,7 +21,7 @@ from ...runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pare
 from ...runs.journal.files import JOURNAL_NAME
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import markdown_table, printable, shortened, text_table
-from ...runs.pages import write_markdown
+from ...runs.pages.page import write_markdown
 from ...runs.places import shown
 from ...runs.plots_pareto import check_picture, plot_pareto
 from ..generation.importance_weights import importance_for

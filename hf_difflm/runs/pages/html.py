@@ -6,11 +6,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .comparing.seeds import seed_groups
-from .comparing.table import compare_runs, labels
-from .html_data import page_data
-from .html_importance import importance_section
-from .html_sections import (
+from ..comparing.seeds import seed_groups
+from ..comparing.table import compare_runs, labels
+from ..journal.files import write_page
+from ..journal.run import Run
+from ..journal.strict_json import plain
+from ..places import relative, shown, shown_run
+from .curves import page_data
+from .importance import importance_section
+from .sections import (
     commands_section,
     evaluations_section,
     fairness_section,
@@ -18,10 +22,6 @@ from .html_sections import (
     settings_section,
     summary_section,
 )
-from .journal.files import write_page
-from .journal.run import Run
-from .journal.strict_json import plain
-from .places import relative, shown, shown_run
 from .self_contained import asset, page
 
 _CURVES = """<section id="curves"><h2>Curves</h2>

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .dashboard.importance_map import ImportanceMap, importance_maps, scale_of
-from .html_sections import section
-from .journal.run import Run
-from .journal.tables import count
+from ..dashboard.importance_map import ImportanceMap, importance_maps, scale_of
+from ..journal.run import Run
+from ..journal.tables import count
+from .sections import section
 from .self_contained import text
 
 SHADES = 9

@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
-from .comparing.table import compare_runs, labels
-from .decimation import smoothing_window
-from .journal.run import Run
-from .journal.tables import fenced, markdown_table
-from .pages import write_markdown
-from .places import relative, shown, shown_run
-from .plots import plot_comparison
+from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from ..comparing.table import compare_runs, labels
+from ..decimation import smoothing_window
+from ..journal.run import Run
+from ..journal.tables import fenced, markdown_table
+from ..places import relative, shown, shown_run
+from ..plots import plot_comparison
+from .page import write_markdown
 
 _MAX_SAMPLES = 4  # of the last sampled step
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .journal.files import write_page
-from .journal.tables import fenced
-from .places import relative
+from ..journal.files import write_page
+from ..journal.tables import fenced
+from ..places import relative
 
 
 def write_markdown(

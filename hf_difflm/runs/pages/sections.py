@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
-from .comparing.fairness import settings_of
-from .comparing.table import Comparison
-from .derived.document import summarize
-from .derived.sample_groups import SampleGroup, quality_line, sample_groups
-from .journal.run import Run
-from .journal.schema import SampleRecord
-from .journal.tables import UNKNOWN, count, duration, number, with_error
-from .places import relative
+from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from ..comparing.fairness import settings_of
+from ..comparing.table import Comparison
+from ..derived.document import summarize
+from ..derived.sample_groups import SampleGroup, quality_line, sample_groups
+from ..journal.run import Run
+from ..journal.schema import SampleRecord
+from ..journal.tables import UNKNOWN, count, duration, number, with_error
+from ..places import relative
 from .self_contained import text
 
 _MAX_STEPS = 12  # of samples; first and last among them

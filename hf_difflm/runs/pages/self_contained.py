@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from .journal.strict_json import dumps
-from .journal.tables import printable
+from ..journal.strict_json import dumps
+from ..journal.tables import printable
 
 
 def text(value: object) -> str:

@@ -15,9 +15,9 @@ from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.derived.sample_groups import quality_line, sample_groups
 from hf_difflm.runs.derived.text_samples import CHARACTERS, samples_data, samples_text
-from hf_difflm.runs.html import write_html_report
 from hf_difflm.runs.journal.schema import SampleRecord
 from hf_difflm.runs.journal.strict_json import dumps
+from hf_difflm.runs.pages.html import write_html_report
 
 HOSTILE = [
     "$x_1$ _a_ [bold]b[/bold] {c}",

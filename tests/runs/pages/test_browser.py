@@ -10,8 +10,8 @@ import pytest
 from made_runs import make_run
 
 from hf_difflm.runs.dashboard.importance_map import importance_record
-from hf_difflm.runs.html import write_html_report
 from hf_difflm.runs.journal.schema import SampleRecord
+from hf_difflm.runs.pages.html import write_html_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\">"

@@ -15,9 +15,9 @@ from made_runs import make_run, million_steps
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs.comparing.seeds import seed_groups
-from hf_difflm.runs.html import write_html_report
-from hf_difflm.runs.html_data import page_data
 from hf_difflm.runs.journal.schema import SampleRecord
+from hf_difflm.runs.pages.curves import page_data
+from hf_difflm.runs.pages.html import write_html_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028'\"&<!--"
 

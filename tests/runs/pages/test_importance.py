@@ -9,9 +9,9 @@ from made_runs import make_run
 
 from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.dashboard.importance_map import importance_record
-from hf_difflm.runs.html import write_html_report
-from hf_difflm.runs.html_data import page_data
-from hf_difflm.runs.html_importance import SHADES, importance_section
+from hf_difflm.runs.pages.curves import page_data
+from hf_difflm.runs.pages.html import write_html_report
+from hf_difflm.runs.pages.importance import SHADES, importance_section
 
 HOSTILE = ["</div><script>alert(1)</script>", '" onclick="x', "&amp;", "\x1b[31m", "\ud800", "\u202e", "\n"]
 

@@ -15,8 +15,8 @@ _HOMES = {
     "differences": "comparing.table",
     "load_run": "reading",
     "load_runs": "reading",
-    "plot_comparison": "plots",
-    "plot_runs": "plots",
+    "plot_comparison": "plots.kinds",
+    "plot_runs": "plots.kinds",
     "recover": "derived.rebuild",
     "write_html_report": "pages.html",
     "write_report": "pages.markdown",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .journal.run import Run
     from .pages.html import write_html_report
     from .pages.markdown import write_report
-    from .plots import plot_comparison, plot_runs
+    from .plots.kinds import plot_comparison, plot_runs
     from .reading import load_run, load_runs
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ..derived.document import summarize
 from ..journal.run import Run
 from ..journal.tables import count, duration, with_error
-from ..plots_style import save
+from ..plots.style import save
 from .importance import Strip, draw_importance, strip_of
 from .noise import draw_by_noise, draw_masking_rate, is_diffusion
 from .panels import (

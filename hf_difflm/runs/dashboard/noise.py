@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from ..axes import step_series
 from ..journal.run import Run
 from ..journal.schema import EvaluationRecord
-from ..plots_style import COLOURS
+from ..plots.axes import step_series
+from ..plots.style import COLOURS
 from .panels import TICK_SIZE, finish_panel, missing
 
 _BIN = re.compile(r"eval_(nll|loss|accuracy)_noise_(\d\.\d+)")

@@ -11,10 +11,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from ..axes import evaluation_series, step_series
-from ..decimation import decimate, moving_mean
 from ..journal.run import Run
-from ..plots_style import COLOURS, finish, scale_x
+from ..plots.axes import evaluation_series, step_series
+from ..plots.decimation import decimate, moving_mean
+from ..plots.style import COLOURS, finish, scale_x
 from .stages import mark_stages
 
 AVERAGED_STEPS = 50

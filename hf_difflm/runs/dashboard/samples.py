@@ -15,7 +15,7 @@ from ..derived.sample_groups import mode_of
 from ..journal.run import Run
 from ..journal.schema import SampleRecord
 from ..journal.tables import count, number, printable
-from ..plots_style import COLOURS
+from ..plots.style import COLOURS
 from .panels import TITLE_SIZE, say
 
 SHOWN_SAMPLES = 5

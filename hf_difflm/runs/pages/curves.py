@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import AXES, evaluation_series, row_positions, step_series
 from ..comparing.seeds import SeedGroup
 from ..dashboard.curriculum_stages import stage_starts
-from ..decimation import bucket_means, decimate, smoothing_window
 from ..journal.measurements import measured_names, measurement_series
 from ..journal.run import Run
+from ..plots.axes import AXES, evaluation_series, row_positions, step_series
+from ..plots.decimation import bucket_means, decimate, smoothing_window
 
 # Quantity, title, unit; the first is the one the page is about and gets the most points.
 _QUANTITIES = (

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
 from ..comparing.table import compare_runs, labels
-from ..decimation import smoothing_window
 from ..journal.run import Run
 from ..journal.tables import fenced, markdown_table
 from ..places import relative, shown, shown_run
-from ..plots import plot_comparison
+from ..plots.decimation import smoothing_window
+from ..plots.kinds import plot_comparison
 from .page import write_markdown
 
 _MAX_SAMPLES = 4  # of the last sampled step

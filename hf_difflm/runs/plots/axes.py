@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .journal.run import Run
+from ..journal.run import Run
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ..comparing.seeds import SeedGroup
+from ..journal.run import Run
 from .axes import AXES, evaluation_series, step_series
-from .comparing.seeds import SeedGroup
 from .decimation import decimate
-from .journal.run import Run
-from .plots_series import (
+from .series import (
     Curve,
     Drawing,
     NothingToDraw,
@@ -24,8 +24,8 @@ from .plots_series import (
     titled,
     x_axis,
 )
-from .plots_style import Style, finish, label_text, legend, log_y_if_wide, new_figure, scale_x
-from .plots_training import smoothed_loss
+from .style import Style, finish, label_text, legend, log_y_if_wide, new_figure, scale_x
+from .training import smoothed_loss
 
 _NLL = "nll (nats/token) ± standard error"
 _MILESTONE_AXES = ("step", "tokens", "time")

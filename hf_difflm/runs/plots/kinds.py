@@ -8,15 +8,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..errors import UserError, did_you_mean
+from ...errors import UserError, did_you_mean
+from ..comparing.seeds import seed_groups
+from ..comparing.table import labels
+from ..journal.run import Run
 from .axes import AXES
-from .comparing.seeds import seed_groups
-from .comparing.table import labels
-from .journal.run import Run
-from .plots_evaluation import draw_comparison, draw_milestones, draw_validation
-from .plots_series import Drawing, NothingToDraw
-from .plots_style import FORMATS, save
-from .plots_training import (
+from .evaluation import draw_comparison, draw_milestones, draw_validation
+from .series import Drawing, NothingToDraw
+from .style import FORMATS, save
+from .training import (
     draw_loss_per_epoch,
     draw_loss_per_step,
     draw_loss_smoothed,

@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ..errors import UserError
-from .comparing.pareto import CAUSAL, GenerationPoint, pareto_front
-from .plots_style import FORMATS, Style, finish, label_text, legend, new_figure, save
+from ...errors import UserError
+from ..comparing.pareto import CAUSAL, GenerationPoint, pareto_front
+from .style import FORMATS, Style, finish, label_text, legend, new_figure, save
 
 Value = Callable[[GenerationPoint], float]
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..comparing.seeds import SeedGroup
+from ..journal.run import Run
 from .axes import AXES
-from .comparing.seeds import SeedGroup
 from .decimation import decimate, moving_mean, smoothing_window
-from .journal.run import Run
-from .plots_style import Style, label_text, legend, scale_x
+from .style import Style, label_text, legend, scale_x
 
 _FEW_POINTS = 60  # marked one by one
 _BOUND_NOTES = {"nelbo": "upper bound", "exact": "exact"}

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from ..errors import UserError
+from ...errors import UserError
+from ..journal.files import replacing
+from ..journal.tables import printable
 from .axes import AXES
-from .journal.files import replacing
-from .journal.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType

@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from ..derived.metrics import losses_by_epoch
+from ..journal.run import Run
 from .axes import step_series
 from .decimation import decimate
-from .derived.metrics import losses_by_epoch
-from .journal.run import Run
-from .plots_series import (
+from .series import (
     Curve,
     Drawing,
     NothingToDraw,
@@ -24,7 +24,7 @@ from .plots_series import (
     titled,
     x_axis,
 )
-from .plots_style import Style, finish, label_text, legend, log_y_if_wide, new_figure, new_grid
+from .style import Style, finish, label_text, legend, log_y_if_wide, new_figure, new_grid
 
 _BINS = 40
 _ONE_PANEL = 3

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
-from hf_difflm.runs.plots_pareto import plot_pareto
+from hf_difflm.runs.plots.pareto import plot_pareto
 
 POINT = GenerationPoint(
     sampler="ddpm_cache",

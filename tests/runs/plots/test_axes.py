@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
-from hf_difflm.runs.axes import AXES, evaluation_series, positions_at, row_positions, step_series
 from hf_difflm.runs.journal.steps import Steps
+from hf_difflm.runs.plots.axes import AXES, evaluation_series, positions_at, row_positions, step_series
 
 
 @pytest.mark.parametrize(

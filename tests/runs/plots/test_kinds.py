@@ -15,10 +15,10 @@ from matplotlib.image import imread
 from hf_difflm.errors import UserError
 from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.journal.steps import Steps
-from hf_difflm.runs.plots import KINDS, plot_runs
-from hf_difflm.runs.plots_evaluation import milestone_thresholds, milestones
-from hf_difflm.runs.plots_series import Drawing, group_curve
-from hf_difflm.runs.plots_style import FORMATS, label_text, save
+from hf_difflm.runs.plots.evaluation import milestone_thresholds, milestones
+from hf_difflm.runs.plots.kinds import KINDS, plot_runs
+from hf_difflm.runs.plots.series import Drawing, group_curve
+from hf_difflm.runs.plots.style import FORMATS, label_text, save
 
 
 def _drawing(runs, x="step", title=""):

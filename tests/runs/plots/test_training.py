@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import plot_comparison
-from hf_difflm.runs.decimation import decimate, moving_mean
+from hf_difflm.runs.plots.decimation import decimate, moving_mean
 
 
 @given(st.integers(1, 20_000), st.integers(0, 2**32 - 1), st.integers(2, 3000))
@@ -56,7 +56,7 @@ def test_any_length_of_run_gives_a_picture(write_run, tmp_path, steps):
 def test_each_run_has_its_own_colour_and_errors_are_drawn(write_run, tmp_path):
     from matplotlib.colors import to_rgb
 
-    from hf_difflm.runs.plots_style import COLOURS
+    from hf_difflm.runs.plots.style import COLOURS
 
     path = plot_comparison([write_run("a"), write_run("b", steps=18, evaluate_every=9)], tmp_path / "two.png")
     pixels = imread(path)[..., :3].reshape(-1, 3)

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.dashboard_names import FOLDER
+from ..runs.reading.dashboard_names import FOLDER
 from .journal.drawing_process import DrawingProcess
 from .reports import reports_of
 

@@ -25,7 +25,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     """
     from ..runs.comparing.table import same_name_warnings
     from ..runs.journal.tables import printable
-    from ..runs.reading import load_runs
+    from ..runs.reading.load import load_runs
 
     if not paths and not DEFAULT_PLACE.is_dir():
         raise UserError("there is no folder 'runs' here; name a run, a folder of runs or a glob")

@@ -13,11 +13,12 @@ from typing import Any
 
 from ..callbacks.journal.log_lines import TEXT_LOG_NAME
 from ..errors import UserError
-from ..runs import dashboard_names, load_run
-from ..runs.dashboard_names import FOLDER as DASHBOARD
+from ..runs import load_run
 from ..runs.derived.rebuild import derived_files
 from ..runs.journal.file import has_other_writer
 from ..runs.journal.files import JOURNAL_NAME
+from ..runs.reading import dashboard_names
+from ..runs.reading.dashboard_names import FOLDER as DASHBOARD
 from ..training.identity import another_experiment, only_watching, refusal
 from .recipe_settings import Settings
 

@@ -10,10 +10,10 @@ from ..runs import Run, plot_comparison
 from ..runs.comparing.pairing import EVALUATION_FILE
 from ..runs.dashboard.figure import draw_dashboard
 from ..runs.dashboard.files import default_folder, text_samples
-from ..runs.dashboard_names import LATEST, SAMPLES
 from ..runs.journal.files import JOURNAL_NAME
 from ..runs.journal.strict_json import dumps, dumps_line, loads
-from ..runs.places import relative
+from ..runs.reading.dashboard_names import LATEST, SAMPLES
+from ..runs.reading.places import relative
 
 DASHBOARD, CURVES = "dashboard.png", "curves.png"
 # Parts of a record in which a path of this machine may stand; texts that the model wrote are left as they are.

@@ -13,8 +13,8 @@ _HOMES = {
     "Run": "journal.run",
     "compare_runs": "comparing.table",
     "differences": "comparing.table",
-    "load_run": "reading",
-    "load_runs": "reading",
+    "load_run": "reading.load",
+    "load_runs": "reading.load",
     "plot_comparison": "plots.kinds",
     "plot_runs": "plots.kinds",
     "recover": "derived.rebuild",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .pages.html import write_html_report
     from .pages.markdown import write_report
     from .plots.kinds import plot_comparison, plot_runs
-    from .reading import load_run, load_runs
+    from .reading.load import load_run, load_runs
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ from .journal.tables import (
     text_table,
     with_error,
 )
-from .places import typed
+from .reading.places import typed
 
 # Quantities of a step in the order people ask for them, with how they are written.
 _QUANTITIES = (

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import UserError, did_you_mean, first_line
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import text_table
-from ...runs.places import shown
+from ...runs.reading.places import shown
 from ..run_measurements import record_measurement, run_folder
 from ..targets import Target, load_target
 from .options import HarnessOptions

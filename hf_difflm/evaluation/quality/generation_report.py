@@ -22,8 +22,8 @@ from ...runs.journal.files import JOURNAL_NAME
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import markdown_table, printable, shortened, text_table
 from ...runs.pages.page import write_markdown
-from ...runs.places import shown
 from ...runs.plots.pareto import check_picture, plot_pareto
+from ...runs.reading.places import shown
 from ..generation.importance_weights import importance_for
 from ..generation.options import GenerationOptions
 from ..likelihood.zero_shot import evaluation_data

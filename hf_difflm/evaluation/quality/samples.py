@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...runs.places import shown
+from ...runs.reading.places import shown
 from ..generation.chat_prompts import chat_ids, written
 from ..generation.denoising_frames import Frame, FrameStreamer, TokenText
 from ..generation.denoising_page import FrameRecorder, check_page, write_denoising_page

@@ -13,7 +13,7 @@ from ...data.sources.local_files import SUFFIXES
 from ...errors import UserError
 from ...runs import Run
 from ...runs.journal.tables import printable
-from ...runs.places import relative
+from ...runs.reading.places import relative
 from ..source import PushSource
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)  # which ones there are, the Hub knows, and says

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from ...runs import Run
 from ...runs.journal.schema import COMPLETED, SampleRecord
 from ...runs.journal.tables import count, fenced
-from ...runs.places import relative
+from ...runs.reading.places import relative
 from ..adapter_files import PushedAdapter, adapter_use
 from ..log_files import CURVES, DASHBOARD
 from ..source import PushSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...runs.journal.tables import printable, shortened
-from ...runs.places import relative
+from ...runs.reading.places import relative
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>!|#~])")
 

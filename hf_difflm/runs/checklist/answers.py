@@ -6,7 +6,7 @@ from typing import Any
 
 from ..journal.run import Run
 from ..journal.tables import printable
-from ..places import shown_run
+from ..reading.places import shown_run
 from .checks import FAILED, MARKS, Check
 from .importance import curriculum_checks, importance_checks
 from .noise import noise_checks

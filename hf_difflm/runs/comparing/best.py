@@ -11,7 +11,7 @@ from ...errors import UserError, did_you_mean
 from ..derived.document import summarize
 from ..journal.run import Run
 from ..journal.tables import printable, significant, with_error
-from ..places import typed
+from ..reading.places import typed
 
 _HIGHER_IS_BETTER = ("accuracy", "tokens_per_sec", "mfu", "distinct", "entropy", "bleu", "rouge", "mauve")
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES
 from ..journal.files import JOURNAL_NAME, remove_leftovers, replacing, write_text
 from ..journal.run import Run
 from ..journal.strict_json import dumps, plain
+from ..reading.dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES
 from .figure import draw_dashboard, last_step
 
 KEPT_PICTURES = 200

@@ -11,7 +11,7 @@ from ..comparing.table import compare_runs, labels
 from ..journal.files import write_page
 from ..journal.run import Run
 from ..journal.strict_json import plain
-from ..places import relative, shown, shown_run
+from ..reading.places import relative, shown, shown_run
 from .curves import page_data
 from .importance import importance_section
 from .sections import (

@@ -10,9 +10,9 @@ from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
 from ..comparing.table import compare_runs, labels
 from ..journal.run import Run
 from ..journal.tables import fenced, markdown_table
-from ..places import relative, shown, shown_run
 from ..plots.decimation import smoothing_window
 from ..plots.kinds import plot_comparison
+from ..reading.places import relative, shown, shown_run
 from .page import write_markdown
 
 _MAX_SAMPLES = 4  # of the last sampled step

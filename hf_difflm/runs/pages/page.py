@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..journal.files import write_page
 from ..journal.tables import fenced
-from ..places import relative
+from ..reading.places import relative
 
 
 def write_markdown(

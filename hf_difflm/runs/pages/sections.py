@@ -13,7 +13,7 @@ from ..derived.sample_groups import SampleGroup, quality_line, sample_groups
 from ..journal.run import Run
 from ..journal.schema import SampleRecord
 from ..journal.tables import UNKNOWN, count, duration, number, with_error
-from ..places import relative
+from ..reading.places import relative
 from .self_contained import text
 
 _MAX_STEPS = 12  # of samples; first and last among them

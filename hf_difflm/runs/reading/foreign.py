@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from .journal.schema import (
+from ..journal.schema import (
     CheckpointRecord,
     EvaluationRecord,
     EventRecord,

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ...errors import UserError
+from ..journal.files import JOURNAL_NAME, METRICS_SUFFIX
+from ..journal.reading import read_journal
+from ..journal.run import Run
+from ..journal.strict_json import loads
 from .dashboard_names import FOLDER as DASHBOARD
 from .foreign import epoch_losses, reader_of
-from .journal.files import JOURNAL_NAME, METRICS_SUFFIX
-from .journal.reading import read_journal
-from .journal.run import Run
-from .journal.strict_json import loads
 from .partial_json import salvage
 
 logger = logging.getLogger(__name__)

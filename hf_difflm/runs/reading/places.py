@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .journal.files import JOURNAL_NAME
-from .journal.run import Run
+from ..journal.files import JOURNAL_NAME
+from ..journal.run import Run
 
 _ABSOLUTE = re.compile(r"(?:^|(?<=[\s='\"(\[,]))/(?:[^\s'\"/]+/)*([^\s'\"/]+)/?")
 

@@ -39,7 +39,7 @@ def plot(
     """
     loaded = load(runs)
     if summary:
-        from ..runs.overview import summary_text
+        from ..runs.showing.overview import summary_text
 
         print(summary_text(loaded, names, shutil.get_terminal_size((140, 24)).columns))
         return

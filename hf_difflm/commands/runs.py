@@ -34,7 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, alone on stdou
 def list_runs(paths: Paths = None, as_json: AsJson = False) -> None:
     """List runs, the newest first: status, steps, last training loss, best evaluation."""
     from ..runs.journal.strict_json import dumps
-    from ..runs.overview import list_rows, list_text
+    from ..runs.showing.overview import list_rows, list_text
 
     runs = load(paths or [])
     print(dumps(list_rows(runs), indent=2) if as_json else list_text(runs, _width()))
@@ -49,7 +49,7 @@ def show(
     """Show one run: what it is, how far it got, its summary, and mean, minimum, maximum and last of each quantity."""
     from ..runs import load_run
     from ..runs.journal.strict_json import dumps, plain
-    from ..runs.overview import show_data, show_text
+    from ..runs.showing.overview import show_data, show_text
 
     found = load_run(run)
     print(dumps(plain(show_data(found)), indent=2) if as_json else show_text(found, _width(), settings))
@@ -89,7 +89,7 @@ def compare(runs: Runs, as_json: AsJson = False) -> None:
     on the same documents are compared paired by document.
     """
     from ..runs.comparing.table import compare_runs
-    from ..runs.export import comparison_json
+    from ..runs.showing.export import comparison_json
 
     loaded = load(runs)
     if as_json:
@@ -138,7 +138,7 @@ def export(
         raise UserError(f"--format {format} writes a folder; name it with --output FOLDER")
     loaded = load(runs)
     if trackers and output is not None:
-        from ..runs.export_trackers import export_tensorboard, export_wandb
+        from ..runs.showing.export_trackers import export_tensorboard, export_wandb
 
         places = (export_tensorboard if format == "tensorboard" else export_wandb)(loaded, output)
         for place in places:
@@ -146,7 +146,7 @@ def export(
         hint = f"tensorboard --logdir {output}" if format == "tensorboard" else f"wandb sync {places[0]}"
         print(f"next: {hint}", file=sys.stderr)
         return
-    from ..runs.export import export_csv, export_json, export_markdown
+    from ..runs.showing.export import export_csv, export_json, export_markdown
 
     if format == "csv":
         pieces = export_csv(loaded, table or "steps")
@@ -155,7 +155,7 @@ def export(
     if output is None:
         sys.stdout.writelines(pieces)
     else:
-        from ..runs.export import write_pieces
+        from ..runs.showing.export import write_pieces
 
         print(write_pieces(output, pieces))
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, did_you_mean
-from .comparing.evaluation_table import train_losses
-from .comparing.table import compare_runs, labels
-from .derived.document import build_document, render_document, summarize
-from .journal.files import replacing
-from .journal.measurements import measurement_rows
-from .journal.run import Run
-from .journal.strict_json import dumps, plain
-from .journal.tables import UNKNOWN, markdown_table, number
+from ...errors import UserError, did_you_mean
+from ..comparing.evaluation_table import train_losses
+from ..comparing.table import compare_runs, labels
+from ..derived.document import build_document, render_document, summarize
+from ..journal.files import replacing
+from ..journal.measurements import measurement_rows
+from ..journal.run import Run
+from ..journal.strict_json import dumps, plain
+from ..journal.tables import UNKNOWN, markdown_table, number
 
 TABLES = ("steps", "evaluations", "measurements", "summary")
 # One row a number; in the others the columns follow from what is known.

@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .comparing.table import labels
-from .journal.files import document_name
-from .journal.measurements import numbers
-from .journal.run import Run
-from .journal.strict_json import plain
+from ...errors import UserError
+from ..comparing.table import labels
+from ..journal.files import document_name
+from ..journal.measurements import numbers
+from ..journal.run import Run
+from ..journal.strict_json import plain
 
 _ENVELOPE = ("iter", "steps")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .comparing.table import labels
-from .derived.document import summarize
-from .derived.metrics import losses_by_epoch
-from .journal.file import RECORDS_LOST
-from .journal.measurements import last_measurements, measurement_lines
-from .journal.run import KILLED, Run
-from .journal.schema import STATUS_OF_EVENT
-from .journal.tables import (
+from ..comparing.table import labels
+from ..derived.document import summarize
+from ..derived.metrics import losses_by_epoch
+from ..journal.file import RECORDS_LOST
+from ..journal.measurements import last_measurements, measurement_lines
+from ..journal.run import KILLED, Run
+from ..journal.schema import STATUS_OF_EVENT
+from ..journal.tables import (
     UNKNOWN,
     count,
     duration,
@@ -27,7 +27,7 @@ from .journal.tables import (
     text_table,
     with_error,
 )
-from .reading.places import typed
+from ..reading.places import typed
 
 # Quantities of a step in the order people ask for them, with how they are written.
 _QUANTITIES = (

@@ -12,8 +12,8 @@ from hf_difflm.callbacks.journal.step_lines import StepLines
 from hf_difflm.callbacks.journal.step_records import step_records
 from hf_difflm.runs import load_run
 from hf_difflm.runs.derived.document import build_document
-from hf_difflm.runs.export import export_csv
 from hf_difflm.runs.journal.schema import RunRecord, decode, encode
+from hf_difflm.runs.showing.export import export_csv
 
 USUAL = ("loss", "grad_norm", "lr", "time_ms", "tokens_per_sec", "accuracy", "mfu", "epoch", "masking_rate")
 TOTALS = ("steps", "tokens_seen", "total_flops")

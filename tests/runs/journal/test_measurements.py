@@ -13,12 +13,12 @@ from made_runs import make_run, write_run
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.derived.rebuild import DerivedWriter, write_derived
-from hf_difflm.runs.export import export_csv, export_markdown
-from hf_difflm.runs.export_trackers import export_tensorboard
 from hf_difflm.runs.journal.measurements import measurement_lines, measurement_series
 from hf_difflm.runs.journal.schema import EventRecord, MeasurementRecord, StepRecord
-from hf_difflm.runs.overview import show_data, show_text
 from hf_difflm.runs.pages.curves import page_data
+from hf_difflm.runs.showing.export import export_csv, export_markdown
+from hf_difflm.runs.showing.export_trackers import export_tensorboard
+from hf_difflm.runs.showing.overview import show_data, show_text
 
 
 def gradients(step: int) -> MeasurementRecord:

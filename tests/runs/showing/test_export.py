@@ -10,9 +10,9 @@ from made_runs import make_run, million_steps
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs.derived.document import build_document
-from hf_difflm.runs.export import comparison_json, export_csv, export_json, export_markdown, write_pieces
-from hf_difflm.runs.export_trackers import export_tensorboard, export_wandb
 from hf_difflm.runs.journal.schema import SampleRecord
+from hf_difflm.runs.showing.export import comparison_json, export_csv, export_json, export_markdown, write_pieces
+from hf_difflm.runs.showing.export_trackers import export_tensorboard, export_wandb
 
 
 def _rows(pieces):

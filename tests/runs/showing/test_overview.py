@@ -16,7 +16,7 @@ from hf_difflm.runs.comparing.best import best_run, best_text
 from hf_difflm.runs.journal.files import JOURNAL_NAME
 from hf_difflm.runs.journal.schema import EventRecord
 from hf_difflm.runs.journal.strict_json import dumps, plain
-from hf_difflm.runs.overview import list_rows, list_text, show_data, show_text, summary_text
+from hf_difflm.runs.showing.overview import list_rows, list_text, show_data, show_text, summary_text
 
 
 def _at(run, start):

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..experiments.recipe_settings import Settings, load_settings
-from ..training.fields import own_fields
+from ..training.declarations.fields import own_fields
 from .application import INTERRUPTED
 from .flags import given_flags, with_flags
 from .help_all import HelpAll

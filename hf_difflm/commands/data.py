@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..experiments.recipe_settings import load_settings
-from ..training.fields import own_fields
+from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .parsing import Command, Commands, declared_flags
 

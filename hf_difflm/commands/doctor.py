@@ -11,7 +11,7 @@ import typer
 
 from ..errors import UserError, did_you_mean
 from ..experiments.recipe_settings import load_settings
-from ..training.fields import own_fields
+from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags

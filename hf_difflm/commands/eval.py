@@ -13,7 +13,7 @@ from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.harness.options import HarnessOptions
 from ..evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..evaluation.quality.sampler_grid import read_samplers
-from ..training.fields import fields_of
+from ..training.declarations.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 from .several_values import whole_numbers
 

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..evaluation.generation.line_files import read_lines
 from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.generation.prompts import STDIN, prompts_of_file, whole_stdin
-from ..training.fields import fields_of
+from ..training.declarations.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 
 

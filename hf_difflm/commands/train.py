@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..experiments.recipe_settings import load_settings, resumed_settings
-from ..training.fields import own_fields
+from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags

@@ -116,8 +116,8 @@ def _reference(grid: AblationGrid, runs: Mapping[str, Run | None], folder: Path)
 
 def _generation_options(variant: Variant) -> Any:
     from ..evaluation.generation.options import GenerationOptions
-    from ..training.fields import fields_of
-    from ..training.values import typed_value
+    from ..training.declarations.fields import fields_of
+    from ..training.declarations.values import typed_value
 
     declared = fields_of(GenerationOptions, "generation")
     try:

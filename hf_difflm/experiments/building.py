@@ -8,7 +8,7 @@ import torch
 
 from ..models.build import build_causal_lm, build_denoiser
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
-from ..training.complaints import complaints_about
+from ..training.declarations.complaints import complaints_about
 from .recipe_settings import Settings
 from .starting_point import load_start
 

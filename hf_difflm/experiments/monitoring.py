@@ -25,7 +25,7 @@ from ..data.collator import IGNORED
 from ..evaluation.generation.line_files import read_lines
 from ..evaluation.quality.reference_model import check_reference
 from ..objectives.adaptive.objective import AdaptiveMaskingObjective
-from ..training.monitoring_options import MonitoringOptions
+from ..training.declarations.monitoring_options import MonitoringOptions
 from ..training.trainer import DiffusionTrainer
 
 _PROMPT_TOKENS = 32

@@ -20,12 +20,12 @@ from ..data.sources.corpora import refuse_missing
 from ..errors import UserError
 from ..runs import load_run
 from ..runs.journal.schema import COMPLETED
-from ..training.argument_checks import check_values
 from ..training.arguments import DiffusionTrainingArguments
 from ..training.attention import check_attention
-from ..training.complaints import complaints_about
 from ..training.data_order import NO_END
-from ..training.identity import as_lines
+from ..training.declarations.argument_checks import check_values
+from ..training.declarations.complaints import complaints_about
+from ..training.declarations.identity import as_lines
 from ..training.objective_choice import adaptive_settings, minimised
 from ..training.pushing import keeps_no_weights
 from ..training.trainer import DiffusionTrainer

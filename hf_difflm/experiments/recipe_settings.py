@@ -14,11 +14,11 @@ from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..recipes import Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.redaction import REDACTED
-from ..training.fields import REFUSED, find_field, own_fields, trainer_fields
-from ..training.monitoring_options import MonitoringOptions
+from ..training.declarations.fields import REFUSED, find_field, own_fields, trainer_fields
+from ..training.declarations.monitoring_options import MonitoringOptions
+from ..training.declarations.values import shown, typed_value
 from ..training.noise_combinations import check_noise
 from ..training.options import OBJECTIVES, DiffusionOptions
-from ..training.values import shown, typed_value
 
 if TYPE_CHECKING:
     from .starting_point import StartingPoint

@@ -19,7 +19,7 @@ from ..runs.journal.file import has_other_writer
 from ..runs.journal.files import JOURNAL_NAME
 from ..runs.reading import dashboard_names
 from ..runs.reading.dashboard_names import FOLDER as DASHBOARD
-from ..training.identity import another_experiment, only_watching, refusal
+from ..training.declarations.identity import another_experiment, only_watching, refusal
 from .recipe_settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..runs.journal.checkpoints import EMA_FILE, FACTS_FILE
 from ..runs.journal.files import write_text
-from .identity import TRAINER_IDENTITY, Changes, another_experiment, keeping, only_watching, refusal
+from .declarations.identity import TRAINER_IDENTITY, Changes, another_experiment, keeping, only_watching, refusal
 from .options import DiffusionOptions
 
 

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from ..callbacks.measuring.engines import engine_of
 from ..errors import UserError
 from ..runs.journal.checkpoints import checkpoints, damage, newest_good
-from .identity import as_lines
+from .declarations.identity import as_lines
 from .resume_facts import ResumeFacts, check_resumable, settings_of
 from .trainer_parts import TrainerPart
 

@@ -29,9 +29,9 @@ from hf_difflm.experiments.run_folder import (
 from hf_difflm.runs import Journal, Run
 from hf_difflm.runs.comparing.fairness import differences
 from hf_difflm.runs.journal.schema import RunRecord
-from hf_difflm.training.fields import own_fields
-from hf_difflm.training.identity import NOT_IDENTITY
-from hf_difflm.training.monitoring_options import MonitoringOptions
+from hf_difflm.training.declarations.fields import own_fields
+from hf_difflm.training.declarations.identity import NOT_IDENTITY
+from hf_difflm.training.declarations.monitoring_options import MonitoringOptions
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from transformers.models.llama import modeling_llama
 from transformers.utils import is_liger_kernel_available
 
 from hf_difflm.errors import UserError
-from hf_difflm.training.argument_checks import check_values
+from hf_difflm.training.declarations.argument_checks import check_values
 from hf_difflm.training.liger import apply_liger, check_liger, patch_backbone
 
 installed = pytest.mark.skipif(not is_liger_kernel_available(), reason="liger-kernel is not installed")

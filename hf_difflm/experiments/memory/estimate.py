@@ -13,8 +13,8 @@ from ...models.build import build_causal_lm, build_denoiser
 from ...models.masked_diffusion.labelled_head import automatic_chunk_rows
 from ...objectives import MaskedDiffusionObjective
 from ...training.arguments import DiffusionTrainingArguments
-from ...training.complaints import complaints_about
-from ...training.fields import trainer_fields
+from ...training.declarations.complaints import complaints_about
+from ...training.declarations.fields import trainer_fields
 from ...training.objective_choice import adaptive_settings
 from ...training.peft_adapters import check_engine, merging_parameters
 from ..recipe_settings import Settings

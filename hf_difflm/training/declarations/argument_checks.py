@@ -10,9 +10,9 @@ import torch
 from transformers import SchedulerType, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
-from ..errors import UserError, did_you_mean
+from ...errors import UserError, did_you_mean
+from ..liger import check_liger
 from .complaints import complaints_about
-from .liger import check_liger
 from .values import shown
 
 # What the Trainer passes itself.

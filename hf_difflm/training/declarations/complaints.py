@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import UserError
+from ...errors import UserError
 
 # The Hub's client has changed what it speaks HTTP with more than once, and passes the errors of that on.
 _OF_THE_HUB = frozenset({"huggingface_hub", "httpx", "httpx2", "requests"})

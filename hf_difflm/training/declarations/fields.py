@@ -10,10 +10,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from ..data.options import DataOptions
-from ..models.options import ModelOptions
+from ...data.options import DataOptions
+from ...models.options import ModelOptions
+from ..options import DiffusionOptions
 from .monitoring_options import MonitoringOptions
-from .options import DiffusionOptions
 
 GROUPS: dict[str, type] = {
     "data": DataOptions,

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..errors import UserError, did_you_mean
+from ...errors import UserError, did_you_mean
 from .fields import Field
 
 TRUE_WORDS = ("true", "yes", "on", "1")

@@ -7,8 +7,8 @@ import torch
 from transformers import SchedulerType
 
 from hf_difflm.errors import UserError
-from hf_difflm.training.argument_checks import check_values
-from hf_difflm.training.complaints import complaints_about
+from hf_difflm.training.declarations.argument_checks import check_values
+from hf_difflm.training.declarations.complaints import complaints_about
 
 NO_GPU = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 NEEDED = {

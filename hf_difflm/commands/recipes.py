@@ -11,7 +11,7 @@ import yaml
 from ..errors import UserError
 from ..experiments.recipe_settings import load_settings
 from ..recipes import overlay, recipe_layers, recipe_names
-from ..training.launch_configs import launch_configs
+from ..training.launch.configs import launch_configs
 from ..training.options import OBJECTIVES
 
 

@@ -21,11 +21,11 @@ from ..errors import UserError
 from ..runs import load_run
 from ..runs.journal.schema import COMPLETED
 from ..training.arguments import DiffusionTrainingArguments
-from ..training.attention import check_attention
 from ..training.data_order import NO_END
 from ..training.declarations.argument_checks import check_values
 from ..training.declarations.complaints import complaints_about
 from ..training.declarations.identity import as_lines
+from ..training.launch.attention import check_attention
 from ..training.objective_choice import adaptive_settings, minimised
 from ..training.pushing import keeps_no_weights
 from ..training.trainer import DiffusionTrainer

@@ -8,8 +8,8 @@ from transformers import TrainingArguments
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
+from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 from .options import DiffusionOptions
-from .processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 
 
 @dataclass

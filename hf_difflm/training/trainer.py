@@ -24,13 +24,13 @@ from .ema import ExponentialMovingAverage
 from .evaluating import EvaluatingPart
 from .flops import BatchFlops
 from .flow import InterruptCallback, LastStepCallback, StepHooks
-from .liger import apply_liger
+from .launch.liger import apply_liger
+from .launch.processes import check_sharding, prepare_for_zero3
 from .loading import LoadingPart
 from .networks import NetworksPart
 from .objective_choice import minimised, objective_for
 from .peft_adapters import with_adapters
 from .peft_part import AdapterPart
-from .processes import check_sharding, prepare_for_zero3
 from .saving import SavingPart, recover_best
 from .window import MetricsWindow
 

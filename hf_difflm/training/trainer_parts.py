@@ -17,7 +17,7 @@ from .arguments import DiffusionTrainingArguments
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
 from .flow import TrainingDiverged
-from .shards import reshard, weights_are_finite
+from .launch.shards import reshard, weights_are_finite
 from .window import MetricsWindow
 
 

@@ -11,7 +11,7 @@ from transformers import SchedulerType, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ...errors import UserError, did_you_mean
-from ..liger import check_liger
+from ..launch.liger import check_liger
 from .complaints import complaints_about
 from .values import shown
 

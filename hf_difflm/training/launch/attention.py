@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..errors import UserError, did_you_mean
+from ...errors import UserError, did_you_mean
 
 # Versions of FlashAttention: whether each can be imported, and the package that brings it.
 _FLASH = {

@@ -15,8 +15,8 @@ import torch
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import is_liger_kernel_available
 
-from ..errors import UserError, did_you_mean
-from ..models.loading import is_denoiser
+from ...errors import UserError, did_you_mean
+from ...models.loading import is_denoiser
 
 _OF_THE_HEAD = ("cross_entropy", "fused_linear_cross_entropy")
 

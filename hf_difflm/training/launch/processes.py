@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from ..errors import UserError
+from ...errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
 from hf_difflm.experiments.building import build_model
 from hf_difflm.experiments.recipe_settings import load_settings
-from hf_difflm.training.attention import check_attention
+from hf_difflm.training.launch.attention import check_attention
 
 SIZES = {"block_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 FLEX = pytest.param("flex_attention", marks=pytest.mark.slow)  # is compiled: seconds of C++ compiler

@@ -9,8 +9,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import prepare_multi_gpu_env
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
-from hf_difflm.training.launch_configs import FOLDER, launch_configs
-from hf_difflm.training.processes import asked_engine, check_launch, check_sharding
+from hf_difflm.training.launch.configs import FOLDER, launch_configs
+from hf_difflm.training.launch.processes import asked_engine, check_launch, check_sharding
 
 CONFIGS = {config.name: config for config in launch_configs()}
 ENGINES = {

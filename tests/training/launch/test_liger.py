@@ -9,7 +9,7 @@ from transformers.utils import is_liger_kernel_available
 
 from hf_difflm.errors import UserError
 from hf_difflm.training.declarations.argument_checks import check_values
-from hf_difflm.training.liger import apply_liger, check_liger, patch_backbone
+from hf_difflm.training.launch.liger import apply_liger, check_liger, patch_backbone
 
 installed = pytest.mark.skipif(not is_liger_kernel_available(), reason="liger-kernel is not installed")
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.errors import UserError
-from hf_difflm.training.processes import asked_engine, check_launch, check_sharding, use_one_gpu
+from hf_difflm.training.launch.processes import asked_engine, check_launch, check_sharding, use_one_gpu
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAUNCHER = ("ACCELERATE_", "FSDP_", "WORLD_SIZE", "LOCAL_", "RANK", "MASTER_")
 
 

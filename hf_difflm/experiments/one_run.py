@@ -27,8 +27,8 @@ from ..training.declarations.complaints import complaints_about
 from ..training.declarations.identity import as_lines
 from ..training.launch.attention import check_attention
 from ..training.objective_choice import adaptive_settings, minimised
-from ..training.pushing import keeps_no_weights
 from ..training.trainer import DiffusionTrainer
+from ..training.trainer_parts.pushing import keeps_no_weights
 from .building import build_model
 from .monitoring import add_monitoring
 from .progress import ConsoleCallback

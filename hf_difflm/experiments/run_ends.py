@@ -12,8 +12,8 @@ from ..callbacks import RunLogCallback
 from ..runs.journal.checkpoints import newest_good
 from ..runs.journal.schema import SampleRecord
 from ..runs.journal.tables import printable
-from ..training.resuming import find_checkpoint
 from ..training.trainer import DiffusionTrainer
+from ..training.trainer_parts.resuming import find_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
 
-from ..callbacks.measuring.engines import engine_of
-from ..models.adapters import MERGED_ADAPTER, load_adapter, merged
-from .peft_adapters import check_engine
-from .trainer_parts import TrainerPart
+from ...callbacks.measuring.engines import engine_of
+from ...models.adapters import MERGED_ADAPTER, load_adapter, merged
+from ..peft_adapters import check_engine
+from .base import TrainerPart
 
 
 class AdapterPart(TrainerPart):

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from ..evaluation.likelihood.evaluate import LikelihoodResult
-from ..objectives import Objective
-from ..runs.journal.checkpoints import newest_good
-from .arguments import DiffusionTrainingArguments
-from .data_order import EpochSampler
-from .ema import ExponentialMovingAverage
+from ...evaluation.likelihood.evaluate import LikelihoodResult
+from ...objectives import Objective
+from ...runs.journal.checkpoints import newest_good
+from ..arguments import DiffusionTrainingArguments
+from ..data_order import EpochSampler
+from ..ema import ExponentialMovingAverage
+from ..launch.shards import reshard, weights_are_finite
 from .flow import TrainingDiverged
-from .launch.shards import reshard, weights_are_finite
 from .window import MetricsWindow
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 
-from ..callbacks.reports import GradientNorms, reports_of
+from ...callbacks.reports import GradientNorms, reports_of
 from .step_log import StepLogPart
 
 _WHOLE = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)

@@ -7,12 +7,12 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from ..errors import UserError
-from ..evaluation.likelihood.batches import EvaluationBatches, data_unit, spread
-from ..evaluation.likelihood.draws import Draws
-from ..evaluation.likelihood.evaluate import LikelihoodResult, evaluate_likelihood
-from ..objectives import Objective
-from .trainer_parts import TrainerPart
+from ...errors import UserError
+from ...evaluation.likelihood.batches import EvaluationBatches, data_unit, spread
+from ...evaluation.likelihood.draws import Draws
+from ...evaluation.likelihood.evaluate import LikelihoodResult, evaluate_likelihood
+from ...objectives import Objective
+from .base import TrainerPart
 
 
 class EvaluatingPart(TrainerPart):

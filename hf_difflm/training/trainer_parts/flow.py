@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ..callbacks.reports import reports_of
-from ..errors import UserError
+from ...callbacks.reports import reports_of
+from ...errors import UserError
 
 # Ctrl-C, and what job schedulers send before they kill.
 _STOPPING = (signal.SIGINT, signal.SIGTERM)

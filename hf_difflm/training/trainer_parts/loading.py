@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..objectives import Batch
-from ..objectives.base import to_device
-from .data_order import order_of
-from .stream_position import StreamPosition
-from .trainer_parts import TrainerPart
+from ...objectives import Batch
+from ...objectives.base import to_device
+from ..data_order import order_of
+from ..stream_position import StreamPosition
+from .base import TrainerPart
 
 
 class LoadingPart(TrainerPart):

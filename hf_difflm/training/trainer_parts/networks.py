@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..callbacks.measuring.engines import engine_of
-from ..errors import UserError
-from .trainer_parts import TrainerPart
+from ...callbacks.measuring.engines import engine_of
+from ...errors import UserError
+from .base import TrainerPart
 
 _ENGINES = ("single", "ddp")
 

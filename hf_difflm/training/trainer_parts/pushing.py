@@ -14,15 +14,15 @@ from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from ..callbacks.reports import reports_of
-from ..errors import UserError, first_line
-from ..hub.card.metadata import check_license
-from ..hub.folder import write_folder
-from ..hub.repo_names import check_repo_id
-from ..hub.secrets_scan import refuse_secrets
-from ..hub.upload import upload, upload_sentence
-from ..runs.journal.schema import EventRecord
-from .trainer_parts import TrainerPart
+from ...callbacks.reports import reports_of
+from ...errors import UserError, first_line
+from ...hub.card.metadata import check_license
+from ...hub.folder import write_folder
+from ...hub.repo_names import check_repo_id
+from ...hub.secrets_scan import refuse_secrets
+from ...hub.upload import upload, upload_sentence
+from ...runs.journal.schema import EventRecord
+from .base import TrainerPart
 
 logger = logging.getLogger(__name__)
 

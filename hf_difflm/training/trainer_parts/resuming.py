@@ -9,12 +9,12 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..callbacks.measuring.engines import engine_of
-from ..errors import UserError
-from ..runs.journal.checkpoints import checkpoints, damage, newest_good
-from .declarations.identity import as_lines
+from ...callbacks.measuring.engines import engine_of
+from ...errors import UserError
+from ...runs.journal.checkpoints import checkpoints, damage, newest_good
+from ..declarations.identity import as_lines
+from .base import TrainerPart
 from .resume_facts import ResumeFacts, check_resumable, settings_of
-from .trainer_parts import TrainerPart
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ..callbacks.reports import reports_of
-from ..errors import UserError
-from ..runs.comparing.pairing import write_best_evaluation
-from ..runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
+from ...callbacks.reports import reports_of
+from ...errors import UserError
+from ...runs.comparing.pairing import write_best_evaluation
+from ...runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from .pushing import PushingPart
 from .resuming import ResumingPart
 from .step_log import StepLogPart

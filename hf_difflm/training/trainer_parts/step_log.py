@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers.trainer_utils import IntervalStrategy
 
-from ..callbacks.reports import reports_of
-from ..flops.network import mfu
-from ..runs.journal.schema import EventRecord
-from .trainer_parts import TrainerPart
+from ...callbacks.reports import reports_of
+from ...flops.network import mfu
+from ...runs.journal.schema import EventRecord
+from .base import TrainerPart
 
 
 class StepLogPart(TrainerPart):

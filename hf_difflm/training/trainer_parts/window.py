@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from ..objectives import ObjectiveOutput, Summary
+from ...objectives import ObjectiveOutput, Summary
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
 from hf_difflm.runs.journal.checkpoints import write_manifest
-from hf_difflm.training.resume_facts import ResumeFacts, check_resumable, read_facts, settings_of
+from hf_difflm.training.trainer_parts.resume_facts import ResumeFacts, check_resumable, read_facts, settings_of
 
 SAVING = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 5}
 

@@ -24,7 +24,7 @@ from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.runs.journal.checkpoints import newest_good
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second, and between two logging steps
 
 

@@ -15,7 +15,7 @@ from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
 from hf_difflm.runs.journal.checkpoints import checkpoints, damage, newest_good
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_difflm.objectives import ObjectiveOutput
-from hf_difflm.training.window import MetricsWindow
+from hf_difflm.training.trainer_parts.window import MetricsWindow
 
 
 def output(correct: list[bool] | None, levels: list[float]) -> ObjectiveOutput:
@@ -88,7 +88,7 @@ def test_what_is_not_finite_stays_visible():
 
 def test_time_outside_of_training_is_left_out(monkeypatch):
     now = iter([0.0, 1.0, 100.0, 102.0]).__next__
-    monkeypatch.setattr("hf_difflm.training.window.time.perf_counter", now)
+    monkeypatch.setattr("hf_difflm.training.trainer_parts.window.time.perf_counter", now)
     window = MetricsWindow(_mark=now())
     fill(window, 1, [(None, [0.5])], 1.0)
     window.restart_clock()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "torture_stream.py"
+SCRIPT = Path(__file__).parents[2] / "torture_stream.py"
 
 
 @pytest.mark.slow

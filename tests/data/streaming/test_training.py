@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from hf_difflm.errors import UserError
 from hf_difflm.training.data_order import WindowSampler
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEPS = 9
 SETTINGS = {"per_device_train_batch_size": 4, "max_steps": STEPS, "save_strategy": "steps", "save_total_limit": None}
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...errors import UserError
 from ...models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from ...models.file_names import INDEX, WEIGHTS
 from ...models.masked_diffusion.dit_configuration import DiTConfig
-from ...models.model_files import INDEX, WEIGHTS
 from .language_models import load_denoiser
 
 # Weights that have other names here; all others have the same.

@@ -7,24 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statistics_witness import counted_by_numpy
 
 from hf_difflm.callbacks.measuring import histograms
 from hf_difflm.callbacks.measuring.device_fetch import DeviceFetch
-from hf_difflm.callbacks.measuring.histograms import BINS, Histogram, keeper, unpacked
+from hf_difflm.callbacks.measuring.histograms import Histogram, keeper, unpacked
 
 # Of any size, but for what is no part of a bin that float32 can tell from 0.
 sized = st.floats(2.0**-60, 2.0**60, width=32) | st.floats(-(2.0**60), -(2.0**-60), width=32)
 values = st.lists(sized | st.sampled_from([0.0, -0.0, torch.inf, -torch.inf, torch.nan]), max_size=30)
 
-
 looking = pytest.mark.parametrize("may_wait", [True, False], ids=["looking", "blindly"])
-
-
-def counted_by_numpy(found: dict, numbers: np.ndarray) -> list[int]:
-    """The edges are multiples of a power of two, so that float64 knows the bin of every float32 exactly."""
-    width = (found["high"] - found["low"]) / BINS
-    bins = np.floor(numbers.astype(np.float64) / width) - np.floor(found["low"] / width)
-    return np.bincount(bins.astype(int), minlength=BINS).tolist()
 
 
 @looking

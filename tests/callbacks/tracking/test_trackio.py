@@ -14,7 +14,7 @@ import pytest
 from tracker_files import STEP, read_trackio
 
 pytest.importorskip("trackio")
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1]
 
 TRAINS = """
 import sys
@@ -34,7 +34,7 @@ write(Logger("trackio", project_name="tried", run_name="one", config={"lr": 0.1}
 def run(tmp_path: Path, program: str) -> tuple[list, dict]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRACKIO")}
     environment |= {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(HELPERS), str(HELPERS.parents[1])])}
     command = [sys.executable, "-c", program, str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_memory_estimate import DEEP, allocated_at_most, rows
+from allocated import DEEP, allocated_at_most, rows
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import json
 import resource
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from allocated import DEEP, allocated_at_most, rows
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
@@ -26,7 +24,6 @@ from hf_difflm.objectives.adaptive.odds_scaling import centred_r
 from hf_difflm.training import DiffusionTrainer
 
 SMALL = {"block_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-DEEP = {"block_size": 128, "hidden_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4}
 WIDE = {"block_size": 96, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 LARGE_VOCABULARY = {**SMALL, "backbone_config": {"vocab_size": 6000}}
 CASES = {
@@ -58,32 +55,6 @@ CASES = {
     "static shapes": {**LARGE_VOCABULARY, "static_shapes": True, "per_device_train_batch_size": 4},
 }
 QUICK = {"small", "accumulated, averaged", "large vocabulary"}
-
-
-def allocated_at_most(run: Any, trace: Any) -> int:
-    """The most bytes that PyTorch's allocator had given out at once while ``run`` ran, as the profiler saw it."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        kept = run()
-    profiler.export_chrome_trace(str(trace))
-    del kept
-    events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
-    live: dict[int, int] = {}
-    now = most = 0
-    for event in sorted(events, key=lambda e: e["args"]["Ev Idx"]):
-        address, size = event["args"]["Addr"], event["args"]["Bytes"]
-        if size > 0:
-            live[address] = size
-            now += size
-        else:
-            now -= live.pop(address, 0)  # what was there before the run is none of its
-        most = max(most, now)
-    return most
-
-
-def rows(count: int, length: int) -> list[dict[str, Any]]:
-    generator = np.random.default_rng(0)
-    return [{"input_ids": [256, *generator.integers(0, 256, length - 1).tolist()]} for _ in range(count)]
 
 
 @pytest.mark.parametrize("objective", ["mdlm", "ar"])

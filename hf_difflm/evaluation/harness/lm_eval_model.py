@@ -292,7 +292,12 @@ class HarnessModel(TemplateLM):
         return text
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line of lm-evaluation-harness, which knows the models of this project now."""
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""The old path of :mod:`hf_difflm.runs.pages.html`."""
+
+from .pages.html import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""The old path of :mod:`hf_difflm.runs.journal.schema`."""
+
+from .journal.schema import *  # noqa: F403

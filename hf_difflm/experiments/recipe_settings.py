@@ -5,25 +5,41 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ..callbacks.measuring.alarms import check_kinds
 from ..data.options import DataOptions
 from ..errors import UserError, did_you_mean
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
+from ..objectives.names import OBJECTIVES
 from ..recipes import Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.redaction import REDACTED
 from ..training.declarations.fields import REFUSED, find_field, own_fields, trainer_fields
 from ..training.declarations.monitoring_options import MonitoringOptions
 from ..training.declarations.values import shown, typed_value
 from ..training.noise_combinations import check_noise
-from ..training.options import OBJECTIVES, DiffusionOptions
-
-if TYPE_CHECKING:
-    from .starting_point import StartingPoint
+from ..training.options import DiffusionOptions
 
 _LORA = ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_merge")  # say how, where lora_r says that
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The weights that training begins with.
+
+    Args:
+        folder: a model folder.
+        name: what the user knows it as.
+        parent: id of the run that made them, else their name, with the commit where they come from the Hub.
+        is_checkpoint: of this very run, whose weights the Trainer loads once more.
+    """
+
+    folder: Path
+    name: str
+    parent: str
+    is_checkpoint: bool = False
 
 
 @dataclass

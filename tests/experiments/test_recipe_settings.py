@@ -11,9 +11,10 @@ from hf_difflm.data.options import DataOptions
 from hf_difflm.errors import UserError
 from hf_difflm.experiments.recipe_settings import load_settings, resumed_settings
 from hf_difflm.models.options import ModelOptions
+from hf_difflm.objectives.names import OBJECTIVES
 from hf_difflm.recipes import FOLDER, recipe_names
 from hf_difflm.training.declarations.fields import REFUSED, own_fields, trainer_fields
-from hf_difflm.training.options import OBJECTIVES, DiffusionOptions
+from hf_difflm.training.options import DiffusionOptions
 
 
 @pytest.fixture

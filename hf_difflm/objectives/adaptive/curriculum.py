@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UserError, did_you_mean
-from ...training.options import CURRICULUM_SCHEDULES
+from .names import CURRICULUM_SCHEDULES
 
 STAGES = ("easy", "medium", "hard")
 PRESETS = {"thirds": (1 / 3, 2 / 3), "30-70": (0.3, 0.7), "early": (0.1, 0.3), "late": (0.5, 0.9)}

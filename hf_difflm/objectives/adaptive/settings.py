@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ...errors import UserError, did_you_mean
-from ...training.options import IMPORTANCES, MASKINGS
 from .curriculum import Curriculum
+from .names import IMPORTANCES, MASKINGS
 
 BOUNDS = {"p0": "nelbo", "p1": "nelbo_position", "p2": "nelbo_token_value", "p3": "nelbo_contextual"}
 """Name of the bound of each training objective."""

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from hf_difflm.errors import UserError
 from hf_difflm.objectives.adaptive.curriculum import PRESETS, Curriculum, quantiles
-from hf_difflm.training.options import CURRICULUM_SCHEDULES
+from hf_difflm.objectives.adaptive.names import CURRICULUM_SCHEDULES
 
 curricula = st.builds(
     lambda bounds, schedule: Curriculum((min(bounds), max(bounds)), schedule),

@@ -11,7 +11,7 @@ from adaptive_cases import FORMS, MASK, V, every_form, gradients, key_of, made, 
 
 from hf_difflm.data import Collator
 from hf_difflm.objectives import AdaptiveSettings, MaskedDiffusionObjective, NoiseKey, adaptive_objective
-from hf_difflm.training.options import MASKINGS
+from hf_difflm.objectives.adaptive.names import MASKINGS
 
 
 @pytest.fixture

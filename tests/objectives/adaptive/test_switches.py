@@ -12,7 +12,7 @@ from adaptive_cases import FORMS, MASK, V, every_form, gradients, key_of, made, 
 from hf_difflm.data import Collator
 from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.objectives import AdaptiveSettings, MaskedDiffusionObjective, NoiseKey, adaptive_objective, count_tokens
-from hf_difflm.training.options import IMPORTANCES, MASKINGS
+from hf_difflm.objectives.adaptive.names import IMPORTANCES, MASKINGS
 
 
 @pytest.fixture

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..evaluation.generation.options import GenerationOptions
 from ..runs import Run, load_run
 from ..runs.comparing.ablation import CONFIDENCE, AblationTable, Entry, is_finished
 from ..runs.journal.schema import COMPLETED
 from ..runs.journal.tables import printable
 from ..runs.pages.page import write_markdown
+from ..training.declarations.fields import fields_of
+from ..training.declarations.values import typed_value
 from .ablation_grid import AblationGrid, Variant, slug
 from .recipe_settings import Settings
 from .run_folder import keeps_log
@@ -115,10 +118,6 @@ def _reference(grid: AblationGrid, runs: Mapping[str, Run | None], folder: Path)
 
 
 def _generation_options(variant: Variant) -> Any:
-    from ..evaluation.generation.options import GenerationOptions
-    from ..training.declarations.fields import fields_of
-    from ..training.declarations.values import typed_value
-
     declared = fields_of(GenerationOptions, "generation")
     try:
         values = {name: typed_value(declared[name], value) for name, value in variant.generation.items()}

@@ -25,9 +25,9 @@ from ..objectives.adaptive.bound import AdaptiveBound
 from ..objectives.base import scored_mask
 from ..training.trainer import objective_for
 from .building import build_model
-from .one_run import training_arguments
 from .recipe_settings import Settings, load_settings
 from .starting_point import open_tokenizer
+from .trainer_arguments import training_arguments
 
 _PACKAGES = (
     "torch",

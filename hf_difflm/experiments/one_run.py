@@ -22,14 +22,14 @@ from ..runs import load_run
 from ..runs.journal.schema import COMPLETED
 from ..training.arguments import DiffusionTrainingArguments
 from ..training.data_order import NO_END
-from ..training.declarations.argument_checks import check_values
 from ..training.declarations.complaints import complaints_about
 from ..training.declarations.identity import as_lines
 from ..training.launch.attention import check_attention
-from ..training.objective_choice import adaptive_settings, minimised
+from ..training.objective_choice import minimised
 from ..training.trainer import DiffusionTrainer
 from ..training.trainer_parts.pushing import keeps_no_weights
 from .building import build_model
+from .doctor import sanity_checks
 from .monitoring import add_monitoring
 from .progress import ConsoleCallback
 from .recipe_settings import Settings
@@ -47,6 +47,7 @@ from .run_folder import (
     make_place,
 )
 from .starting_point import begin_from, open_tokenizer
+from .trainer_arguments import training_arguments
 
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C stopped
 
@@ -85,8 +86,6 @@ def train_run(
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
     if sanity_check:
-        from .doctor import sanity_checks
-
         if not sanity_checks(begin_from(settings)):
             raise UserError("the sanity check failed; see the lines marked ✗ above")
         return FinishedRun(Path(), False)
@@ -212,16 +211,6 @@ def _agree_on(folder: Path, arguments: DiffusionTrainingArguments) -> Path:
         folder = broadcast_object_list([folder])[0]
         arguments.output_dir = str(folder)
     return folder
-
-
-def training_arguments(settings: Settings, folder: Path) -> DiffusionTrainingArguments:
-    """The Trainer's arguments, with its complaints as one sentence; progress bars are for terminals."""
-    check_values(settings.training)
-    if settings.training["objective"] == "atat":
-        adaptive_settings(settings.training)  # says what is wrong before any data are read
-    quiet = {"disable_tqdm": not sys.stderr.isatty(), "log_level_replica": "error"}
-    with complaints_about("these training arguments do not work here", "change or leave out the one it names"):
-        return DiffusionTrainingArguments(output_dir=str(folder), **{**quiet, **settings.training})
 
 
 def _set_seed(seed: int) -> None:

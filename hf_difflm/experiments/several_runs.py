@@ -75,8 +75,8 @@ def plan(place: Path, settings: Settings, *, overwrite: bool, command: str) -> s
 
 def differing_settings(place: Path, settings: Settings) -> dict[str, tuple[object, object]]:
     """Settings in which the run in ``place`` differs from the wanted one: name to (recorded, wanted)."""
-    from .one_run import training_arguments
     from .starting_point import begin_from
+    from .trainer_arguments import training_arguments
 
     settings = begin_from(settings)
     arguments = training_arguments(settings, place)

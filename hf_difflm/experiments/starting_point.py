@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..models.loading import is_denoiser, load_config, load_model
 from ..models.untrusted import CONVERT_FIRST
 from ..runs import load_run
 from ..runs.journal.checkpoints import newest_good
-from .recipe_settings import Settings
+from .recipe_settings import Settings, StartingPoint
 from .run_folder import keeps_log
 
 logger = logging.getLogger(__name__)
@@ -31,23 +30,6 @@ _SIZES = (
     "max_position_embeddings",
 )
 _NOISE = ("noise_schedule", "schedule_exponent", "sigma_min", "sigma_max")
-
-
-@dataclass(frozen=True)
-class StartingPoint:
-    """The weights that training begins with.
-
-    Args:
-        folder: a model folder.
-        name: what the user knows it as.
-        parent: id of the run that made them, else their name, with the commit where they come from the Hub.
-        is_checkpoint: of this very run, whose weights the Trainer loads once more.
-    """
-
-    folder: Path
-    name: str
-    parent: str
-    is_checkpoint: bool = False
 
 
 def begin_from(settings: Settings, resumed: Path | None = None) -> Settings:

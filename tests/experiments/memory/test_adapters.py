@@ -13,9 +13,9 @@ from hf_difflm.errors import UserError
 from hf_difflm.experiments.building import build_model
 from hf_difflm.experiments.memory.estimate import estimate_memory
 from hf_difflm.experiments.memory.report import table
-from hf_difflm.experiments.one_run import training_arguments
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.experiments.starting_point import begin_from
+from hf_difflm.experiments.trainer_arguments import training_arguments
 from hf_difflm.training import DiffusionTrainer
 
 pytest.importorskip("peft", reason="peft is not installed (pip install 'hf_difflm[peft]')")

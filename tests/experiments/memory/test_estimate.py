@@ -16,8 +16,8 @@ from hf_difflm.experiments.building import build_model
 from hf_difflm.experiments.memory.estimate import USABLE, estimate_memory
 from hf_difflm.experiments.memory.labelled_positions import most_labelled
 from hf_difflm.experiments.memory.sharding import Network, gradient_bytes, held_bytes
-from hf_difflm.experiments.one_run import training_arguments
 from hf_difflm.experiments.recipe_settings import load_settings
+from hf_difflm.experiments.trainer_arguments import training_arguments
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.adaptive.masking import corrupt, draw
 from hf_difflm.objectives.adaptive.odds_scaling import centred_r

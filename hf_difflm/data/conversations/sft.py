@@ -13,12 +13,14 @@ from hf_difflm.errors import UserError
 
 from ..caching import cached_map, code_digest
 from ..options import DataOptions
-from ..prepare import Preparation
+from ..prepare_held import Preparation
 from ..prepared import SideCounts
 from ..sentences import plural
 from ..sources.corpora import Corpus
 from ..sources.documents import Documents
 from ..sources.markov import MarkovSource
+from . import answers, chat_template
+from . import rows as conversations
 from .answers import AnswerEncoder, AnswerTables
 from .chat_template import complete_chat_template
 from .rows import load_conversations
@@ -115,7 +117,4 @@ class SftPreparation(Preparation):
 
 
 def _code() -> str:
-    from . import answers, chat_template
-    from . import rows as conversations
-
     return code_digest(*(str(module.__file__) for module in (answers, chat_template, conversations)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AVERAGES, MERGED_ADAPTER, is_adapter_folder
 from ..runs.journal.tables import fenced
-from .card.metadata import on_the_hub
+from .repo_names import on_the_hub
 from .source import PushSource
 
 

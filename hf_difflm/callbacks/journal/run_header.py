@@ -17,7 +17,7 @@ from ... import __version__
 from ...runs.journal.redaction import redact, redact_command
 from ...runs.journal.schema import RunRecord
 from ...runs.journal.strict_json import plain
-from ..measuring.engines import engine_of, sharding_of
+from ..measuring.engines import compute_dtype, engine_of, sharding_of
 from ..tracking.wandb_resume import HEADER_KEY, active_wandb_run
 
 
@@ -92,16 +92,6 @@ def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[st
             "python": platform.python_version(),
         },
     }
-
-
-def compute_dtype(args: TrainingArguments, model: torch.nn.Module | None) -> str | None:
-    """Return what the model computes in: the type of autocast, else that of its weights; ``bfloat16`` and so on."""
-    # The launcher's configuration may ask for a precision, too.
-    mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else getattr(args, "mixed_precision", "no")
-    if mixed in ("bf16", "fp16"):
-        return "bfloat16" if mixed == "bf16" else "float16"
-    first = None if model is None else next(model.parameters(), None)
-    return None if first is None else str(first.dtype).removeprefix("torch.")
 
 
 def _compiles(args: TrainingArguments) -> bool:

@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from ...flops.peaks import peak_flops
-from ..journal.run_header import compute_dtype
+from .engines import compute_dtype
 
 
 def device_peak(args: TrainingArguments, model: torch.nn.Module | None) -> float | None:

@@ -1,9 +1,10 @@
-"""What spreads a training over processes, and what of the model each process holds a share of."""
+"""What spreads a training over processes, what of the model each process holds a share of, and in what type it computes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
 
@@ -36,6 +37,16 @@ def fsdp_state_dict_type() -> str | None:
     """Return in which form FSDP saves weights, e.g. ``FULL_STATE_DICT``; None without FSDP."""
     kind = getattr(_state().get("fsdp_plugin"), "state_dict_type", None)
     return None if kind is None else str(getattr(kind, "name", kind))
+
+
+def compute_dtype(args: TrainingArguments, model: torch.nn.Module | None) -> str | None:
+    """Return what the model computes in: the type of autocast, else that of its weights; ``bfloat16`` and so on."""
+    # The launcher's configuration may ask for a precision, too.
+    mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else getattr(args, "mixed_precision", "no")
+    if mixed in ("bf16", "fp16"):
+        return "bfloat16" if mixed == "bf16" else "float16"
+    first = None if model is None else next(model.parameters(), None)
+    return None if first is None else str(first.dtype).removeprefix("torch.")
 
 
 def _state() -> dict[str, Any]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ...data.sources.local_files import SUFFIXES
 from ...errors import UserError
 from ...runs import Run
 from ...runs.journal.tables import printable
 from ...runs.reading.places import relative
+from ..repo_names import on_the_hub
 from ..source import PushSource
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)  # which ones there are, the Hub knows, and says
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _METRICS = (
     ("eval_nll", "nats_per_token", "nats per token"),
     ("eval_bpb", "bits_per_byte", "bits per byte"),
@@ -69,12 +67,6 @@ def card_metadata(
         if run is not None
         else None,
     )
-
-
-def on_the_hub(name: str) -> bool:
-    """Whether a name is that of a repository, ``OWNER/NAME``, and not a file or folder of this machine."""
-    path = Path(name).expanduser()
-    return bool(_HUB_NAME.fullmatch(name)) and path.suffix.lower() not in SUFFIXES and not path.parent.exists()
 
 
 def _results(source: PushSource, run: Run, task: str) -> list[EvalResult] | None:

@@ -15,6 +15,7 @@ from ..generation.importance_weights import importance_for
 from ..generation.options import GenerationOptions
 from ..targets import load_target
 from .generation_cost import measure_generation
+from .reference_model import load_reference
 
 _KEPT = ("distinct_2", "unigram_entropy", "reference_perplexity", "forwards", "seconds")
 
@@ -55,8 +56,6 @@ def sample_numbers(
     target = load_target(str(run), use_cpu=use_cpu)
     judge = None
     if reference is not None:
-        from .reference_model import load_reference
-
         judge = load_reference(str(_weights(reference)), target.model.device)
     point, texts = measure_generation(
         target.model,

@@ -24,6 +24,8 @@ from ..generation.prompts import Prompt
 from ..generation.sample_output import as_json, as_json_line, as_record, as_text, together_line
 from ..generation.texts import GeneratedText, GenerationStart, Importance, Watch, generate_samples
 from ..targets import Target, load_target
+from .reference_model import load_reference
+from .sample_scores import quality_of_all, quality_of_each
 
 TEXT, JSON, JSONL = "text", "json", "jsonl"
 
@@ -175,20 +177,14 @@ class _Judge:
     """Tells what texts are worth."""
 
     def __init__(self, request: QualityRequest, device: Any) -> None:
-        from .reference_model import load_reference
-
         self._request = request
         name = request.reference_model
         self._reference = load_reference(name, device) if name is not None else None
 
     def __call__(self, samples: Sequence[GeneratedText]) -> list[dict[str, Any]]:
-        from .sample_scores import quality_of_each
-
         return quality_of_each(samples, self._reference)
 
     def together(self, samples: Sequence[GeneratedText]) -> dict[str, Any]:
-        from .sample_scores import quality_of_all
-
         return quality_of_all(samples, self._reference, self._request.real_texts)
 
 

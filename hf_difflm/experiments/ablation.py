@@ -15,7 +15,7 @@ from ..runs import Run, load_run
 from ..runs.comparing.ablation import CONFIDENCE, AblationTable, Entry, is_finished
 from ..runs.journal.schema import COMPLETED
 from ..runs.journal.tables import printable
-from ..runs.pages.page import write_markdown
+from ..runs.pages.write_markdown import write_markdown
 from ..training.declarations.fields import fields_of
 from ..training.declarations.values import typed_value
 from .ablation_grid import AblationGrid, Variant, slug

@@ -21,7 +21,7 @@ from ...runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pare
 from ...runs.journal.files import JOURNAL_NAME
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import markdown_table, printable, shortened, text_table
-from ...runs.pages.page import write_markdown
+from ...runs.pages.write_markdown import write_markdown
 from ...runs.plots.pareto import check_picture, plot_pareto
 from ...runs.reading.places import shown
 from ..generation.importance_weights import importance_for

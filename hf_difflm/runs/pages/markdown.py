@@ -13,7 +13,7 @@ from ..journal.tables import fenced, markdown_table
 from ..plots.decimation import smoothing_window
 from ..plots.kinds import plot_comparison
 from ..reading.places import relative, shown, shown_run
-from .page import write_markdown
+from .write_markdown import write_markdown
 
 _MAX_SAMPLES = 4  # of the last sampled step
 

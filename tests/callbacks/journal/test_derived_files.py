@@ -83,7 +83,7 @@ def test_where_no_process_can_be_started_the_files_are_written_at_the_end(journa
 def test_the_process_imports_no_torch_and_says_what_went_wrong(tmp_path):
     code = f"""
         import os, sys
-        from hf_difflm.runs import derived_process
+        from hf_difflm.runs.derived import process as derived_process
         derived_process.requests = lambda parent: iter(["1", "2", "end"])
         derived_process.main([{str(tmp_path / "away.jsonl")!r}, "--parent", str(os.getppid())])
         print(sorted({{"torch", "transformers", "matplotlib", "pyarrow"}} & set(sys.modules)))

@@ -103,7 +103,7 @@ def test_it_imports_no_torch_and_lets_others_go_first(tmp_path):
     journal = write_run(tmp_path / "run") / "journal.jsonl"
     code = f"""
         import io, os, sys
-        from hf_difflm.runs import dashboard_process
+        from hf_difflm.runs.dashboard import process as dashboard_process
         asked = []
         def requests(parent):
             asked.append(os.getpriority(os.PRIO_PROCESS, 0))
@@ -139,7 +139,7 @@ def test_it_ends_when_nobody_can_ask_any_more(tmp_path, start):
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from hf_difflm.callbacks.drawing_process import DrawingProcess
+from hf_difflm.callbacks.journal.drawing_process import DrawingProcess
 process = DrawingProcess(Path(sys.argv[1]), Path(sys.argv[2]), 0)
 worker = os.fork()
 if worker == 0:
@@ -178,8 +178,8 @@ def test_it_looks_for_its_parent_where_no_signal_tells_of_its_death(tmp_path):
     code = textwrap.dedent(
         f"""
         import os, subprocess, sys, time
-        child = "from hf_difflm.runs import beside, dashboard_process as p; beside.end_with = lambda *_: None; "
-        child += "p.main(sys.argv[1:])"
+        child = "from hf_difflm.runs.derived import beside; from hf_difflm.runs.dashboard import process as p; "
+        child += "beside.end_with = lambda *_: None; p.main(sys.argv[1:])"
         arguments = [{str(journal)!r}, {str(tmp_path / "out")!r}, "--parent", str(os.getpid()), "--nice", "0"]
         command = [sys.executable, "-c", "import sys; " + child, *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)

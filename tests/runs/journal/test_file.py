@@ -145,7 +145,7 @@ def test_a_record_that_does_not_fit_is_taken_back_whole(tmp_path):
     program = """
 import resource, signal, sys
 from hf_difflm.runs import Journal
-from hf_difflm.runs.schema import SampleRecord, StepRecord
+from hf_difflm.runs.journal.schema import SampleRecord, StepRecord
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 journal = Journal(sys.argv[1])
@@ -165,7 +165,7 @@ def test_a_killed_writer_leaves_every_record_but_at_most_one(tmp_path):
     program = """
 import sys
 from hf_difflm.runs import Journal
-from hf_difflm.runs.schema import RunRecord, StepRecord
+from hf_difflm.runs.journal.schema import RunRecord, StepRecord
 journal = Journal(sys.argv[1])
 journal.append(RunRecord(run_name="killed"))
 for step in range(1, 10_000_000):

@@ -26,11 +26,11 @@ FORKER = textwrap.dedent(
     """
     import os, random, select, signal, sys, time
     from pathlib import Path
-    from hf_difflm.runs.derived import DerivedWriter
-    from hf_difflm.runs.files import write_text
-    from hf_difflm.runs.journal import Journal
-    from hf_difflm.runs.journal_reading import find_run
-    from hf_difflm.runs.schema import CheckpointRecord, EvaluationRecord, EventRecord, RunRecord, StepRecord
+    from hf_difflm.runs.derived.rebuild import DerivedWriter
+    from hf_difflm.runs.journal.files import write_text
+    from hf_difflm.runs.journal.file import Journal
+    from hf_difflm.runs.journal.reading import find_run
+    from hf_difflm.runs.journal.schema import CheckpointRecord, EvaluationRecord, EventRecord, RunRecord, StepRecord
 
     def write(folder, told):
         journal = Journal(folder / "journal.jsonl")

@@ -24,7 +24,7 @@ fcntl = pytest.importorskip("fcntl")
 WRITER = """
 import sys
 from hf_difflm.runs import Journal
-from hf_difflm.runs.schema import StepRecord
+from hf_difflm.runs.journal.schema import StepRecord
 journal = Journal(sys.argv[1])
 journal.append(StepRecord(iter=1))
 print("writing", flush=True)

@@ -80,7 +80,7 @@ def check_sharding(engine: str, *, ema: bool, state_dict_type: str | None = None
     """Refuse what an engine that shards the weights cannot do.
 
     Args:
-        engine: as ``callbacks.engines.engine_of`` names it.
+        engine: as ``callbacks.measuring.engines.engine_of`` names it.
         ema: whether a moving average of the weights is asked for.
         state_dict_type: of FSDP's plugin.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_difflm.runs.peaks import peak_flops
+from hf_difflm.flops.peaks import peak_flops
 
 
 def asked_device(parser: argparse.ArgumentParser, given: argparse.Namespace) -> torch.device:

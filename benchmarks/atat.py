@@ -17,6 +17,7 @@ from transformers import set_seed
 
 from hf_difflm import data as texts
 from hf_difflm.data import load_tokenizer
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import (
@@ -26,7 +27,6 @@ from hf_difflm.objectives import (
     adaptive_objective,
     count_tokens,
 )
-from hf_difflm.training.settings import load_settings
 
 SIDES = {
     "estimator alone": AdaptiveSettings("learned_only", "time_only"),

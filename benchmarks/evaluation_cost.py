@@ -21,10 +21,10 @@ from noise_variance import IMPORTANCE, PAIRS, PLAIN, STRATIFIED, BernoulliMasks,
 
 from hf_difflm import data as texts
 from hf_difflm.data import Collator, load_tokenizer
-from hf_difflm.evaluation.batches import EvaluationBatches, spread
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.batches import EvaluationBatches, spread
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.objectives import MaskedDiffusionObjective, Objective
-from hf_difflm.training.settings import load_settings
 
 TOY = {"dataset": "markov", "block_size": 33, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ROWS, SMALL_SET = 32, 4

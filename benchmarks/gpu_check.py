@@ -31,7 +31,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm.data import Collator, load_tokenizer
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.models.build import build_causal_lm, build_denoiser
 from hf_difflm.models.masked_diffusion.sampler_names import SAMPLERS
 from hf_difflm.models.options import ModelOptions

@@ -20,9 +20,9 @@ from transformers import PrinterCallback
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm.data import load_tokenizer
-from hf_difflm.training.building import build_model
-from hf_difflm.training.memory import estimate_memory
-from hf_difflm.training.settings import load_settings
+from hf_difflm.experiments.building import build_model
+from hf_difflm.experiments.memory.estimate import estimate_memory
+from hf_difflm.experiments.recipe_settings import load_settings
 
 STEPS = 3
 CASES: dict[str, dict[str, Any]] = {

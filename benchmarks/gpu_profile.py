@@ -19,7 +19,7 @@ from _operators import KERNELS, KINDS, kind_of_kernel
 from _profile import BLOCKS, PARTS, Blocks, Parts, operators
 from gpu_train import MODES, SIDES, SIZES, TOY, VOCABULARY, make_trainer
 
-from hf_difflm.runs.flops import mfu
+from hf_difflm.flops.network import mfu
 
 
 def measure(

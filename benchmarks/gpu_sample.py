@@ -24,7 +24,7 @@ from sampling import plain_ancestral
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_difflm import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from hf_difflm.runs.flops import mfu
+from hf_difflm.flops.network import mfu
 
 SIZES = {"124M": (768, 12, 12), "350M": (1024, 24, 16)}  # width, layers, heads
 TOY = {"toy": (32, 2, 2)}

@@ -5,8 +5,8 @@ Sides: masked diffusion (``labelled``), the same model with its LM head at every
 steps after the warm-up count, in blocks that begin and end with a wait for the device; rates are of all of them, the
 milliseconds the median of the blocks. Rows follow each other in one process; compiled rows have static shapes. FLOPs are
 those really required: forward and twice that for the backward pass, head at labelled positions only, the whole square of
-attention for masked diffusion and its causal half for its twin (``hf_difflm/runs/flops.py``). MFU is against the card's dense
-peak; beside it the rate of a plain matrix product on the same card. A micro-batch that does not fit is halved and said.
+attention for masked diffusion and its causal half for its twin (``hf_difflm/flops/network.py``). MFU is against the card's
+dense peak; beside it the rate of a plain matrix product on the same card. A micro-batch that does not fit is halved and said.
 Every row is printed, and kept, as soon as it is known; compiled rows come first.
 Claims, of compiled rows: at least 40 % MFU at 124M and 50 % at 350M, and 1.2 times the step rate of the full head.
 """
@@ -32,9 +32,9 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm.data import load_tokenizer
+from hf_difflm.flops.network import mfu
 from hf_difflm.models.build import build_causal_lm, build_denoiser
 from hf_difflm.models.options import ModelOptions
-from hf_difflm.runs.flops import mfu
 
 # GPT-2's sizes in the Llama block, with its 50,257 tokens, a mask token, and none left over: the sizes of the recipes.
 VOCABULARY = 50_258

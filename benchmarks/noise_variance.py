@@ -26,12 +26,12 @@ from transformers import set_seed
 
 from hf_difflm import data as texts
 from hf_difflm.data import Collator, load_tokenizer
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.masked_diffusion import Corruption
 from hf_difflm.objectives.noise import row_uniforms
-from hf_difflm.training.settings import load_settings
 
 SMALLEST_TIME = 1e-3
 FORWARDS, MICRO_BATCH, REPLICATES = 32, 8, 8

@@ -31,10 +31,10 @@ from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm import data as texts
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.data import load_tokenizer
+from hf_difflm.experiments.monitoring import add_monitoring
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
-from hf_difflm.training.monitoring import add_monitoring
-from hf_difflm.training.settings import load_settings
 
 
 def train(size: str, steps: int) -> tuple[Blocks, dict[str, Any]]:

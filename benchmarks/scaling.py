@@ -25,8 +25,8 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm import data as texts
 from hf_difflm.data import load_tokenizer
+from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
-from hf_difflm.training.settings import load_settings
 
 TOY = {"dataset": "markov", "block_size": 33, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 

@@ -27,11 +27,11 @@ from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm import data as texts
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.data import load_tokenizer
+from hf_difflm.experiments.monitoring import add_monitoring
+from hf_difflm.experiments.recipe_settings import Settings, load_settings
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import MaskedDiffusionObjective
-from hf_difflm.training.monitoring import add_monitoring
-from hf_difflm.training.settings import Settings, load_settings
 
 CLAIM_RATE = 0.97
 STEPS = {"demo": 10, "large_vocabulary": 10, "toy": 4}  # in a turn: a run logs each 10 by default

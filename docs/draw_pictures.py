@@ -23,11 +23,11 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from hf_difflm.runs import Run, load_run
-from hf_difflm.runs.dashboard import draw_dashboard
-from hf_difflm.runs.html import write_html_report
-from hf_difflm.runs.plots import plot_comparison
-from hf_difflm.runs.plots_style import COLOURS, finish, new_figure, save
-from hf_difflm.runs.schema import MeasurementRecord
+from hf_difflm.runs.dashboard.figure import draw_dashboard
+from hf_difflm.runs.journal.schema import MeasurementRecord
+from hf_difflm.runs.pages.html import write_html_report
+from hf_difflm.runs.plots.kinds import plot_comparison
+from hf_difflm.runs.plots.style import COLOURS, finish, new_figure, save
 
 DOCS = Path(__file__).parent
 LARGEST = 150_000  # bytes of a picture

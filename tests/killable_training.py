@@ -121,7 +121,7 @@ def train(job: dict[str, Any], telling: int) -> None:
     )
     from hf_difflm.callbacks import RunLogCallback
     from hf_difflm.data import load_tokenizer
-    from hf_difflm.runs.checkpoints import newest_good
+    from hf_difflm.runs.journal.checkpoints import newest_good
 
     folder, kill = Path(job["folder"]), job.get("kill")
     left = kill[2] if kill else 0
@@ -202,7 +202,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     from hf_difflm.runs import load_run
-    from hf_difflm.runs.checkpoints import newest_good
+    from hf_difflm.runs.journal.checkpoints import newest_good
 
     checkpoint, warnings = newest_good(folder)
     assert checkpoint is not None

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_difflm.runs import Journal, Run
-from hf_difflm.runs.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
-from hf_difflm.runs.steps import Steps
+from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
+from hf_difflm.runs.journal.steps import Steps
 
 TIME = "2026-01-02T03:04:05.678+00:00"
 

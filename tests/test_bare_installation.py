@@ -59,21 +59,17 @@ def test_what_trains_and_every_benchmark_imports_nothing_that_reads_text_or_draw
     names = tuple(f"hf_difflm.{package}" for package in ("models", "objectives", "training", "callbacks"))
     benchmarks = tuple(path.stem for path in sorted((ROOT / "benchmarks").glob("*.py")))
     assert {"gpu_train", "gpu_check", "training_step"} <= set(benchmarks)
-    answer = imported((*READS_TEXT, DRAWS), ("hf_difflm", *names, "hf_difflm.runs.run", *benchmarks))
+    answer = imported((*READS_TEXT, DRAWS), ("hf_difflm", *names, "hf_difflm.runs.journal.run", *benchmarks))
     assert answer == {"failed": {}, "seen": 6 + len(benchmarks), "there": []}
 
 
 def test_every_module_of_the_library_that_trains_imports_without_what_reads_text():
     packages = tuple(f"hf_difflm.{package}" for package in ("models", "objectives", "training", "callbacks", "runs"))
     answer = imported(READS_TEXT, packages=packages)
-    # These are named for what they need.
-    assert set(answer["failed"]) <= {"hf_difflm.runs.arrow_journal", *EXPERIMENTS}
+    # This one is named for what it needs.
+    assert set(answer["failed"]) == {"hf_difflm.runs.journal.arrow"}
     assert answer["seen"] > 150
     assert answer["there"] == []
-
-
-# What a command does with a Trainer: it begins with the text.
-EXPERIMENTS = {"hf_difflm.training.experiment", "hf_difflm.training.doctor"}
 
 
 @pytest.mark.parametrize("hidden", ["datasets", "transformers"])

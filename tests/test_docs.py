@@ -14,9 +14,9 @@ from PIL import Image
 
 from hf_difflm import callbacks
 from hf_difflm.callbacks import generation
-from hf_difflm.callbacks.alarms import KINDS
+from hf_difflm.callbacks.measuring.alarms import KINDS
 from hf_difflm.runs import load_run
-from hf_difflm.training.fields import Field, own_fields
+from hf_difflm.training.declarations.fields import Field, own_fields
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/callbacks.md").read_text(encoding="utf-8")

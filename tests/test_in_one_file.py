@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_difflm.data.markov import MarkovSource
+from hf_difflm.data.sources.markov import MarkovSource
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.noise import stratified_uniforms
 

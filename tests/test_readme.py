@@ -35,7 +35,7 @@ def test_every_link_of_the_readme_leads_somewhere(link: str) -> None:
 
 def test_every_flag_the_documentation_shows_exists() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    from hf_difflm.training.fields import own_fields, trainer_fields
+    from hf_difflm.training.declarations.fields import own_fields, trainer_fields
 
     reference = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     fields = {f"--{name.replace('_', '-')}" for name in [*own_fields(), *trainer_fields()]}

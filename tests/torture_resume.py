@@ -23,7 +23,7 @@ from typing import Any
 from killable_training import Nursery, differences, outcome
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.checkpoints import checkpoints
+from hf_difflm.runs.journal.checkpoints import checkpoints
 
 
 def random_settings(generator: random.Random) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, TrainerCallback
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments, MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.data import load_tokenizer
-from hf_difflm.runs.checkpoints import newest_good
+from hf_difflm.runs.journal.checkpoints import newest_good
 
 class Tell(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):

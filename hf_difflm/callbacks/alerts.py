@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..runs.schema import FAILED, EventRecord, MeasurementRecord, Record, SampleRecord
-from ..runs.tables import printable
-from .alarms import Alarm, GradientAlarm, LossAlarm, check_kinds, judge_sample, judge_waiting
+from ..runs.journal.schema import FAILED, EventRecord, MeasurementRecord, Record, SampleRecord
+from ..runs.journal.tables import printable
+from .measuring.alarms import Alarm, GradientAlarm, LossAlarm, check_kinds, judge_sample, judge_waiting
 from .reports import Reports, reports_of
 
 logger = logging.getLogger(__name__)

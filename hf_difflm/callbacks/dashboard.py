@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.dashboard_names import FOLDER
-from .drawing_process import DrawingProcess
+from ..runs.reading.dashboard_names import FOLDER
+from .journal.drawing_process import DrawingProcess
 from .reports import reports_of
 
 logger = logging.getLogger(__name__)

@@ -14,14 +14,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..errors import UserError
-from ..evaluation.generation import GeneratedText, encoded_prompt, generate_samples, length_limit
-from ..evaluation.holes import PromptIds
-from ..evaluation.options import GenerationOptions
-from ..evaluation.reference_model import ReferenceModel, load_reference
-from ..evaluation.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
-from ..evaluation.text_quality import TextQuality, mean_quality, text_quality
+from ..evaluation.generation.holes import PromptIds
+from ..evaluation.generation.options import GenerationOptions
+from ..evaluation.generation.texts import GeneratedText, encoded_prompt, generate_samples, length_limit
+from ..evaluation.quality.reference_model import ReferenceModel, load_reference
+from ..evaluation.quality.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
+from ..evaluation.quality.text_statistics import TextQuality, mean_quality, text_quality
 from ..evaluation.undisturbed import undisturbed
-from ..runs.schema import MeasurementRecord, SampleRecord
+from ..runs.journal.schema import MeasurementRecord, SampleRecord
 from .reports import reports_of
 
 logger = logging.getLogger(__name__)

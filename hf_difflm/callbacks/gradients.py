@@ -14,10 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy
 
 from ..errors import UserError
-from ..runs.schema import MeasurementRecord
-from .parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded
+from ..runs.journal.schema import MeasurementRecord
+from .measuring.parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded
+from .measuring.tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 from .reports import reports_of
-from .tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 
 logger = logging.getLogger(__name__)
 

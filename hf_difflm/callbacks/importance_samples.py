@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.importance_map import importance_record
+from ..runs.dashboard.importance_map import importance_record
 from .reports import reports_of
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class ImportanceSamplesCallback(TrainerCallback):
     200 logs. It reads where the log has just waited for the device, takes no random number and no gradient, and changes
     nothing. Every process reads, since sharded embeddings need all of them; world zero publishes a
     :class:`MeasurementRecord` of the source ``importance``, see
-    :func:`~hf_difflm.runs.importance_map.importance_record`. Special tokens are left out.
+    :func:`~hf_difflm.runs.dashboard.importance_map.importance_record`. Special tokens are left out.
 
     Args:
         read: called with the model; returns the importance of each token of the text, (L,) from 0 to 1. It must leave

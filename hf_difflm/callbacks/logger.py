@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, did_you_mean
-from ..runs.redaction import redact
-from ..runs.strict_json import plain
-from .tracker_backends import Backend, TensorBoardBackend, TrackioBackend, WandbBackend
-from .tracker_formats import bins_of, numbers_of
+from ..runs.journal.redaction import redact
+from ..runs.journal.strict_json import plain
+from .tracking.backends import Backend, TensorBoardBackend, TrackioBackend, WandbBackend
+from .tracking.formats import bins_of, numbers_of
 
 logger = logging.getLogger(__name__)
 

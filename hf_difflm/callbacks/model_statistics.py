@@ -14,13 +14,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.schema import MeasurementRecord
-from .activation_hooks import ActivationHooks
-from .device_fetch import DeviceFetch
-from .histograms import Histogram, add_over_processes, keeper
-from .parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded, unwrapped
+from ..runs.journal.schema import MeasurementRecord
+from .measuring.activation_hooks import ActivationHooks
+from .measuring.device_fetch import DeviceFetch
+from .measuring.histograms import Histogram, add_over_processes, keeper
+from .measuring.parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded, unwrapped
+from .measuring.tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 from .reports import reports_of
-from .tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 
 logger = logging.getLogger(__name__)
 

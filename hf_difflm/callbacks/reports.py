@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerState
 
-from ..runs.schema import Record
+from ..runs.journal.schema import Record
 
 _ATTRIBUTE = "_hf_difflm_reports"
 

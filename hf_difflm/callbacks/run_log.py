@@ -12,11 +12,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import UserError
-from ..runs.files import JOURNAL_NAME
-from ..runs.journal import Journal
-from ..runs.journal_reading import find_run
-from ..runs.redaction import redact
-from ..runs.schema import (
+from ..runs.journal.file import Journal
+from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.reading import find_run
+from ..runs.journal.redaction import redact
+from ..runs.journal.schema import (
     COMPLETED,
     STATUS_OF_EVENT,
     CheckpointRecord,
@@ -25,15 +25,15 @@ from ..runs.schema import (
     Record,
     SampleRecord,
 )
-from .log_writer import LogWriter
+from .journal.log_writer import LogWriter
+from .journal.run_log_start import Place, begin_attempt
+from .journal.step_lines import StepLines
+from .journal.step_rates import StepRates
+from .journal.step_records import SinceEvaluation, step_record, step_records
+from .journal.trial_folder import training_folder, trial_of
+from .measuring.training_clock import TrainingClock
 from .reports import reports_of
-from .run_log_start import Place, begin_attempt
-from .step_lines import StepLines
-from .step_rates import StepRates
-from .step_records import SinceEvaluation, step_record, step_records
-from .training_clock import TrainingClock
-from .trial_folder import training_folder, trial_of
-from .wandb_resume import WandbResume
+from .tracking.wandb_resume import WandbResume
 
 _ENDINGS = tuple(name for name, status in STATUS_OF_EVENT.items() if name == status)
 

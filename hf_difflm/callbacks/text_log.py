@@ -12,11 +12,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..runs.schema import EventRecord, Record, now
-from ..runs.tables import printable
-from .log_lines import TEXT_LOG_NAME, joined, step_fields, validation_fields
+from ..runs.journal.schema import EventRecord, Record, now
+from ..runs.journal.tables import printable
+from .journal.log_lines import TEXT_LOG_NAME, joined, step_fields, validation_fields
+from .journal.trial_folder import trial_of
 from .reports import reports_of
-from .trial_folder import trial_of
 
 logger = logging.getLogger(__name__)
 

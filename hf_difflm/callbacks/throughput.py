@@ -13,14 +13,14 @@ from accelerate.utils import gather
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.flops import mfu
-from ..runs.schema import MeasurementRecord
-from .device_peak import device_peak
-from .device_use import DeviceUtilization, host_memory_mb, peak_memory_mb
-from .flops_counter import FlopsCounter
-from .phase_clock import PhaseClock
+from ..flops.network import mfu
+from ..runs.journal.schema import MeasurementRecord
+from .measuring.device_peak import device_peak
+from .measuring.device_use import DeviceUtilization, host_memory_mb, peak_memory_mb
+from .measuring.flops_counter import FlopsCounter
+from .measuring.phase_clock import PhaseClock
+from .measuring.token_counter import TokenCounter
 from .reports import Reports, reports_of
-from .token_counter import TokenCounter
 
 _DECIMALS = 3
 

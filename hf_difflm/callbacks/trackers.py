@@ -13,15 +13,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..runs.importance_map import map_of
-from ..runs.redaction import redact
-from ..runs.schema import EventRecord, MeasurementRecord, Record, SampleRecord
-from ..runs.strict_json import plain
-from .open_trackers import open_trackio, open_wandb, tensorboard_callback
+from ..runs.dashboard.importance_map import map_of
+from ..runs.journal.redaction import redact
+from ..runs.journal.schema import EventRecord, MeasurementRecord, Record, SampleRecord
+from ..runs.journal.strict_json import plain
+from .journal.trial_folder import training_folder
 from .reports import Reports, reports_of
-from .tracker_backends import Backend, TensorBoardBackend
-from .tracker_formats import Bins, bins_of
-from .trial_folder import training_folder
+from .tracking.backends import Backend, TensorBoardBackend
+from .tracking.formats import Bins, bins_of
+from .tracking.open_trackers import open_trackio, open_wandb, tensorboard_callback
 
 logger = logging.getLogger(__name__)
 

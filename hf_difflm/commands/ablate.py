@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..training.fields import own_fields
-from ..training.settings import Settings, load_settings
+from ..experiments.recipe_settings import Settings, load_settings
+from ..training.declarations.fields import own_fields
 from .application import INTERRUPTED
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
@@ -49,7 +49,7 @@ def ablate(
     What is finished is reused and what was stopped goes on, so the same command can be given again. Flags apply to
     every variant. A variant gets numbers only when all of its runs are finished.
     """
-    from ..training.ablation_grid import load_grid
+    from ..experiments.ablation_grid import load_grid
 
     wanted = load_grid(grid)
     if seeds is not None:
@@ -65,7 +65,7 @@ def ablate(
         # Variants of several objectives share the flags: each takes those that are for it.
         return load_settings(wanted.recipe, {**values, **given}, declared, typed=())
 
-    from ..training.ablation import run_ablation
+    from ..experiments.ablation import run_ablation
     from .quiet import quiet_libraries
 
     quiet_libraries()

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..training.fields import own_fields
-from ..training.settings import Settings, load_settings
+from ..experiments.recipe_settings import Settings, load_settings
+from ..training.declarations.fields import own_fields
 from .application import INTERRUPTED
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
@@ -57,7 +57,7 @@ def compare(
             settings.training["experiment_name"] = f"{name}-seed{seed}"
         return settings
 
-    from ..training.compare import compare_objectives
+    from ..experiments.compare import compare_objectives
     from .quiet import quiet_libraries
 
     quiet_libraries()

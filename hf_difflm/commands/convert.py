@@ -45,7 +45,7 @@ def convert(
     Weights are kept; a causal LM looks both ways afterwards and gets a mask token, and still predicts the next one. That
     the logits are the source's is checked. Only safetensors are read, and no code.
     """
-    from ..hub.convert import convert as convert_model
+    from ..hub.conversion.any_model import convert as convert_model
     from .quiet import quiet_libraries
 
     quiet_libraries()

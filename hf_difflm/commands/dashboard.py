@@ -41,10 +41,10 @@ def dashboard(
 
 def _watch(path: Path, interval: float, output_dir: Path | None) -> None:
     """Draw whenever the log has changed, one line each, until the run has ended."""
-    from ..runs.dashboard import last_step
-    from ..runs.journal import seems_abandoned
-    from ..runs.schema import RUNNING
-    from ..runs.tables import count
+    from ..runs.dashboard.figure import last_step
+    from ..runs.journal.file import seems_abandoned
+    from ..runs.journal.schema import RUNNING
+    from ..runs.journal.tables import count
 
     seen: tuple[object, ...] = ()
     while True:
@@ -69,7 +69,7 @@ def _loaded(path: Path) -> Run:
 
 
 def _write(run: Run, output_dir: Path | None) -> Path:
-    from ..runs.dashboard_files import default_folder, write_dashboard
+    from ..runs.dashboard.files import default_folder, write_dashboard
 
     folder = output_dir or default_folder(run.path)
     try:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..training.fields import own_fields
-from ..training.settings import load_settings
+from ..experiments.recipe_settings import load_settings
+from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .parsing import Command, Commands, declared_flags
 
@@ -37,8 +37,8 @@ def prepare(
     """
     settings = load_settings(recipe, given_flags(ctx, flags), declared_flags(ctx))
     from ..data import load_tokenizer, prepare_data
-    from ..data.corpora import refuse_missing
     from ..data.prepared_folder import refuse_target, write_prepared
+    from ..data.sources.corpora import refuse_missing
     from .quiet import quiet_libraries
 
     quiet_libraries()

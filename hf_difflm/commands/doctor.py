@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError, did_you_mean
-from ..training.fields import own_fields
-from ..training.settings import load_settings
+from ..experiments.recipe_settings import load_settings
+from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags
@@ -68,7 +68,7 @@ def doctor(
 
 
 def _check_machine() -> None:
-    from ..training.doctor import run_checks
+    from ..experiments.doctor import run_checks
     from .quiet import quiet_libraries
 
     quiet_libraries()
@@ -77,8 +77,8 @@ def _check_machine() -> None:
 
 def _check_run(path: Path, as_json: bool) -> None:
     from ..runs import load_run
-    from ..runs.checklist import check_run, checklist_data, checklist_text, is_sound
-    from ..runs.strict_json import dumps, plain
+    from ..runs.checklist.answers import check_run, checklist_data, checklist_text, is_sound
+    from ..runs.journal.strict_json import dumps, plain
 
     run = load_run(path)
     checks = check_run(run)
@@ -94,9 +94,9 @@ def _estimate(
     device_memory: str | None,
     as_json: bool,
 ) -> None:
-    from ..training.memory import estimate_memory
-    from ..training.memory_report import bytes_of, memory_here, of_accelerate_config, table
-    from ..training.sharding import ENGINES
+    from ..experiments.memory.estimate import estimate_memory
+    from ..experiments.memory.report import bytes_of, memory_here, of_accelerate_config, table
+    from ..experiments.memory.sharding import ENGINES
     from .quiet import quiet_libraries
 
     if engine is not None and accelerate_config is not None:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..evaluation.harness_options import HarnessOptions
-from ..evaluation.options import GenerationOptions
-from ..evaluation.sampler_grid import read_samplers
-from ..evaluation.zero_shot_options import ZeroShotOptions, evaluation_set_names
-from ..training.fields import fields_of
+from ..evaluation.generation.options import GenerationOptions
+from ..evaluation.harness.options import HarnessOptions
+from ..evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set_names
+from ..evaluation.quality.sampler_grid import read_samplers
+from ..training.declarations.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 from .several_values import whole_numbers
 
@@ -133,7 +133,7 @@ def _evaluate_tasks(target: str, values: dict[str, Any], split: str | None, gene
     others = [_flag(name) for name in values if name not in (*HARNESS, *WITH_TASKS)]
     if others := others + ["--split"] * (split is not None) + ["--generation"] * generation:
         raise UserError(f"flag {others[0]} has no use with --tasks, which bring their own data; leave one of them out")
-    from ..evaluation.harness import evaluate_tasks
+    from ..evaluation.harness.tasks import evaluate_tasks
     from .quiet import quiet_libraries
 
     quiet_libraries()
@@ -166,7 +166,7 @@ def _evaluate_generation(target: str, values: dict[str, Any], changes: dict[str,
         raise UserError("--steps must be positive integers, got 0")
     if grid.markdown and as_json:
         raise UserError("--json and --markdown exclude each other; give one of them")
-    from ..evaluation import generation_report as report
+    from ..evaluation.quality import generation_report as report
     from .quiet import quiet_libraries
 
     quiet_libraries()

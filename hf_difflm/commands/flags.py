@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from ..training.fields import Field, own_fields
-from ..training.values import alternatives, typed_value
+from ..training.declarations.fields import Field, own_fields
+from ..training.declarations.values import alternatives, typed_value
 from .parsing import trainer_flags
 
 PANELS = {

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..evaluation.line_files import read_lines
-from ..evaluation.options import GenerationOptions
-from ..evaluation.prompts import STDIN, prompts_of_file, whole_stdin
-from ..training.fields import fields_of
+from ..evaluation.generation.line_files import read_lines
+from ..evaluation.generation.options import GenerationOptions
+from ..evaluation.generation.prompts import STDIN, prompts_of_file, whole_stdin
+from ..training.declarations.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
 
 
@@ -102,7 +102,15 @@ def generate(
     real = read_lines(real_texts, "text") if real_texts is not None else []
     from_file = None if prompt_file is None else prompts_of_file(prompt_file, own.prompt_format, chat)
     prompts = [whole_stdin() if text == STDIN else text for text in prompts]
-    from ..evaluation.samples import JSON, JSONL, TEXT, OutputRequest, QualityRequest, print_samples, prompts_given
+    from ..evaluation.quality.samples import (
+        JSON,
+        JSONL,
+        TEXT,
+        OutputRequest,
+        QualityRequest,
+        print_samples,
+        prompts_given,
+    )
     from .quiet import quiet_libraries
 
     quiet_libraries()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..training.fields import trainer_fields
+from ..training.declarations.fields import trainer_fields
 
 
 def _print_all(ctx: typer.Context, wanted: bool) -> None:

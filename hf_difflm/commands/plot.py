@@ -39,11 +39,11 @@ def plot(
     """
     loaded = load(runs)
     if summary:
-        from ..runs.overview import summary_text
+        from ..runs.showing.overview import summary_text
 
         print(summary_text(loaded, names, shutil.get_terminal_size((140, 24)).columns))
         return
-    from ..runs.plots import plot_runs
+    from ..runs.plots.kinds import plot_runs
 
     plots = plot_runs(loaded, output_dir, kind or (), names=names, title=title, picture_format=format, x=x)
     for sentence in plots.left_out:

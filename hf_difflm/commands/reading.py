@@ -23,9 +23,9 @@ def load(paths: Sequence[Path]) -> list[Run]:
     Raises:
         UserError: there is no run at all.
     """
-    from ..runs.comparison import same_name_warnings
-    from ..runs.reading import load_runs
-    from ..runs.tables import printable
+    from ..runs.comparing.table import same_name_warnings
+    from ..runs.journal.tables import printable
+    from ..runs.reading.load import load_runs
 
     if not paths and not DEFAULT_PLACE.is_dir():
         raise UserError("there is no folder 'runs' here; name a run, a folder of runs or a glob")

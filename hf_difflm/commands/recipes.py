@@ -9,10 +9,10 @@ import typer
 import yaml
 
 from ..errors import UserError
+from ..experiments.recipe_settings import load_settings
+from ..objectives.names import OBJECTIVES
 from ..recipes import overlay, recipe_layers, recipe_names
-from ..training.launch_configs import launch_configs
-from ..training.options import OBJECTIVES
-from ..training.settings import load_settings
+from ..training.launch.configs import launch_configs
 
 
 def recipes(

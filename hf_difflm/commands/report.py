@@ -38,7 +38,7 @@ def report(
         )
     loaded = load(runs)
     if output.suffix.lower() == ".html":
-        from ..runs.html import write_html_report
+        from ..runs.pages.html import write_html_report
 
         paths: tuple[Path, ...] = (write_html_report(loaded, output, names=names, title=title),)
     else:

@@ -19,8 +19,8 @@ def samples(
 ) -> None:
     """Print the samples of a run: for each prompt the texts from the first step to the last, with their quality."""
     from ..runs import load_run
-    from ..runs.strict_json import dumps, plain
-    from ..runs.text_samples import samples_data, samples_text
+    from ..runs.derived.text_samples import samples_data, samples_text
+    from ..runs.journal.strict_json import dumps, plain
 
     found = load_run(run)
     if as_json:

@@ -33,8 +33,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, alone on stdou
 @runs_app.command("list", cls=Command)
 def list_runs(paths: Paths = None, as_json: AsJson = False) -> None:
     """List runs, the newest first: status, steps, last training loss, best evaluation."""
-    from ..runs.overview import list_rows, list_text
-    from ..runs.strict_json import dumps
+    from ..runs.journal.strict_json import dumps
+    from ..runs.showing.overview import list_rows, list_text
 
     runs = load(paths or [])
     print(dumps(list_rows(runs), indent=2) if as_json else list_text(runs, _width()))
@@ -48,8 +48,8 @@ def show(
 ) -> None:
     """Show one run: what it is, how far it got, its summary, and mean, minimum, maximum and last of each quantity."""
     from ..runs import load_run
-    from ..runs.overview import show_data, show_text
-    from ..runs.strict_json import dumps, plain
+    from ..runs.journal.strict_json import dumps, plain
+    from ..runs.showing.overview import show_data, show_text
 
     found = load_run(run)
     print(dumps(plain(show_data(found)), indent=2) if as_json else show_text(found, _width(), settings))
@@ -63,7 +63,7 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="print the records of the journal as they are")] = False,
 ) -> None:
     """Print the last records of a run and, with -f, those to come."""
-    from ..runs.following import describe, follow, journal_of, last_lines, parse
+    from ..runs.journal.following import describe, follow, journal_of, last_lines, parse
 
     journal = journal_of(run)
 
@@ -88,8 +88,8 @@ def compare(runs: Runs, as_json: AsJson = False) -> None:
     Several seeds of one configuration get a line with their mean and its standard error. Two runs that were evaluated
     on the same documents are compared paired by document.
     """
-    from ..runs.comparison import compare_runs
-    from ..runs.export import comparison_json
+    from ..runs.comparing.table import compare_runs
+    from ..runs.showing.export import comparison_json
 
     loaded = load(runs)
     if as_json:
@@ -107,8 +107,8 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Print the run with the best value of a metric: the lowest, or the highest of accuracy, throughput and the like."""
-    from ..runs.best import best_run, best_text
-    from ..runs.strict_json import dumps, plain
+    from ..runs.comparing.best import best_run, best_text
+    from ..runs.journal.strict_json import dumps, plain
 
     found = best_run(load(paths or []), metric)
     print(dumps(plain(found), indent=2) if as_json else best_text(found))
@@ -138,7 +138,7 @@ def export(
         raise UserError(f"--format {format} writes a folder; name it with --output FOLDER")
     loaded = load(runs)
     if trackers and output is not None:
-        from ..runs.export_trackers import export_tensorboard, export_wandb
+        from ..runs.showing.export_trackers import export_tensorboard, export_wandb
 
         places = (export_tensorboard if format == "tensorboard" else export_wandb)(loaded, output)
         for place in places:
@@ -146,7 +146,7 @@ def export(
         hint = f"tensorboard --logdir {output}" if format == "tensorboard" else f"wandb sync {places[0]}"
         print(f"next: {hint}", file=sys.stderr)
         return
-    from ..runs.export import export_csv, export_json, export_markdown
+    from ..runs.showing.export import export_csv, export_json, export_markdown
 
     if format == "csv":
         pieces = export_csv(loaded, table or "steps")
@@ -155,7 +155,7 @@ def export(
     if output is None:
         sys.stdout.writelines(pieces)
     else:
-        from ..runs.export import write_pieces
+        from ..runs.showing.export import write_pieces
 
         print(write_pieces(output, pieces))
 
@@ -163,7 +163,7 @@ def export(
 @runs_app.command("recover", cls=Command)
 def recover(run: OneRun) -> None:
     """Rebuild the JSON files of a run from its journal, after a crash or where they were switched off."""
-    from ..runs.derived import recover as rebuild
+    from ..runs.derived.rebuild import recover as rebuild
 
     try:
         paths = rebuild(run)
@@ -181,7 +181,7 @@ def _width() -> int:
 
 def _has_ended(journal: Path) -> bool:
     from ..runs import load_run
-    from ..runs.journal import seems_abandoned
-    from ..runs.schema import RUNNING
+    from ..runs.journal.file import seems_abandoned
+    from ..runs.journal.schema import RUNNING
 
     return load_run(journal).status != RUNNING or seems_abandoned(journal)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..training.fields import own_fields
-from ..training.settings import load_settings, resumed_settings
+from ..experiments.recipe_settings import load_settings, resumed_settings
+from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
 from .parsing import declared_flags
@@ -66,13 +66,13 @@ def train(
     if test:
         given = {**TEST_RUN, **given}
     if resume and recipe is None and output_dir is not None:
-        from ..training.run_folder import keeps_log, recorded_settings
+        from ..experiments.run_folder import keeps_log, recorded_settings
 
         recorded = recorded_settings(output_dir) if keeps_log(output_dir) or not given else {}
         settings = resumed_settings(recorded, given, declared)
     else:
         settings = load_settings(recipe, given, declared)
-    from ..training.experiment import INTERRUPTED, train_run
+    from ..experiments.one_run import INTERRUPTED, train_run
     from .quiet import quiet_libraries
 
     quiet_libraries()

@@ -12,7 +12,7 @@ from .options import DataOptions
 
 _HOMES = {
     "Collator": ".collator",
-    "MarkovSource": ".markov",
+    "MarkovSource": ".sources.markov",
     "PreparedData": ".prepared",
     "load_tokenizer": ".tokenizers",
     "prepare_data": ".prepare",
@@ -21,9 +21,9 @@ __all__ = ["Collator", "DataOptions", "MarkovSource", "PreparedData", "load_toke
 
 if TYPE_CHECKING:
     from .collator import Collator
-    from .markov import MarkovSource
     from .prepare import prepare_data
     from .prepared import PreparedData
+    from .sources.markov import MarkovSource
     from .tokenizers import load_tokenizer
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_difflm.errors import UserError
 
 from .caching import cached_map, code_digest
-from .documents import Documents
+from .sources.documents import Documents
 from .tokenizers import byte_characters
 
 _FEATURES = datasets.Features(

@@ -7,13 +7,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
 
-from .documents import Documents
 from .encoding import DocumentEncoder, encode_documents
-from .markov import MarkovSource
 from .options import DataOptions
 from .packing import Packer, pack_documents
 from .prepared import SideCounts
 from .sentences import plural
+from .sources.documents import Documents
+from .sources.markov import MarkovSource
 
 
 class BlockMaker:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from .documents import Documents, hash_documents
 from .making import BlockMaker
 from .prepared import PreparedData, SideCounts
 from .sentences import plural
+from .sources.documents import Documents, hash_documents
 from .streaming import BlockStream, LeftOut, Opened, evaluation_documents, open_stream
 
 MOST_EVAL_BLOCKS = 1024

@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 
 from ..data import Collator
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
-from ..runs.strict_json import dumps
-from .batches import EvaluationBatches, data_unit
-from .draws import MOST_REPLICATES, Draws
-from .likelihood import LikelihoodResult, evaluate_likelihood
+from ..runs.journal.strict_json import dumps
+from .likelihood.batches import EvaluationBatches, data_unit
+from .likelihood.draws import MOST_REPLICATES, Draws
+from .likelihood.evaluate import LikelihoodResult, evaluate_likelihood
+from .likelihood.zero_shot import evaluation_data
 from .run_measurements import record_measurement
 from .targets import Target, load_target
-from .zero_shot import evaluation_data
 
 
 def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UserError
-from ..runs.derived import write_derived
-from ..runs.files import JOURNAL_NAME
-from ..runs.journal import Journal
-from ..runs.schema import MeasurementRecord
+from ..runs.derived.rebuild import write_derived
+from ..runs.journal.file import Journal
+from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.schema import MeasurementRecord
 
 
 def run_folder(target: str) -> Path | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AVERAGES, MERGED_ADAPTER, is_adapter_folder
-from ..runs.tables import fenced
-from .card_metadata import on_the_hub
+from ..runs.journal.tables import fenced
+from .repo_names import on_the_hub
 from .source import PushSource
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from ..errors import UserError
 from ..models.adapters import is_adapter_folder
-from ..runs.checkpoints import EMA_FILE
+from ..runs.journal.checkpoints import EMA_FILE
 from .adapter_files import copy_adapter
-from .card_metadata import check_license
+from .card.metadata import check_license
+from .card.page import model_card, write_model_card
 from .included import copy_included
 from .log_files import write_log_files
-from .model_card import model_card, write_model_card
 from .remote_code import read_config, write_config_and_code
 from .repo_names import check_repo_id, check_revision
 from .secrets_scan import refuse_secrets

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
-from ..models.model_files import PICKLES
+from ..models.file_names import PICKLES
 
 
 def copy_included(source: Path, patterns: Sequence[str], target: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import Run
-from ..runs.dashboard_names import LATEST, SAMPLES
-from ..runs.files import JOURNAL_NAME
-from ..runs.pairing import EVALUATION_FILE
-from ..runs.places import relative
-from ..runs.strict_json import dumps, dumps_line, loads
+from ..runs.comparing.pairing import EVALUATION_FILE
+from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.strict_json import dumps, dumps_line, loads
+from ..runs.reading.dashboard_names import LATEST, SAMPLES
+from ..runs.reading.places import relative
 
 DASHBOARD, CURVES = "dashboard.png", "curves.png"
 # Parts of a record in which a path of this machine may stand; texts that the model wrote are left as they are.
@@ -34,8 +34,8 @@ def write_log_files(run: Run, twin: Run | None, folder: Path) -> None:
     """
     # They draw: a training that pushes nothing needs no matplotlib.
     from ..runs import plot_comparison
-    from ..runs.dashboard import draw_dashboard
-    from ..runs.dashboard_files import default_folder, text_samples
+    from ..runs.dashboard.figure import draw_dashboard
+    from ..runs.dashboard.files import default_folder, text_samples
 
     place = run.path.parent
     if run.path.suffix == ".jsonl":

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from ..models import masked_diffusion, register_auto_classes
-from ..models.model_files import CONFIG
+from ..models.file_names import CONFIG
 
 _PACKAGE = masked_diffusion.__name__
 

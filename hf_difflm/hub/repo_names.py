@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+from ..data.options import SUFFIXES
 from ..errors import UserError
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _BRANCH = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
 
 
@@ -31,3 +34,9 @@ def check_revision(revision: str | None) -> None:
         raise UserError(
             f"--revision {revision!r} is no name of a branch; give one of letters, digits, '-', '_', '.' and '/'"
         )
+
+
+def on_the_hub(name: str) -> bool:
+    """Whether a name is that of a repository, ``OWNER/NAME``, and not a file or folder of this machine."""
+    path = Path(name).expanduser()
+    return bool(_HUB_NAME.fullmatch(name)) and path.suffix.lower() not in SUFFIXES and not path.parent.exists()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..runs.redaction import environment_secrets
+from ..runs.journal.redaction import environment_secrets
 
 # What the credentials of the common services look like. Where a prefix alone is an ordinary word, a digit must follow.
 _LOOKS = {

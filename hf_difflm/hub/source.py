@@ -8,8 +8,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..evaluation.targets import find_weights
 from ..runs import Run, load_run
-from ..runs.checkpoints import EMA_FILE, checkpoints, damage, newest_good
-from ..runs.schema import EvaluationRecord
+from ..runs.journal.checkpoints import EMA_FILE, checkpoints, damage, newest_good
+from ..runs.journal.schema import EvaluationRecord
 
 EMA, RAW = "ema", "raw"
 WEIGHTS = (EMA, RAW)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import UserError
-from ..models.model_files import BESIDE, INDEX, WEIGHTS
+from ..models.file_names import BESIDE, INDEX, WEIGHTS
 
 
 def copy_model(source: Path, target: Path, average: Path | None = None) -> None:

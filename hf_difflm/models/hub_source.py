@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import UserError
-from .model_files import BESIDE, CONFIG, INDEX, WEIGHTS
+from .file_names import BESIDE, CONFIG, INDEX, WEIGHTS
 from .untrusted import refuse_names, refuse_unsafe
 
 # All that is ever downloaded: no Python file and no pickle, and nothing below the top.

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from ..errors import UserError, first_line
 from . import MaskedDiffusionForMaskedLM
 from .adapters import AVERAGES, base_of, is_adapter_folder, load_merged
+from .hub_source import hub_folder
 from .untrusted import refuse_unsafe
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
@@ -86,8 +87,6 @@ def _network_of(folder: Path, name: str) -> tuple[Path, str]:
         return Path(base), base
     if base.count("/") != 1 or base.startswith(("/", ".")):
         raise UserError(f"{name} is an adapter of {base}, which is not there; put it back, or give a merged model")
-    from .hub_source import hub_folder
-
     return hub_folder(base, revision), base
 
 

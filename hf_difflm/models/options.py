@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+NOISE_SCHEDULES = ("loglinear", "linear", "cosine", "polynomial", "geometric")
+
 
 @dataclass
 class ModelOptions:

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING
 
 from ..errors import UserError
 from . import MaskedDiffusionConfig, register_auto_classes
-from .model_files import CONFIG, INDEX, PICKLES, TOKENIZER_CONFIG, WEIGHTS
+from .file_names import CONFIG, INDEX, PICKLES, TOKENIZER_CONFIG, WEIGHTS
 
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONVERT_FIRST = "make a masked diffusion model of it first (`hf-difflm convert`)"

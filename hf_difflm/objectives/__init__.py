@@ -1,16 +1,28 @@
-"""What is minimised: an objective turns a batch of clean tokens into a loss with token counts and named quantities."""
+"""What is minimised: an objective turns a batch of clean tokens into a loss with token counts and named quantities.
+
+The names below are imported on first use: what the objectives are called is needed before torch is.
+"""
 
 from __future__ import annotations
 
-from .adaptive import AdaptiveMaskingObjective, adaptive_objective
-from .adaptive_settings import AdaptiveSettings
-from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
-from .causal import CausalObjective
-from .draft_importance import DraftImportance
-from .frequency_prior import count_tokens
-from .importance_file import load_importance
-from .masked_diffusion import MaskedDiffusionObjective
+import importlib
+from typing import TYPE_CHECKING, Any
 
+_HOMES = {
+    "AdaptiveMaskingObjective": ".adaptive.objective",
+    "AdaptiveSettings": ".adaptive.settings",
+    "Batch": ".base",
+    "CausalObjective": ".causal",
+    "DraftImportance": ".adaptive.draft_importance",
+    "MaskedDiffusionObjective": ".masked_diffusion",
+    "NoiseKey": ".base",
+    "Objective": ".base",
+    "ObjectiveOutput": ".base",
+    "Summary": ".base",
+    "adaptive_objective": ".adaptive.objective",
+    "count_tokens": ".adaptive.frequency_prior",
+    "load_importance": ".adaptive.importance_file",
+}
 __all__ = [
     "AdaptiveMaskingObjective",
     "AdaptiveSettings",
@@ -26,3 +38,19 @@ __all__ = [
     "count_tokens",
     "load_importance",
 ]
+
+if TYPE_CHECKING:
+    from .adaptive.draft_importance import DraftImportance
+    from .adaptive.frequency_prior import count_tokens
+    from .adaptive.importance_file import load_importance
+    from .adaptive.objective import AdaptiveMaskingObjective, adaptive_objective
+    from .adaptive.settings import AdaptiveSettings
+    from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
+    from .causal import CausalObjective
+    from .masked_diffusion import MaskedDiffusionObjective
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

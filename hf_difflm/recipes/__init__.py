@@ -2,7 +2,7 @@
 
 A recipe is a mapping of setting names to values. Besides those it may hold ``base:`` (the recipe below it),
 ``description:`` and a mapping under the name of an objective (``mdlm:``, ``ar:``) with keys for that objective only.
-The values are checked in ``hf_difflm.training.settings``; in here they are only read and laid over each other.
+The values are checked in ``hf_difflm.experiments.recipe_settings``; in here they are only read and laid over each other.
 """
 
 from __future__ import annotations

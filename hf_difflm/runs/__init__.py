@@ -9,17 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "Journal": "journal",
-    "Run": "run",
-    "compare_runs": "comparison",
-    "differences": "comparison",
-    "load_run": "reading",
-    "load_runs": "reading",
-    "plot_comparison": "plots",
-    "plot_runs": "plots",
-    "recover": "derived",
-    "write_html_report": "html",
-    "write_report": "report",
+    "Journal": "journal.file",
+    "Run": "journal.run",
+    "compare_runs": "comparing.table",
+    "differences": "comparing.table",
+    "load_run": "reading.load",
+    "load_runs": "reading.load",
+    "plot_comparison": "plots.kinds",
+    "plot_runs": "plots.kinds",
+    "recover": "derived.rebuild",
+    "write_html_report": "pages.html",
+    "write_report": "pages.markdown",
 }
 __all__ = [
     "Journal",
@@ -36,14 +36,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .comparison import compare_runs, differences
-    from .derived import recover
-    from .html import write_html_report
-    from .journal import Journal
-    from .plots import plot_comparison, plot_runs
-    from .reading import load_run, load_runs
-    from .report import write_report
-    from .run import Run
+    from .comparing.table import compare_runs, differences
+    from .derived.rebuild import recover
+    from .journal.file import Journal
+    from .journal.run import Run
+    from .pages.html import write_html_report
+    from .pages.markdown import write_report
+    from .plots.kinds import plot_comparison, plot_runs
+    from .reading.load import load_run, load_runs
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from transformers import TrainingArguments
 
 from ..errors import UserError
-from ..evaluation.draws import Draws
+from ..evaluation.likelihood.draws import Draws
+from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 from .options import DiffusionOptions
-from .processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 
 
 @dataclass

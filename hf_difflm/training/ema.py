@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..runs.checkpoints import EMA_FILE
-from .shards import local_part, reshard, shard_like, whole
+from ..runs.journal.checkpoints import EMA_FILE
+from .launch.shards import local_part, reshard, shard_like, whole
 
 # What torch.compile and activation checkpointing put into the names of the weights that they wrap.
 _WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_checkpoint_wrapped_module)\.")

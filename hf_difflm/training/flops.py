@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from ..flops.network import Architecture, training_flops
 from ..objectives import Batch, ObjectiveOutput
-from ..runs.flops import Architecture, training_flops
 
 
 class BatchFlops:
     """FLOPs of training on a batch, from host numbers alone.
 
     Args:
-        model: the network; of families that :mod:`hf_difflm.runs.flops` does not know, and of weights beside adapters,
+        model: the network; of families that :mod:`hf_difflm.flops.network` does not know, and of weights beside adapters,
             nothing is counted.
         networks: what the objective trains beside it; each knows ``training_flops(lengths, predicted)``.
     """

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..evaluation.draws import FEWEST_REPLICATES, MOST_REPLICATES
-
-OBJECTIVES = ("mdlm", "ar", "atat")
-LOSS_FORMS = ("any_order", "time")
-NOISE_SAMPLINGS = ("stratified", "iid", "pairs")
-NOISE_SCHEDULES = ("loglinear", "linear", "cosine", "polynomial", "geometric")
-IMPORTANCES = ("full", "learned_only", "frequency_only", "none")
-MASKINGS = ("proportional", "inverse", "balanced", "time_only", "none")
-CURRICULUM_SCHEDULES = ("linear", "step", "exponential")
+from ..evaluation.likelihood.draws import FEWEST_REPLICATES, MOST_REPLICATES
+from ..models.options import NOISE_SCHEDULES
+from ..objectives.adaptive.names import CURRICULUM_SCHEDULES, IMPORTANCES, MASKINGS
+from ..objectives.names import LOSS_FORMS, NOISE_SAMPLINGS, OBJECTIVES
 
 
 @dataclass

@@ -12,27 +12,27 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..callbacks import RunLogCallback
-from ..callbacks.device_peak import device_peak
-from ..callbacks.engines import engine_of, fsdp_state_dict_type
+from ..callbacks.measuring.device_peak import device_peak
+from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
-from ..evaluation.likelihood import LikelihoodResult
+from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..objectives import Batch, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
-from .clipping import ClippingPart
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
-from .evaluating import EvaluatingPart
 from .flops import BatchFlops
-from .flow import InterruptCallback, LastStepCallback, StepHooks
-from .liger import apply_liger
-from .loading import LoadingPart
-from .networks import NetworksPart
+from .launch.liger import apply_liger
+from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
 from .peft_adapters import with_adapters
-from .peft_part import AdapterPart
-from .processes import check_sharding, prepare_for_zero3
-from .saving import SavingPart, recover_best
-from .window import MetricsWindow
+from .trainer_parts.adapters import AdapterPart
+from .trainer_parts.clipping import ClippingPart
+from .trainer_parts.evaluating import EvaluatingPart
+from .trainer_parts.flow import InterruptCallback, LastStepCallback, StepHooks
+from .trainer_parts.loading import LoadingPart
+from .trainer_parts.networks import NetworksPart
+from .trainer_parts.saving import SavingPart, recover_best
+from .trainer_parts.window import MetricsWindow
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_difflm.runs.flops import Architecture
+from hf_difflm.flops.network import Architecture
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_train.py"
@@ -123,9 +123,9 @@ def test_the_claims_are_those_of_compiled_rows_that_ran(benchmark):
 
 @pytest.mark.parametrize(("name", "millions"), [("124M", 124), ("350M", 350)])
 def test_the_sizes_are_called_what_they_are(benchmark, name, millions):
+    from hf_difflm.experiments.memory.estimate import _Vocabulary
+    from hf_difflm.experiments.memory.simulated_step import SimulatedNetwork
     from hf_difflm.models.options import ModelOptions
-    from hf_difflm.training.memory import _Vocabulary
-    from hf_difflm.training.simulated_step import SimulatedNetwork
 
     width, layers, heads, _ = benchmark.SIZES[name]
     options = ModelOptions(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads)

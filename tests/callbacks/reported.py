@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from hf_difflm.callbacks.reports import reports_of
-from hf_difflm.runs.schema import MeasurementRecord
+from hf_difflm.runs.journal.schema import MeasurementRecord
 
 
 class Reported(TrainerCallback):

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from hf_difflm.callbacks.reports import reports_of
-from hf_difflm.runs.schema import MeasurementRecord
+from hf_difflm.runs.journal.schema import MeasurementRecord
 
 COSTS = {"forward": 2.0, "data": 0.25, "evaluation": 3.0, "saving": 7.0, "sampling": 5.0}
 

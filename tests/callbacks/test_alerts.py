@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_difflm.callbacks import AlertCallback, RunLogCallback
-from hf_difflm.callbacks.alarms import GradientAlarm, LossAlarm, judge_sample, judge_waiting
+from hf_difflm.callbacks.measuring.alarms import GradientAlarm, LossAlarm, judge_sample, judge_waiting
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.schema import MeasurementRecord, SampleRecord
+from hf_difflm.runs.journal.schema import MeasurementRecord, SampleRecord
 
 
 def judged(alarm, values):

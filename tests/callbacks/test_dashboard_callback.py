@@ -15,7 +15,7 @@ from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.dashboard import DashboardCallback
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.dashboard import draw_dashboard
+from hf_difflm.runs.dashboard.figure import draw_dashboard
 
 
 def weights(trainer):

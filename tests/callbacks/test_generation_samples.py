@@ -15,11 +15,11 @@ from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.generation import DEFAULT_PROMPTS, GenerationSamplesCallback
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.generation import generate_texts
-from hf_difflm.evaluation.options import GenerationOptions
-from hf_difflm.evaluation.reference_model import load_reference
-from hf_difflm.evaluation.reference_perplexity import reference_perplexity
-from hf_difflm.evaluation.text_quality import text_quality
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import generate_texts
+from hf_difflm.evaluation.quality.reference_model import load_reference
+from hf_difflm.evaluation.quality.reference_perplexity import reference_perplexity
+from hf_difflm.evaluation.quality.text_statistics import text_quality
 from hf_difflm.runs import load_run
 
 GENERATIVE = ("causal", "diffusion", "sft")

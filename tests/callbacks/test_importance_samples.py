@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from hf_difflm.callbacks import ImportanceSamplesCallback, RunLogCallback, TrackerCallback
-from hf_difflm.callbacks.tracker_formats import block
+from hf_difflm.callbacks.tracking.formats import block
 from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
-from hf_difflm.objectives.frequency_prior import frequency_importance
+from hf_difflm.objectives.adaptive.frequency_prior import frequency_importance
 from hf_difflm.runs import load_run
-from hf_difflm.runs.importance_map import SOURCE, importance_maps
+from hf_difflm.runs.dashboard.importance_map import SOURCE, importance_maps
 
 V = 260
 

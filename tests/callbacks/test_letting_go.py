@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerCallback
 
 from hf_difflm.callbacks import ModelStatisticsCallback, RunLogCallback, ThroughputCallback
-from hf_difflm.callbacks.activation_hooks import ActivationHooks
+from hf_difflm.callbacks.measuring.activation_hooks import ActivationHooks
 
 MAKERS = {
     "statistics": lambda: ModelStatisticsCallback(1),

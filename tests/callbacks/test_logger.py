@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tracker_files import STEP, read_tensorboard, read_wandb, scalars, texts, wandb_offline
 
 from hf_difflm.callbacks.logger import Logger
-from hf_difflm.callbacks.tracker_formats import bins_of, block
+from hf_difflm.callbacks.tracking.formats import bins_of, block
 from hf_difflm.errors import UserError
 
 HOSTILE = "a $x_1$ <script>alert('1')</script>\n```\n# b\x1b[31m\x07\x00 \ud800 | *c* " + "long " * 2000

@@ -6,9 +6,9 @@ import json
 
 from transformers import TrainerState
 
+from hf_difflm.callbacks.measuring.training_clock import TrainingClock
 from hf_difflm.callbacks.reports import reports_of
-from hf_difflm.callbacks.training_clock import TrainingClock
-from hf_difflm.runs.schema import MeasurementRecord
+from hf_difflm.runs.journal.schema import MeasurementRecord
 
 
 def test_a_record_reaches_all_that_listen_to_the_same_training_and_no_other():

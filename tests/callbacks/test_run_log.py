@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.document import build_document
+from hf_difflm.runs.derived.document import build_document
 
 
 def test_a_stock_trainer_gets_header_steps_evaluations_checkpoints_and_a_document(make_trainer, tmp_path):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hf_difflm.callbacks import RunLogCallback
-from hf_difflm.callbacks.flops_counter import FlopsCounter
+from hf_difflm.callbacks.measuring.flops_counter import FlopsCounter
 from hf_difflm.errors import UserError
+from hf_difflm.flops.network import FAMILIES, Architecture, training_flops
 from hf_difflm.runs import load_run
-from hf_difflm.runs.flops import FAMILIES, Architecture, training_flops
 
 
 def test_flops_of_a_stock_causal_lm_are_those_of_its_architecture_and_mfu_follows_from_the_time(make_trainer, tmp_path):

@@ -7,7 +7,8 @@ import time
 import pytest
 from transformers import Trainer
 
-from hf_difflm.callbacks import RunLogCallback, training_clock
+from hf_difflm.callbacks import RunLogCallback
+from hf_difflm.callbacks.measuring import training_clock
 from hf_difflm.runs import load_run
 
 

@@ -16,7 +16,7 @@ from any_trainer import build_trainer
 from spent_time import COSTS, SpentTime
 
 from hf_difflm.callbacks import RunLogCallback
-from hf_difflm.callbacks.device_use import DeviceUtilization, host_memory_mb, peak_memory_mb
+from hf_difflm.callbacks.measuring.device_use import DeviceUtilization, host_memory_mb, peak_memory_mb
 from hf_difflm.callbacks.throughput import ThroughputCallback
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run

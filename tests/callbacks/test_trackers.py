@@ -16,10 +16,10 @@ from transformers.integrations import TensorBoardCallback
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.callbacks.trackers import TrackerCallback
-from hf_difflm.callbacks.wandb_names import open_wandb_run
+from hf_difflm.callbacks.tracking.wandb_names import open_wandb_run
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
-from hf_difflm.runs.schema import EventRecord, MeasurementRecord, SampleRecord
+from hf_difflm.runs.journal.schema import EventRecord, MeasurementRecord, SampleRecord
 
 PROMPTS = ("", HOSTILE)
 

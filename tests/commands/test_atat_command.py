@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from hf_difflm.evaluation.targets import load_target
-from hf_difflm.objectives.draft_importance import DraftImportance
-from hf_difflm.objectives.importance_file import load_importance
+from hf_difflm.objectives.adaptive.draft_importance import DraftImportance
+from hf_difflm.objectives.adaptive.importance_file import load_importance
+from hf_difflm.objectives.adaptive.names import IMPORTANCES, MASKINGS
 from hf_difflm.runs import load_run
-from hf_difflm.training.options import IMPORTANCES, MASKINGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "atat.md"
 NATIVE = {"full": "nelbo_contextual", "learned_only": "nelbo_contextual", "frequency_only": "nelbo_token_value"}

@@ -18,7 +18,7 @@ from hf_difflm.commands.application import Application
 from hf_difflm.commands.dashboard import dashboard
 from hf_difflm.commands.parsing import Command, Commands
 from hf_difflm.runs import Journal
-from hf_difflm.runs.schema import EventRecord, StepRecord
+from hf_difflm.runs.journal.schema import EventRecord, StepRecord
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 180.0

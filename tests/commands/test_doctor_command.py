@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_difflm.training import doctor as checks
+from hf_difflm.experiments import doctor as checks
 
 ROOT = Path(__file__).parents[2]
 

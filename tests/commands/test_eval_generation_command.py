@@ -11,10 +11,10 @@ from collections import Counter
 import pytest
 import torch
 
-from hf_difflm.evaluation.generation import generate_samples
-from hf_difflm.evaluation.options import GenerationOptions
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import generate_samples
+from hf_difflm.evaluation.quality.text_statistics import distinct_n
 from hf_difflm.evaluation.targets import load_target
-from hf_difflm.evaluation.text_quality import distinct_n
 
 FLAGS = ["--max-new-tokens", "24", "--num-samples", "3", "--use-cpu"]
 GRID = ["--samplers", "ddpm_cache,first_hitting", "--steps", "4,24"]

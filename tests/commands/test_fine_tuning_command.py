@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.targets import data_options, load_target
+from hf_difflm.experiments.one_run import train_run
+from hf_difflm.experiments.recipe_settings import load_settings, resumed_settings
 from hf_difflm.runs import load_run
-from hf_difflm.training.experiment import train_run
-from hf_difflm.training.settings import load_settings, resumed_settings
 
 pytest.importorskip("peft")
 

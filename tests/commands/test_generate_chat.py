@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_difflm import MaskedDiffusionForMaskedLM
-from hf_difflm.data.answers import AnswerEncoder
-from hf_difflm.data.chat_template import PLAIN_TEMPLATE
-from hf_difflm.evaluation.chat_prompts import chat_ids, written
-from hf_difflm.evaluation.prompts import Prompt
-from hf_difflm.runs.tables import printable
+from hf_difflm.data.conversations.answers import AnswerEncoder
+from hf_difflm.data.conversations.chat_template import PLAIN_TEMPLATE
+from hf_difflm.evaluation.generation.chat_prompts import chat_ids, written
+from hf_difflm.evaluation.generation.prompts import Prompt
+from hf_difflm.runs.journal.tables import printable
 
 QUESTION = {"role": "user", "content": "2 + 2?"}
 SHORT = ["--max-new-tokens", "6", "--use-cpu"]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_difflm.evaluation.generation import generate_samples
-from hf_difflm.evaluation.options import GenerationOptions
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import generate_samples
+from hf_difflm.evaluation.quality.text_statistics import text_quality
 from hf_difflm.evaluation.targets import load_target
-from hf_difflm.evaluation.text_quality import text_quality
 
 CLI = Path(__file__).parents[2] / "cli.py"
 SHORT = ["--max-new-tokens", "6", "--use-cpu"]

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from hf_difflm.evaluation.generation import GeneratedText, generate_samples
-from hf_difflm.evaluation.options import GenerationOptions
-from hf_difflm.evaluation.sample_output import as_json, as_json_line, as_record, as_text
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.sample_output import as_json, as_json_line, as_record, as_text
+from hf_difflm.evaluation.generation.texts import GeneratedText, generate_samples
+from hf_difflm.evaluation.quality.text_statistics import distinct_n, text_quality
 from hf_difflm.evaluation.targets import load_target
-from hf_difflm.evaluation.text_quality import distinct_n, text_quality
 
 SHORT = ["--max-new-tokens", "16", "--use-cpu"]
 HOSTILE = "a\x1b[2J\x9b31m\u202e\ud800<script>$_\n\tb"

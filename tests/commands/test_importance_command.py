@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.dashboard import draw_dashboard
-from hf_difflm.runs.importance_map import SOURCE, importance_maps
+from hf_difflm.runs.dashboard.figure import draw_dashboard
+from hf_difflm.runs.dashboard.importance_map import SOURCE, importance_maps
 
 
 def train(hf, tiny, *more):

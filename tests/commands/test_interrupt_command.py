@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.checkpoints import damage
+from hf_difflm.runs.journal.checkpoints import damage
 
 LONG = ["--max-steps", "1000000", "--save-steps", "20", "--eval-steps", "20", "--save-total-limit", "100"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.checkpoints import damage
+from hf_difflm.runs.journal.checkpoints import damage
 
 ROOT = Path(__file__).parents[2]
 

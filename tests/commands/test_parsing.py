@@ -13,7 +13,7 @@ from hf_difflm.commands.application import Application
 from hf_difflm.commands.flags import given_flags, with_flags
 from hf_difflm.commands.parsing import Commands, TrainingCommand
 from hf_difflm.errors import UserError
-from hf_difflm.training.fields import own_fields
+from hf_difflm.training.declarations.fields import own_fields
 
 
 def parsed(*args: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import pytest
 from made_runs import write_run
 
-from hf_difflm.runs.plots import KINDS
+from hf_difflm.runs.plots.kinds import KINDS
 
 METRICS = {
     "model_type": "MDLM",

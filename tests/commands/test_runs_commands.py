@@ -16,7 +16,7 @@ import pytest
 from made_runs import write_run
 
 from hf_difflm.runs import Journal
-from hf_difflm.runs.schema import EventRecord, StepRecord
+from hf_difflm.runs.journal.schema import EventRecord, StepRecord
 
 
 @pytest.fixture(autouse=True)

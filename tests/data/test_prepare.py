@@ -219,7 +219,8 @@ RUN = """
 import json, sys
 import datasets
 from hf_difflm.data import DataOptions, load_tokenizer, prepare_data
-from hf_difflm.data import documents, encoding, local_files, packing
+from hf_difflm.data import encoding, packing
+from hf_difflm.data.sources import documents, local_files
 if sys.argv[1] == "cached":
     def refuse(*args):
         raise SystemExit("computed again")

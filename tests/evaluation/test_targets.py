@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.targets import Target, data_options, load_target
 from hf_difflm.runs import Journal
-from hf_difflm.runs.checkpoints import write_manifest
-from hf_difflm.runs.schema import EvaluationRecord, RunRecord
+from hf_difflm.runs.journal.checkpoints import write_manifest
+from hf_difflm.runs.journal.schema import EvaluationRecord, RunRecord
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.runs import Journal
-from hf_difflm.runs.checkpoints import EMA_FILE, write_manifest
-from hf_difflm.runs.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
+from hf_difflm.runs.journal.checkpoints import EMA_FILE, write_manifest
+from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
 
 ROOT = Path(__file__).parents[2]
 TIME = "2026-01-02T03:04:05.678+00:00"

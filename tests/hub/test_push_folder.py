@@ -11,7 +11,7 @@ from hf_difflm.hub.included import copy_included
 from hf_difflm.hub.log_files import portable_journal
 from hf_difflm.hub.remote_code import code_files
 from hf_difflm.runs import load_run
-from hf_difflm.runs.dashboard_files import write_dashboard
+from hf_difflm.runs.dashboard.files import write_dashboard
 
 LOG = {"journal.jsonl", "text_samples.json", "dashboard.png", "curves.png"}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}

@@ -14,7 +14,7 @@ from hf_difflm.hub.remote_code import auto_map, code_files, read_config, write_c
 from hf_difflm.hub.source import find_source
 from hf_difflm.hub.weights import copy_model
 from hf_difflm.models import MaskedDiffusionForMaskedLM
-from hf_difflm.runs.checkpoints import write_manifest
+from hf_difflm.runs.journal.checkpoints import write_manifest
 
 BEST, RAW, EARLY, EARLY_RAW = 1, 2, 4, 3  # seeds
 

@@ -12,12 +12,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from hf_difflm.data import DataOptions, prepare_data
 from hf_difflm.errors import UserError
+from hf_difflm.flops.bdh import BdhArchitecture
+from hf_difflm.flops.network import training_flops
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, ModelOptions, build_causal_lm
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.bdh_backbone import BdhForCausalLM
 from hf_difflm.models.masked_diffusion.bdh_configuration import BdhConfig
-from hf_difflm.runs.flops import training_flops
-from hf_difflm.runs.flops_bdh import BdhArchitecture
 
 SIZES: dict[str, Any] = {
     "vocab_size": 11,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_difflm.models.masked_diffusion.noise_schedule import SCHEDULES, NoiseSchedule
-from hf_difflm.training.options import NOISE_SCHEDULES
+from hf_difflm.models.options import NOISE_SCHEDULES
 
 NODE, WEIGHT = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(200))
 schedules = st.builds(

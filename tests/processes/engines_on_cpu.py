@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from hf_difflm.training.processes import ENGINES_ON_CPU
+from hf_difflm.training.launch.processes import ENGINES_ON_CPU
 
 
 def allow_fsdp() -> None:

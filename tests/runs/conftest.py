@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.runs import Journal, Run, load_run
-from hf_difflm.runs.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
+from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
 
 WriteRun = Callable[..., Run]
 

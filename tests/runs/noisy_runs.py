@@ -10,8 +10,8 @@ from made_runs import make_run
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.runs import Run
-from hf_difflm.runs.checklist import check_run
-from hf_difflm.runs.checks import Check
+from hf_difflm.runs.checklist.answers import check_run
+from hf_difflm.runs.checklist.checks import Check
 
 STEPS, BATCH, TOKENS = 200, 8, 32
 NOISE = {"noise drawn uniformly", "masking rates as prescribed"}

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
 from hf_difflm.models import MaskedDiffusionForMaskedLM
-from hf_difflm.objectives.importance_file import load_importance
+from hf_difflm.objectives.adaptive.importance_file import load_importance
 
 STEPS = 9
 V = 260

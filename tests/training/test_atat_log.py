@@ -12,9 +12,9 @@ import torch
 from transformers import TrainerCallback
 
 from hf_difflm.data import Collator
-from hf_difflm.evaluation.likelihood import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.objectives import NoiseKey, count_tokens
-from hf_difflm.objectives.frequency_prior import frequency_importance
+from hf_difflm.objectives.adaptive.frequency_prior import frequency_importance
 from hf_difflm.runs import load_run
 
 STEPS = 9

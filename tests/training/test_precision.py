@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_difflm.runs.checkpoints import EMA_FILE
+from hf_difflm.runs.journal.checkpoints import EMA_FILE
 
 
 @pytest.fixture

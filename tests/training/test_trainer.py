@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.objectives import base
-from hf_difflm.runs.checkpoints import checkpoints, damage
-from hf_difflm.training.flow import TrainingDiverged
+from hf_difflm.runs.journal.checkpoints import checkpoints, damage
+from hf_difflm.training.trainer_parts.flow import TrainingDiverged
 
 
 def journal(folder: Path) -> list[dict]:

@@ -10,10 +10,10 @@ import time
 import pytest
 from transformers import TrainerCallback
 
-from hf_difflm.callbacks import training_clock
+from hf_difflm.callbacks.measuring import training_clock
+from hf_difflm.flops.network import Architecture, training_flops
 from hf_difflm.runs import load_run
-from hf_difflm.runs.flops import Architecture, training_flops
-from hf_difflm.training import step_log, window
+from hf_difflm.training.trainer_parts import step_log, window
 
 
 def run_of(trainer):

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from hf_difflm.errors import UserError, first_line
 
-from ..columns import missing_column
-from ..local_files import decode_text, parse_json, text_of_record
+from ..sources.columns import missing_column
+from ..sources.local_files import decode_text, parse_json, text_of_record
 from .sources import Piece, Position
 
 STREAMED = (".jsonl", ".txt", ".parquet")

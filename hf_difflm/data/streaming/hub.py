@@ -11,7 +11,7 @@ import datasets
 
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
-from ..columns import missing_column
+from ..sources.columns import missing_column
 from .sources import Piece, Position
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hf_difflm.errors import UserError, did_you_mean
 
-from ..articles import is_wikitext
-from ..local_files import find_files, is_saved, split_files
+from ..sources.articles import is_wikitext
+from ..sources.local_files import find_files, is_saved, split_files
 from .files import STREAMED, Files
 from .hub import HubSource, open_builder, splits_of
 from .sources import Articles, Source

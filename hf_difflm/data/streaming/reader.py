@@ -11,8 +11,8 @@ import numpy as np
 
 from hf_difflm.errors import UserError
 
-from ..documents import document_key
 from ..encoding import DocumentEncoder
+from ..sources.documents import document_key
 from .sources import Piece, Position, Source
 
 START: dict[str, Any] = {"position": None, "skip": 0, "separate": False, "passes": 0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from ..articles import is_heading
+from ..sources.articles import is_heading
 
 Position = dict[str, Any]
 """Where a piece begins; plain JSON, and meaningful to the source it came from alone."""

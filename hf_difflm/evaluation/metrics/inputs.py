@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from ..text_quality import tokens_of
+from ..quality.text_statistics import tokens_of
 
 DESCRIPTION = "predictions: strings, which are split in `unit` (words or bytes), or lists of token ids."
 

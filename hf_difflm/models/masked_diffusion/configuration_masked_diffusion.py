@@ -34,7 +34,7 @@ class MaskedDiffusionConfig(PreTrainedConfig):
         shift_logits: whether the token at a position is read from the hidden state *before* it, as a causal LM learned
             to (DiffuLLaMA, arXiv 2410.17891); a first position, which has none before it, reads its own.
         head_bias: whether the LM head has a bias; None: as in the backbone's own masked LM, else none.
-        converted_from: what :mod:`hf_difflm.hub.convert` made the model of; None for models trained from scratch.
+        converted_from: what :mod:`hf_difflm.hub.conversion` made the model of; None for models trained from scratch.
         format_version: version of this file format, so that old models keep loading.
 
     Raises:

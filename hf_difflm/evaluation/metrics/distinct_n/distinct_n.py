@@ -5,7 +5,7 @@ from typing import Any
 import evaluate
 
 from hf_difflm.evaluation.metrics.inputs import DESCRIPTION, token_features, token_lists
-from hf_difflm.evaluation.text_quality import distinct_n
+from hf_difflm.evaluation.quality.text_statistics import distinct_n
 
 
 class DistinctN(evaluate.Metric):

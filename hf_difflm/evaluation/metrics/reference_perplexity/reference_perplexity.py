@@ -5,8 +5,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_difflm.evaluation.reference_model import load_reference
-from hf_difflm.evaluation.reference_perplexity import reference_perplexity
+from hf_difflm.evaluation.quality.reference_model import load_reference
+from hf_difflm.evaluation.quality.reference_perplexity import reference_perplexity
 
 
 class ReferencePerplexityMetric(evaluate.Metric):

@@ -5,7 +5,7 @@ from typing import Any
 import evaluate
 
 from hf_difflm.evaluation.metrics.inputs import DESCRIPTION, token_features, token_lists
-from hf_difflm.evaluation.text_quality import mean_quality, text_quality
+from hf_difflm.evaluation.quality.text_statistics import mean_quality, text_quality
 
 
 class Repetition(evaluate.Metric):

@@ -1,0 +1,1 @@
+"""How a training writes its run log: from what a Trainer reports to the lines of the journal, and what is derived from it."""

@@ -1,0 +1,1 @@
+"""How the callbacks measure: norms, histograms, activations, tokens, FLOPs, clocks and devices."""

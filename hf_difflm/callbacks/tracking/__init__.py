@@ -1,0 +1,1 @@
+"""How numbers and texts reach TensorBoard, Weights & Biases and Trackio."""

@@ -1,0 +1,189 @@
+"""Conversations to train answers on: rows of ``messages``, or of ``prompt`` and ``completion``, from files or the Hub.
+
+Each becomes a document: the JSON of what was said and nothing else, so that all that is done with documents (hashing,
+holding out, dropping what both sides have) is done with conversations, too.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_difflm.errors import UserError, did_you_mean, first_line
+
+from ..caching import code_digest
+from ..sources.corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
+from ..sources.local_files import find_files, generated, is_saved, json_lines, json_records, split_files
+from ..sources.sums import sums_conversations
+from . import messages
+from .messages import ASSISTANT, MESSAGES, checked_messages
+
+PROMPT, COMPLETION = "prompt", "completion"
+SUMS = "sums"
+
+_SOURCES = (__file__, str(messages.__file__))
+_FEATURES = datasets.Features({"text": datasets.Value("string")})
+
+
+def load_conversations(name: str, config: str | None = None) -> Corpus:
+    """Find the conversations ``name``: the embedded ``sums``, else a path that exists, else a data set on the Hub.
+
+    Returns:
+        A corpus whose texts are JSON: ``{"messages": [{"role": ..., "content": ...}, ...]}``, which ends with a message
+        of the assistant, or ``{"prompt": text, "completion": text}``.
+
+    Raises:
+        UserError: it cannot be found, reached or read; a row without these columns, or with nothing to learn from.
+    """
+    if name == SUMS:
+        return Corpus(name, sums_conversations())
+    if name in EMBEDDED:
+        raise UserError(f"data set {name!r} is running text; leave out --sft, or take conversations such as {SUMS!r}")
+    path = Path(name).expanduser()
+    if path.exists() and config is None:
+        return Corpus(name, _load_local(path))
+    refuse_missing(name)
+    return Corpus(name, _documents_of_splits(load_from_hub(name, config), f"data set {name!r}"))
+
+
+def document_of_row(row: Any, where: str) -> str:
+    """Return the JSON of a conversation; ``where`` is for messages.
+
+    Lists of messages as prompt and completion make one conversation.
+
+    Raises:
+        UserError: the columns are missing or hold something else, or there is nothing to learn: no completion, or
+            nothing before it.
+    """
+    if not isinstance(row, dict):
+        raise UserError(
+            f"{where} holds {type(row).__name__}, not an object with messages, or a prompt and a completion"
+        )
+    if row.get(MESSAGES) is not None:
+        return _of_messages(row[MESSAGES], where)
+    missing = [name for name in (PROMPT, COMPLETION) if row.get(name) is None]
+    if missing:
+        names = ", ".join(row) or "(none)"
+        hint = "" if PROMPT in row or COMPLETION in row else did_you_mean(MESSAGES, row)
+        raise UserError(
+            f"{where} has neither messages nor a prompt and a completion, its columns are {names}{hint or '; rename them'}"
+        )
+    prompt, completion = row[PROMPT], row[COMPLETION]
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return _of_messages([*prompt, *completion], where)
+    for name, value in ((PROMPT, prompt), (COMPLETION, completion)):
+        if not isinstance(value, str):
+            raise UserError(
+                f"column {name!r} in {where} holds {type(value).__name__}; make prompt and completion both text, or both "
+                "lists of messages"
+            )
+    if not completion.strip():
+        raise UserError(f"the completion in {where} is empty, so there is nothing to learn; remove it")
+    return _as_json({PROMPT: prompt, COMPLETION: completion}, where)
+
+
+def _of_messages(value: Any, where: str) -> str:
+    spoken = checked_messages(value, where)
+    if spoken[-1]["role"] != ASSISTANT:
+        raise UserError(
+            f"the last message in {where} is of the {spoken[-1]['role']}, so there is no answer to learn; end it with one of "
+            f"the {ASSISTANT}, or remove it"
+        )
+    if not spoken[-1]["content"].strip():
+        raise UserError(f"the last message in {where} is empty, so there is no answer to learn; remove it")
+    if len(spoken) == 1:
+        raise UserError(f"nothing comes before the answer in {where}; put a message of the user there, or remove it")
+    return _as_json({MESSAGES: spoken}, where)
+
+
+def _as_json(conversation: dict[str, Any], where: str) -> str:
+    text = json.dumps(conversation, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds half of a surrogate pair, which is no text; repair or remove it") from error
+    return text
+
+
+def _load_local(path: Path) -> datasets.DatasetDict:
+    if is_saved(path):
+        try:
+            saved = datasets.load_from_disk(str(path))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"cannot load the save_to_disk folder {path}: {first_line(error)}; save it again"
+            ) from error
+        splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
+        return _documents_of_splits(splits, str(path))
+    return datasets.DatasetDict(
+        {split: generated(files, _generate, *_SOURCES) for split, files in split_files(find_files(path)).items()}
+    )
+
+
+def _documents_of_splits(splits: datasets.DatasetDict, where: str) -> datasets.DatasetDict:
+    return datasets.DatasetDict({split: _documents(rows, f"{split} of {where}") for split, rows in splits.items()})
+
+
+def _documents(rows: datasets.Dataset, where: str) -> datasets.Dataset:
+    used = [name for name in (MESSAGES, PROMPT, COMPLETION) if name in rows.column_names]
+    if MESSAGES not in used and len(used) < 2:
+        document_of_row(dict.fromkeys(rows.column_names), where)  # raises, since nothing is in them
+    return rows.select_columns(used).map(
+        _document,
+        with_indices=True,
+        fn_kwargs={"where": where, "code": code_digest(*_SOURCES)},
+        remove_columns=used,
+        features=_FEATURES,
+        desc="Reading conversations",
+    )
+
+
+def _document(row: dict[str, Any], number: int, where: str, code: str) -> dict[str, str]:
+    return {"text": document_of_row(dict(row), f"row {number + 1:,} of {where}")}
+
+
+def _generate(files: list[str], stamps: list[tuple[int, int]], code: str) -> Iterator[dict[str, str]]:
+    found = False
+    for file in files:
+        try:
+            for row, where in _rows(Path(file)):
+                found = True
+                yield {"text": document_of_row(row, where)}
+        except OSError as error:
+            raise UserError(f"cannot read {file} ({error.strerror}): check its permissions") from error
+    if not found:
+        raise UserError(f"{files[0]} holds no conversation; give rows of messages, or of prompt and completion")
+
+
+def _rows(path: Path) -> Iterator[tuple[Any, str]]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        raise UserError(f"{path} has no columns; give conversations as .jsonl, .json, .parquet or .csv")
+    if suffix in (".jsonl", ".json"):
+        yield from json_lines(path) if suffix == ".jsonl" else json_records(path)
+        return
+    rows = _parquet_rows(path) if suffix == ".parquet" else _csv_rows(path)
+    try:
+        for number, row in enumerate(rows, start=1):
+            yield row, f"row {number:,} of {path}"
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} as {suffix}: {first_line(error)}; repair or remove it") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        names = [name for name in file.schema_arrow.names if name in (MESSAGES, PROMPT, COMPLETION)]
+        for batch in file.iter_batches(columns=names or None):
+            yield from batch.to_pylist()
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        yield from csv.DictReader(lines)

@@ -1,0 +1,120 @@
+"""From options to rows for supervised fine-tuning: prompts are context, answers are scored, one row a conversation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+from transformers import PreTrainedTokenizerBase
+
+from hf_difflm.errors import UserError
+
+from ..caching import cached_map, code_digest
+from ..options import DataOptions
+from ..prepare_held import Preparation
+from ..prepared import SideCounts
+from ..sentences import plural
+from ..sources.corpora import Corpus
+from ..sources.documents import Documents
+from ..sources.markov import MarkovSource
+from . import answers, chat_template
+from . import rows as conversations
+from .answers import AnswerEncoder, AnswerTables
+from .chat_template import complete_chat_template
+from .rows import load_conversations
+
+
+@dataclass(frozen=True)
+class ConversationCounts(SideCounts):
+    """How much there is on one side; ``blocks`` are conversations, ``tokens`` those of the answers, which are scored.
+
+    Attributes:
+        context_tokens: the other tokens: BOS and prompts.
+        scored_share: share of all tokens that is scored.
+    """
+
+    context_tokens: int = 0
+    scored_share: float = 0.0
+
+    def sentence(self, block_size: int) -> str:
+        """Return the counts in words."""
+        words = [
+            plural(self.blocks, "conversation"),
+            f"{self.tokens + self.context_tokens:,} tokens",
+            f"{self.tokens:,} of them scored ({100 * self.scored_share:.1f} %)",
+            f"{self.num_bytes:,} bytes",
+        ]
+        return ", ".join(words)
+
+
+class SftPreparation(Preparation):
+    """Rows ``input_ids`` and ``labels`` (-100 at context), of different lengths, each a whole conversation.
+
+    Evaluation conversations are found as evaluation documents are. A conversation longer than ``block_size`` is left out,
+    and said: cut, its answer would have no end, or its prompt no beginning.
+    """
+
+    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(options, tokenizer)
+        if (note := complete_chat_template(tokenizer)) is not None:
+            self.notes.append(note)
+        self.answers = AnswerEncoder(tokenizer, options.block_size if options.sft_fill_eos else None)
+
+    def _encoding(self) -> str:
+        return self.answers.fingerprint
+
+    def _corpus(self, name: str, config: str | None = None) -> Corpus:
+        return load_conversations(name, config)
+
+    def _cut(self, documents: Documents, fraction: float, where: str) -> tuple[Documents, Documents]:
+        raise UserError(f"{where} is one conversation, of which nothing can be held out; give more, or an eval_dataset")
+
+    def blocks(
+        self, side: str, documents: Documents, source: MarkovSource | None, most: int | None
+    ) -> datasets.Dataset:
+        """Return the rows of ``side``, train or eval, at most ``most``; counts them."""
+        where = {"train": "the training set", "eval": "the evaluation set"}[side]
+        tables = AnswerTables(self.answers, with_document_ids=side == "eval")
+        rows = cached_map(
+            documents.dataset,
+            tables,
+            kind="answers",
+            key=[documents.fingerprint, self.answers.fingerprint, side, _code()],
+            features=tables.features,
+            description="Tokenising conversations",
+        )
+        lengths = pc.list_value_length(rows.data.column("input_ids")).to_numpy()
+        fits = lengths <= self.options.block_size
+        if not fits.any():
+            raise UserError(
+                f"every conversation of {where} takes more than block_size {self.options.block_size} tokens, the shortest "
+                f"{lengths.min():,}; raise block_size"
+            )
+        if not fits.all():
+            self.notes.append(
+                f"{side}: left out {plural(int((~fits).sum()), 'conversation')} of {len(fits):,} that take more than "
+                f"block_size {self.options.block_size} tokens (the longest takes {lengths.max():,})"
+            )
+            rows = rows.select(np.flatnonzero(fits))
+        if most is not None and most < len(rows):
+            self.notes.append(f"{side}: used the first {most:,} of {plural(len(rows), 'conversation')}")
+            rows = rows.select(range(most))
+        rows = rows.with_format("numpy")
+        total = sum(len(ids) for ids in rows["input_ids"])
+        context = sum(int((labels == -100).sum()) for labels in rows["labels"])
+        self.counts[side] = ConversationCounts(
+            documents=len(documents),
+            blocks=len(rows),
+            tokens=total - context,
+            dropped_tokens=0,
+            num_bytes=int(sum(rows["num_bytes"][:])),
+            context_tokens=context,
+            scored_share=(total - context) / total,
+        )
+        return rows
+
+
+def _code() -> str:
+    return code_digest(*(str(module.__file__) for module in (answers, chat_template, conversations)))

@@ -1,0 +1,248 @@
+"""Documents from files: .txt (one document each), .jsonl, .json, .csv, .parquet, folders of them, save_to_disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+
+from hf_difflm.errors import UserError, first_line
+
+from ..caching import code_digest
+from ..options import SUFFIXES
+from .columns import missing_column, text_only
+
+_BUILDERS = {".csv": "csv", ".parquet": "parquet"}
+# The others are parsed here, for byte-exact text and for messages with line numbers.
+_PARSED_HERE = tuple(suffix for suffix in SUFFIXES if suffix not in _BUILDERS)
+_SPLIT_FILE = re.compile(r"(train|validation|valid|val|dev|test)(-\d+(-of-\d+)?)?")
+_SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
+
+
+def load_local(path: Path, text_column: str) -> datasets.DatasetDict:
+    """Return the splits (column ``text``) of a file or folder.
+
+    A folder whose every file is named like a split (``train.txt``, ``valid.jsonl``, ``test-00000-of-00002.parquet``)
+    has those splits; anything else is one split, ``train``. Files are read in the order of their paths.
+
+    Raises:
+        UserError: nothing readable there, or something in it is not what its suffix promises.
+    """
+    if is_saved(path):
+        return _load_saved(path, text_column)
+    files = find_files(path)
+    return datasets.DatasetDict({split: _read(paths, text_column) for split, paths in split_files(files).items()})
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``path`` is a folder that ``save_to_disk`` has written."""
+    return path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
+def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot load the save_to_disk folder {path}: {first_line(error)}; save it again") from error
+    if isinstance(loaded, datasets.Dataset):
+        loaded = datasets.DatasetDict({"train": loaded})
+    return datasets.DatasetDict({split: text_only(rows, text_column, str(path)) for split, rows in loaded.items()})
+
+
+def find_files(path: Path) -> list[Path]:
+    """Return a file, or the readable files in a folder in the order of their paths.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"cannot read {path}: rename it to one of {', '.join(SUFFIXES)}, whichever it is")
+        return [path]
+    inside = [file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+    files = sorted(file for file in inside if file.is_file() and file.suffix.lower() in SUFFIXES)
+    if not files and any(path.glob("*-input_ids.bin")):
+        raise UserError(
+            f"{path} holds prepared blocks, but its prepared.json is missing; run `hf-difflm data prepare` again"
+        )
+    if not files:
+        raise UserError(f"folder {path} holds no readable file: put {', '.join(SUFFIXES)} files there")
+    return files
+
+
+def split_files(files: list[Path]) -> dict[str, list[Path]]:
+    """Return files by split, see :func:`load_local`."""
+    matches = [_SPLIT_FILE.fullmatch(file.stem) for file in files]
+    names = [match.group(1) for match in matches if match]
+    if len(names) < len(files) or "train" not in names:
+        return {"train": files}
+    splits: dict[str, list[Path]] = {}
+    for name, file in zip(names, files, strict=True):
+        splits.setdefault(_SPLIT_NAMES.get(name, name), []).append(file)
+    return splits
+
+
+def _read(files: list[Path], text_column: str) -> datasets.Dataset:
+    parts = []
+    if parsed_here := [file for file in files if file.suffix.lower() in _PARSED_HERE]:
+        parts.append(generated(parsed_here, _documents, __file__, text_column=text_column))
+    for suffix, builder in _BUILDERS.items():
+        if built := [file for file in files if file.suffix.lower() == suffix]:
+            parts.append(_from_builder(builder, built, text_column))
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def generated(
+    files: list[Path], generate: Callable[..., Iterator[dict[str, str]]], *sources: str, **arguments: Any
+) -> datasets.Dataset:
+    """Return the documents (column ``text``) that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
+
+    Args:
+        files: that are read; one that changed is read again.
+        generate: a function of a module, which gets the files' paths as text.
+        sources: files of the code that it runs: ``__file__`` of its module, and of those that it leans on.
+        arguments: further ones of ``generate``.
+
+    Raises:
+        UserError: raised by ``generate``.
+    """
+    stats = [file.stat() for file in files]
+    try:
+        return datasets.Dataset.from_generator(
+            generate,
+            features=datasets.Features({"text": datasets.Value("string")}),
+            # `datasets` keys its cache by these.
+            gen_kwargs={
+                "files": [str(file.resolve()) for file in files],
+                **arguments,
+                "stamps": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+                "code": code_digest(*sources),
+            },
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def _from_builder(builder: str, files: list[Path], text_column: str) -> datasets.Dataset:
+    where = str(files[0]) if len(files) == 1 else f"{len(files)} .{builder} files from {files[0]} on"
+    # Pandas would read the text "NA" as nothing.
+    settings: dict[str, Any] = {"keep_default_na": False} if builder == "csv" else {}
+    try:
+        rows = datasets.load_dataset(builder, data_files={"train": [str(file) for file in files]}, **settings)["train"]
+    except (
+        Exception
+    ) as error:  # each reader has its own exceptions, and the user needs the file's name with any of them
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        raise UserError(f"cannot read {where} as .{builder}: {first_line(cause)}; repair or remove it") from error
+    return text_only(rows, text_column, where)
+
+
+def _documents(
+    files: list[str], text_column: str, stamps: list[tuple[int, int]], code: str
+) -> Iterator[dict[str, str]]:
+    num_documents = 0
+    for file in files:
+        try:
+            for text in _texts(Path(file), text_column):
+                num_documents += 1
+                yield {"text": text}
+        except OSError as error:
+            raise UserError(f"cannot read {file} ({error.strerror}): check its permissions") from error
+    if num_documents == 0:
+        yield {"text": ""}  # `datasets` cannot load what it wrote from no rows
+
+
+def _texts(path: Path, text_column: str) -> Iterator[str]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        yield decode_text(path.read_bytes(), str(path))
+        return
+    for record, where in json_lines(path) if suffix == ".jsonl" else json_records(path):
+        yield text_of_record(record, text_column, where)
+
+
+def decode_text(content: bytes, where: str, signature: bool = True) -> str:
+    """Decode UTF-8 byte for byte; only a byte-order mark at the beginning, a ``signature`` and no text, is left out.
+
+    Raises:
+        UserError: it is not UTF-8; ``where`` is for the message.
+    """
+    try:
+        return content.decode("utf-8-sig" if signature else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 text (byte {error.start:,} is 0x{error.object[error.start]:02x}): "
+            "convert it to UTF-8 or remove it"
+        ) from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[Any, str]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"line {number:,} of {path}"
+            text = decode_text(line.rstrip(b"\r\n"), where)
+            if text.strip():
+                yield parse_json(text, where), where
+
+
+def json_records(path: Path) -> Iterator[tuple[Any, str]]:
+    """Read one array of objects, one object, or objects line by line: all three go by the name .json."""
+    text = decode_text(path.read_bytes(), str(path))
+    if not text.strip():
+        return
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        yield from json_lines(path)
+        return
+    records = content if isinstance(content, list) else [content]
+    for number, record in enumerate(records, start=1):
+        yield record, f"record {number:,} of {path}"
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON; ``where`` is for messages.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where} is not valid JSON ({error.msg.removesuffix(' at')} at column {error.colno}): repair or remove it"
+        ) from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets thousands deep
+        raise UserError(f"{where} is not usable JSON ({first_line(error)}): repair or remove it") from error
+
+
+def text_of_record(record: Any, text_column: str, where: str) -> str:
+    """Return the text of an object of JSON, empty where it is null; ``where`` is for messages.
+
+    Raises:
+        UserError: it has no text.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f"{where} holds {type(record).__name__}, not an object with a column {text_column!r}")
+    if text_column not in record:
+        raise missing_column(text_column, list(record), where)
+    text = record[text_column]
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise UserError(
+            f"column {text_column!r} in {where} holds {kind}, not text: set text_column to a column of text"
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds half of a surrogate pair, which is no text: repair or remove it") from error
+    return text

@@ -1,0 +1,297 @@
+"""Text from a model of either kind, through one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import UserError
+from ...models.masked_diffusion.samplers import check_sampler
+from ..undisturbed import undisturbed
+from .holes import PromptIds, with_holes
+from .options import GenerationOptions
+
+DENOISER_OPTIONS = (
+    "max_denoising_steps",
+    "sampler",
+    "sampler_config",
+    "importance_weight",
+    "block_length",
+    "guidance_scale",
+)
+"""Options that a causal LM refuses."""
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """What a model wrote after a prompt, or into it.
+
+    Attributes:
+        prompt: as it was given.
+        text: the new text alone; of a prompt with holes the whole text.
+        ids: its tokens, special ones (the end, padding) left out.
+        fills: what was written into each hole of the prompt; None where it has none.
+    """
+
+    prompt: str
+    text: str
+    ids: list[int]
+    fills: tuple[str, ...] | None = None
+
+    @property
+    def context(self) -> str:
+        """What the text goes on from: the prompt, nothing where the text holds it."""
+        return self.prompt if self.fills is None else ""
+
+
+@dataclass(frozen=True)
+class GenerationStart:
+    """What is known before the first forward, for those who watch.
+
+    Attributes:
+        rows: number of each text, counted over all calls.
+        prompts: as they were given.
+        ids_BP: (B, P) prompts, padded on the left; masks are holes.
+        attention_BP: (B, P), 0 at padding.
+        new_tokens: most tokens to come after the prompts.
+        mask_id: the mask token; None for a causal LM.
+    """
+
+    rows: tuple[int, ...]
+    prompts: tuple[str, ...]
+    ids_BP: torch.Tensor
+    attention_BP: torch.Tensor
+    new_tokens: int
+    mask_id: int | None
+
+
+Watch = Callable[[GenerationStart], Any]
+"""Gives the streamer of a generation that is about to start."""
+
+Importance = Callable[[torch.Tensor], torch.Tensor]
+"""Weights of positions for the (R, L) draft of some rows, see ``MaskedDiffusionForMaskedLM.generate``."""
+
+
+def generate_texts(model: Any, tokenizer: Any, prompts: Sequence[str], options: GenerationOptions) -> list[str]:
+    """Continue each prompt; the texts of :func:`generate_samples`."""
+    return [sample.text for sample in generate_samples(model, tokenizer, prompts, options)]
+
+
+def generate_samples(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    options: GenerationOptions,
+    *,
+    first_row: int = 0,
+    watch: Watch | None = None,
+    importance: Importance | None = None,
+    to_ids: Callable[[str], list[int]] | None = None,
+    new_tokens: int | None = None,
+) -> list[GeneratedText]:
+    """Continue each prompt (the empty one too), or fill its holes, in one batch.
+
+    The same seed gives the same texts; those of a denoiser depend on the seed and their number alone, not on the texts
+    beside them. Special tokens in prompts stay text, but for the mask token where a denoiser may infill. Neither the
+    model nor any random number generator is changed, so this may be called in the middle of a training.
+
+    Args:
+        model: masked diffusion model or causal LM.
+        tokenizer: its tokenizer.
+        prompts: at least one.
+        options: how.
+        first_row: number of the first text, where this is one batch of several.
+        watch: gives a streamer.
+        importance: weighs positions for the uncertainty sampler; ``options.importance_weight`` needs it, see
+            :func:`~hf_difflm.evaluation.generation.importance_weights.importance_for`.
+        to_ids: from a prompt to its ids, BOS included, where special tokens in it are such and holes are none.
+        new_tokens: after prompts without holes where ``options.max_new_tokens`` is None; None: as many as the model says.
+
+    Raises:
+        UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
+            and no token to begin with, or nothing to generate.
+    """
+    is_denoiser = getattr(model.config, "model_type", None) == "masked_diffusion"
+    arguments = (
+        _denoiser_arguments(options, importance) if is_denoiser else _causal_arguments(options, _pad_id(tokenizer))
+    )
+    if to_ids is not None:
+        encoded = [PromptIds(to_ids(prompt)) for prompt in prompts]
+    else:
+        encoded = [encoded_prompt(model, tokenizer, prompt, options.infill) for prompt in prompts]
+    default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
+    by_length: dict[int, list[int]] = {}
+    for place, prompt in enumerate(encoded):
+        length = options.max_new_tokens
+        if length is None:
+            length = 0 if prompt.spans else default
+        _check_length(model, prompt, length, options)
+        by_length.setdefault(length, []).append(place)
+    samples: dict[int, GeneratedText] = {}
+    for length, places in by_length.items():
+        rows = [first_row + place for place in places]
+        if is_denoiser:
+            arguments["seed"] = [_row_seed(options.seed, row) for row in rows]
+        start = _start(
+            tokenizer,
+            [prompts[place] for place in places],
+            [encoded[place] for place in places],
+            length,
+            is_denoiser,
+            rows,
+        )
+        with undisturbed(model):
+            torch.manual_seed(options.seed if rows[0] == 0 else _row_seed(options.seed, rows[0]) % 2**63)
+            sequences = _generate(model, start, arguments | ({"streamer": watch(start)} if watch else {}), is_denoiser)
+        for place, row in zip(places, sequences.tolist(), strict=True):
+            samples[place] = _sample(tokenizer, prompts[place], encoded[place], row, start.ids_BP.shape[1])
+    return [samples[place] for place in range(len(prompts))]
+
+
+def length_limit(model: Any) -> int | None:
+    """Return how many tokens, prompt and text together, a model takes; None where it does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Ids of a prompt as a model gets it: after BOS, where the tokenizer has one; the empty prompt after BOS or EOS.
+
+    Raises:
+        UserError: an empty prompt, and the tokenizer has neither.
+    """
+    ids = encode(tokenizer, prompt)
+    if tokenizer.bos_token_id is not None:
+        return [tokenizer.bos_token_id, *ids]
+    if ids:
+        return ids
+    first = first_token_id(tokenizer)
+    if first is None:
+        raise UserError("the tokenizer has neither a BOS nor an EOS token to begin an empty prompt with; give a prompt")
+    return [first]
+
+
+def first_token_id(tokenizer: Any) -> int | None:
+    """Return the id that a text begins with: BOS, else EOS, which ends the text before it; None without either."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a prompt, without special tokens around it or in it; a lone surrogate, which has no UTF-8, is U+FFFD."""
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def encoded_prompt(model: Any, tokenizer: Any, prompt: str, infill: bool) -> PromptIds:
+    """Return a prompt as a model gets it: of a denoiser that may ``infill`` with holes. Raises UserError as its parts do."""
+    infill = infill and getattr(model.config, "model_type", None) == "masked_diffusion"
+    holed = with_holes(tokenizer, prompt, length_limit(model), encode) if infill else None
+    if holed is None:
+        return PromptIds(prompt_ids(tokenizer, prompt))
+    if tokenizer.bos_token_id is None:
+        return holed
+    return PromptIds([tokenizer.bos_token_id, *holed.ids], tuple((start + 1, end + 1) for start, end in holed.spans))
+
+
+def _check_length(model: Any, prompt: PromptIds, new_tokens: int, options: GenerationOptions) -> None:
+    limit = length_limit(model)
+    # Block by block the model slides over a text of any length.
+    slides = options.block_length is not None and options.block_length < new_tokens
+    if limit is not None and len(prompt.ids) + new_tokens > limit and not slides:
+        raise UserError(
+            f"the longest prompt ({len(prompt.ids)} tokens) and max_new_tokens {new_tokens} together exceed the {limit} "
+            "tokens the model takes; shorten the prompt or lower --max-new-tokens"
+        )
+    if new_tokens == 0 and not prompt.spans:
+        raise UserError(
+            "max_new_tokens is 0 and a prompt has no hole to fill; raise --max-new-tokens, or write [MASK] in the prompt "
+            "of a masked diffusion model"
+        )
+
+
+def _denoiser_arguments(options: GenerationOptions, importance: Importance | None) -> dict[str, Any]:
+    if options.importance_weight is not None and importance is None:
+        raise UserError("importance_weight needs the importance that a run with the objective atat has learned")
+    try:
+        check_sampler(options.sampler, options.sampler_config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    names = {*DENOISER_OPTIONS, "temperature", "top_k", "top_p", "repetition_penalty"} - {"importance_weight"}
+    arguments = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return arguments if importance is None else arguments | {"importance": importance}
+
+
+def _causal_arguments(options: GenerationOptions, pad_id: int) -> dict[str, Any]:
+    for name in DENOISER_OPTIONS:
+        if getattr(options, name) is not None:
+            raise UserError(f"{name} is for masked diffusion models, but this is a causal LM; leave it out")
+    greedy = options.temperature == 0
+    arguments: dict[str, Any] = {"do_sample": not greedy, "pad_token_id": pad_id}
+    if options.repetition_penalty is not None:
+        arguments["repetition_penalty"] = options.repetition_penalty
+    if not greedy:  # what shapes a draw has no use otherwise, and transformers would say so
+        # A stock causal LM would fall back on transformers' top_k of 50; here nothing is cut unless it is asked for.
+        shapes = {"temperature": options.temperature, "top_k": options.top_k or 0, "top_p": options.top_p}
+        arguments |= {name: value for name, value in shapes.items() if value is not None}
+    arguments["use_cache"] = True  # a training with gradient checkpointing has switched it off
+    return arguments
+
+
+def _start(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    encoded: Sequence[PromptIds],
+    new_tokens: int,
+    is_denoiser: bool,
+    rows: Sequence[int],
+) -> GenerationStart:
+    longest = max(len(prompt.ids) for prompt in encoded)
+    pad_id = _pad_id(tokenizer)
+    # Padded on the left, by a mask: the pad token may be a token of the text.
+    padding = [longest - len(prompt.ids) for prompt in encoded]
+    ids_BP = torch.tensor([[pad_id] * pad + prompt.ids for pad, prompt in zip(padding, encoded, strict=True)])
+    attention_BP = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
+    mask_id = tokenizer.mask_token_id if is_denoiser else None
+    return GenerationStart(tuple(rows), tuple(prompts), ids_BP, attention_BP, new_tokens, mask_id)
+
+
+def _generate(model: Any, start: GenerationStart, arguments: dict[str, Any], is_denoiser: bool) -> torch.Tensor:
+    try:
+        return model.generate(
+            input_ids=start.ids_BP.to(model.device),
+            attention_mask=start.attention_BP.to(model.device),
+            max_new_tokens=start.new_tokens,
+            **arguments,
+        )
+    except ValueError as error:
+        if not is_denoiser:
+            raise
+        raise UserError(str(error)) from error  # ours, and made to be read
+
+
+def _sample(tokenizer: Any, prompt: str, encoded: PromptIds, row: list[int], prompt_length: int) -> GeneratedText:
+    special = set(tokenizer.all_special_ids)
+    if not encoded.spans:
+        new = row[prompt_length:]
+        text = tokenizer.decode(new, skip_special_tokens=True)
+        return GeneratedText(prompt, text, [token for token in new if token not in special])
+    whole = row[prompt_length - len(encoded.ids) :]
+    fills = tuple(tokenizer.decode(whole[start:end], skip_special_tokens=True) for start, end in encoded.spans)
+    text = tokenizer.decode(whole, skip_special_tokens=True)
+    return GeneratedText(prompt, text, [token for token in whole if token not in special], fills)
+
+
+def _row_seed(seed: int, row: int) -> int:
+    """The seed of one text, from that of all and its number."""
+    return int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0])
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """An id to fill up with; padding is masked, so any will do, and the end of the text stays the end of the text."""
+    for known in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id):
+        if known is not None:
+            return known
+    return 0

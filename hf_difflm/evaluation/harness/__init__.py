@@ -1,0 +1,1 @@
+"""Tasks of lm-evaluation-harness, with the models of this project."""

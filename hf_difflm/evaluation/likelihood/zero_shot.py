@@ -1,0 +1,229 @@
+"""Zero-shot likelihood: any text to blocks, on which a model is evaluated as on its own evaluation set.
+
+Two packings. ``training`` is that of our training: BOS, then ``block_size - 1`` tokens, EOS between documents. ``mdlm`` is
+that of the MDLM paper (arXiv 2406.07524, github.com/kuleshov-group/mdlm, ``dataloader.py``): EOS after each document, the
+empty ones too; a block is BOS, ``block_size - 2`` tokens, EOS; documents are packed a thousand at a time, and what does not
+fill a block at the end of a thousand is dropped. BOS is context here, as everywhere; the paper scores it too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from ...data import DataOptions, prepare_data
+from ...data.caching import cached_map, code_digest
+from ...data.encoding import DocumentEncoder
+from ...data.making import BlockMaker
+from ...data.prepared import PreparedData, SideCounts
+from ...data.prepared_folder import is_prepared
+from ...data.sentences import plural
+from ...data.sources.corpora import EMBEDDED, Corpus, load_corpus
+from ...data.sources.documents import hash_documents
+from ...errors import UserError
+from ..targets import Target, data_options
+from . import detokenizers
+from .evaluation_sets import load_evaluation_split
+from .zero_shot_options import ZeroShotOptions, evaluation_set, evaluation_set_names
+
+DOCUMENTS_AT_ONCE = 1000
+"""So many documents are packed together by ``mdlm``: the batches of ``datasets.map`` in the paper's code."""
+LONGEST_BLOCK = 1024
+"""Tokens in a block for a model without a run log, unless it takes fewer: the context of the MDLM paper."""
+
+
+def evaluation_data(
+    target: Target, changes: dict[str, Any]
+) -> tuple[DataOptions, PreparedData, ZeroShotOptions | None]:
+    """Return what a target is evaluated on, see :func:`data_options`, the blocks, and how text it does not know became them.
+
+    The last is None where the data are those of the run.
+
+    The name of an evaluation set stands for its settings, which ``changes`` override. Of a data set that is not the run's own
+    and has no evaluation split all text is used, unless ``changes`` have an ``eval_fraction``.
+
+    Args:
+        target: the model.
+        changes: typed settings that differ from those of the run, among them those of ZeroShotOptions.
+
+    Raises:
+        UserError: the data cannot be had or made into blocks.
+    """
+    name = changes.get("dataset")
+    named = evaluation_set(name) if name in evaluation_set_names() else {}
+    changes = {**named, **changes}
+    how = ZeroShotOptions(**{f.name: changes[f.name] for f in dataclasses.fields(ZeroShotOptions) if f.name in changes})
+    if "block_size" not in changes and "block_size" not in target.config:
+        limit = getattr(target.model.config, "max_position_embeddings", None)
+        changes["block_size"] = min(limit or LONGEST_BLOCK, LONGEST_BLOCK)
+    options = data_options(target, changes)
+    if name is None or (not named and _is_own(name, target.config)):
+        if how != ZeroShotOptions():
+            raise UserError(
+                "--detokenizer and --packing are for a data set that the model was not trained on; add --dataset"
+            )
+        return options, prepare_data(options, target.tokenizer, need_train=False), None
+    held = Path(name).exists() or name in EMBEDDED
+    options = dataclasses.replace(options, sft=False, sft_fill_eos=False, streaming=options.streaming and not held)
+    if named or how != ZeroShotOptions():
+        return options, _ZeroShot(options, target.tokenizer, how, named).run(), how
+    read = options
+    if options.dataset_config is None and "eval_fraction" not in changes and not is_prepared(name):
+        read = dataclasses.replace(options, eval_dataset=name)  # all of it, where there is no evaluation split
+    return options, prepare_data(read, target.tokenizer, need_train=False), how
+
+
+def _is_own(name: str, config: dict[str, Any]) -> bool:
+    """Whether a data set is the one that the run trained on."""
+    own = config.get("dataset")
+    if own is None or name == own:
+        return own is not None
+    return Path(name).exists() and Path(own).exists() and Path(name).samefile(own)
+
+
+class _ZeroShot(BlockMaker):
+    """One call of `evaluation_data`: what its steps share."""
+
+    def __init__(self, options: DataOptions, tokenizer: Any, how: ZeroShotOptions, named: dict[str, Any]) -> None:
+        super().__init__(options, tokenizer)
+        self.how = how
+        self.named = named
+
+    def run(self) -> PreparedData:
+        corpus, spec = self._corpus()
+        where = f"split {spec!r} of data set {corpus.name!r}"
+        rows = corpus.split(spec)
+        if self.how.detokenizer is not None:
+            rows = self._detokenized(rows, self.how.detokenizer)
+        if self.how.packing == "mdlm":
+            blocks, fingerprint = self._mdlm_blocks(rows, where)
+        else:
+            documents = hash_documents(rows, where, workers=self.options.num_preprocessing_workers)
+            blocks = self.blocks("eval", documents, corpus.source, self.options.max_eval_blocks)
+            fingerprint = documents.fingerprint
+        parts = [fingerprint, self.encoder.fingerprint, str(self.options.block_size), self.how.packing]
+        return PreparedData(
+            train=None,
+            eval=blocks,
+            source_nll=None,
+            fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+            counts=self.counts,
+            block_size=self.options.block_size,
+            notes=self.notes,
+        )
+
+    def _corpus(self) -> tuple[Corpus, str]:
+        options = self.options
+        if self.named:
+            spec = options.eval_split or self.named["eval_split"]
+            split = spec.partition("[")[0]
+            rows = load_evaluation_split(
+                options.dataset, self.named["dataset"], options.dataset_config, split, options.text_column
+            )
+            return Corpus(options.dataset, datasets.DatasetDict({split: rows})), spec
+        corpus = load_corpus(
+            options.dataset, options.dataset_config, text_column=options.text_column, block_size=options.block_size
+        )
+        spec = options.eval_split or next((s for s in ("validation", "test") if s in corpus.splits), None)
+        if spec is None:
+            spec = next(iter(corpus.splits))
+            self.notes.append(f"data set {corpus.name!r} has no evaluation split: all of split {spec!r} is scored")
+        return corpus, spec
+
+    def _detokenized(self, rows: datasets.Dataset, name: str) -> datasets.Dataset:
+        if len(rows) == 0:
+            return rows
+        return cached_map(
+            rows,
+            _Detokenize(name),
+            kind="detokenized",
+            key=[rows._fingerprint, name, code_digest(detokenizers.__file__)],
+            features=datasets.Features({"text": datasets.Value("string")}),
+            description="Detokenising",
+            workers=self.options.num_preprocessing_workers,
+        )
+
+    def _mdlm_blocks(self, rows: datasets.Dataset, where: str) -> tuple[datasets.Dataset, str]:
+        most, width = self.options.max_eval_blocks, self.options.block_size - 2
+        if width < 1:
+            raise UserError(
+                f"block_size must be at least 3 for a block with BOS and EOS, got {self.options.block_size}"
+            )
+        digest = hashlib.sha256()
+        groups: list[np.ndarray] = []
+        dropped = 0
+        for texts, start in _some_at_once(rows):
+            digest.update(repr([hashlib.sha256(text.encode()).hexdigest() for text in texts]).encode())
+            stream_3T = _stream(self.encoder, texts, start, self.tokenizer.eos_token_id)
+            num_blocks = stream_3T.shape[1] // width
+            dropped += stream_3T.shape[1] - num_blocks * width
+            groups.append(stream_3T[:, : num_blocks * width].reshape(3, num_blocks, width))
+            if most is not None and sum(group.shape[1] for group in groups) >= most:
+                break
+        blocks_3NW = np.concatenate(groups, axis=1) if groups else np.zeros((3, 0, width), dtype=np.int32)
+        if blocks_3NW.shape[1] == 0:
+            raise UserError(
+                f"{where} has {dropped:,} tokens, fewer than one block of {self.options.block_size:,} holds ({width:,}): "
+                "lower block_size, or give more text"
+            )
+        if most is not None and blocks_3NW.shape[1] >= most:
+            self.notes.append(f"eval: used the first {plural(most, 'block')}")
+            blocks_3NW = blocks_3NW[:, :most]
+        self.notes.append(
+            "packed as in the MDLM paper: EOS after each document and at the end of each block, a thousand documents at once"
+        )
+        blocks = _as_dataset(blocks_3NW, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        self.counts["eval"] = SideCounts(
+            documents=len(rows),
+            blocks=len(blocks),
+            tokens=len(blocks) * (width + 1),
+            dropped_tokens=dropped,
+            num_bytes=int(blocks_3NW[1].sum(dtype=np.int64)),
+        )
+        return blocks, digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Detokenize:
+    name: str
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return detokenizers.detokenize_table(table, self.name)
+
+
+def _some_at_once(rows: datasets.Dataset) -> Iterator[tuple[list[str], int]]:
+    for start in range(0, len(rows), DOCUMENTS_AT_ONCE):
+        texts = rows[start : start + DOCUMENTS_AT_ONCE]["text"]
+        yield [text or "" for text in texts], start
+
+
+def _stream(encoder: DocumentEncoder, texts: list[str], first_document: int, eos_token_id: int) -> np.ndarray:
+    """(3, T) int32: ids with EOS after each text, the bytes behind each, the number of its document."""
+    columns = []
+    for number, (ids_T, bytes_T) in enumerate(encoder.encode(texts), start=first_document):
+        ids = np.append(ids_T, eos_token_id)
+        columns.append(np.stack([ids, np.append(bytes_T, 0), np.full_like(ids, number)]).astype(np.int32))
+    return np.concatenate(columns, axis=1)
+
+
+def _as_dataset(blocks_3NW: np.ndarray, bos_token_id: int, eos_token_id: int) -> datasets.Dataset:
+    """Blocks between BOS and EOS, with the columns of evaluation blocks; EOS belongs to the document before it."""
+    ids_NW, bytes_NW, document_ids_NW = blocks_3NW
+    ids_NL = np.pad(ids_NW, ((0, 0), (1, 1)), constant_values=((0, 0), (bos_token_id, eos_token_id)))
+    document_ids_NL = np.pad(document_ids_NW, ((0, 0), (1, 1)), mode="edge")
+    document_ids_NL[:, 0] = -1
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": ids_NL,
+            "num_bytes": bytes_NW.sum(axis=1, dtype=np.int64),
+            "document_ids": document_ids_NL,
+            "index": np.arange(len(ids_NL)),
+        }
+    ).with_format("numpy")

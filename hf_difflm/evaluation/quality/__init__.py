@@ -1,0 +1,1 @@
+"""What generated texts are worth, and what they cost."""

@@ -1,0 +1,158 @@
+"""``hf-difflm ablate``: train what a grid names, draw samples, and write the table from what is finished."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..evaluation.generation.options import GenerationOptions
+from ..runs import Run, load_run
+from ..runs.comparing.ablation import CONFIDENCE, AblationTable, Entry, is_finished
+from ..runs.journal.schema import COMPLETED
+from ..runs.journal.tables import printable
+from ..runs.pages.write_markdown import write_markdown
+from ..training.declarations.fields import fields_of
+from ..training.declarations.values import typed_value
+from .ablation_grid import AblationGrid, Variant, slug
+from .recipe_settings import Settings
+from .run_folder import keeps_log
+from .several_runs import differing_settings, finish_runs
+
+LoadSettings = Callable[[Mapping[str, Any]], Settings]
+
+
+def run_ablation(
+    grid: AblationGrid,
+    load: LoadSettings,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    report_only: bool = False,
+    page: Path | None = None,
+) -> AblationTable | None:
+    """Finish every run of the grid, draw its samples, write the page and return the table.
+
+    Args:
+        grid: what to compare.
+        load: gives the settings of a run from recipe keys.
+        folder: the runs lie in it as ``{variant}-seed{seed}``; what is finished there is reused.
+        overwrite: train again.
+        report_only: train nothing; variants with unfinished runs have no numbers.
+        page: markdown file; ``ablation.md`` in the folder by default.
+
+    Returns:
+        The table; None where Ctrl-C stopped a run.
+
+    Raises:
+        UserError: bad input, a run there that was made with other settings, nothing finished to report.
+    """
+    settings = {
+        grid.run_name(variant, seed): load(_keys(grid, variant, seed))
+        for variant in grid.variants
+        for seed in grid.seeds
+    }
+    for variant in grid.variants:
+        _generation_options(variant)  # a mistake there must not wait until everything is trained
+    if not report_only and not finish_runs(folder, settings, overwrite=overwrite, command="ablate"):
+        return None
+    if int(os.environ.get("RANK", "0")) != 0:
+        return AblationTable([], grid.baseline)
+    runs = {name: _matching_run(folder / name, part) for name, part in settings.items()}
+    table = AblationTable([_entry(grid, variant, runs, folder) for variant in grid.variants], grid.baseline)
+    if all(len(entry.missing) == len(entry.runs) for entry in table.entries):
+        raise UserError(
+            f"{folder} holds no finished run of this ablation, so there is no number to report; train first"
+        )
+    _write_page(page or folder / "ablation.md", grid, table, folder)
+    return table
+
+
+def _keys(grid: AblationGrid, variant: Variant, seed: int) -> dict[str, Any]:
+    values = {**grid.settings, **variant.settings, "seed": seed}
+    values.setdefault("experiment_name", grid.run_name(variant, seed))
+    return values
+
+
+def _matching_run(place: Path, settings: Settings) -> Run | None:
+    """The finished run in ``place``, if it was made with these very settings."""
+    if not keeps_log(place) or differing_settings(place, settings):
+        return None
+    run = load_run(place)
+    return run if run.status == COMPLETED else None
+
+
+def _entry(grid: AblationGrid, variant: Variant, runs: Mapping[str, Run | None], folder: Path) -> Entry:
+    names = {seed: grid.run_name(variant, seed) for seed in grid.seeds}
+    entry = Entry(
+        variant.name,
+        runs={seed: runs[name] for seed, name in names.items()},
+        weights=names[grid.seeds[0]],
+        generation={},
+    )
+    if entry.missing or grid.samples == 0:
+        return entry
+    from ..evaluation.quality.kept_samples import sample_numbers
+
+    reference = _reference(grid, runs, folder)
+    numbers = {}
+    for seed, name in names.items():
+        file = folder / "samples" / f"{slug(variant.name)}-seed{seed}.json"
+        numbers[seed] = sample_numbers(
+            folder / name, _generation_options(variant), grid.samples, file, reference=reference
+        )
+    return Entry(entry.name, entry.runs, numbers, entry.weights)
+
+
+def _reference(grid: AblationGrid, runs: Mapping[str, Run | None], folder: Path) -> Path | None:
+    """The run of the reference variant with the first seed, once it is finished."""
+    if grid.reference is None:
+        return None
+    variant = next(variant for variant in grid.variants if variant.name == grid.reference)
+    name = grid.run_name(variant, grid.seeds[0])
+    return folder / name if is_finished(runs[name]) else None
+
+
+def _generation_options(variant: Variant) -> Any:
+    declared = fields_of(GenerationOptions, "generation")
+    try:
+        values = {name: typed_value(declared[name], value) for name, value in variant.generation.items()}
+    except UserError as error:
+        raise UserError(f"in variant {variant.name!r}: {error}") from None
+    return GenerationOptions(**values)
+
+
+def _write_page(page: Path, grid: AblationGrid, table: AblationTable, folder: Path) -> None:
+    command = shlex.join(["hf-difflm", *sys.argv[1:]])
+    parts = [
+        printable(grid.description),
+        table.to_markdown(),
+        _explanation(grid),
+        f"## What each variant sets\n\n{_variants(grid)}",
+    ]
+    write_markdown(page, f"Ablation: {printable(grid.name)}", command, parts)
+
+
+def _explanation(grid: AblationGrid) -> str:
+    seeds = len(grid.seeds)
+    return (
+        f"Means over {seeds} seed{'s' if seeds > 1 else ''}, ± half the {CONFIDENCE:.0%} interval (Student's t over seeds). "
+        "nats/token (P0) is the NELBO of plain masked diffusion on the same denoiser, from the evaluation with the lowest "
+        "value (exact for an autoregressive model). difference is to "
+        f"`{printable(grid.baseline)}`, paired by seed; where its interval holds 0 the verdict is no difference. "
+        "A variant without all of its runs has no numbers. "
+        + (f"Samples: {grid.samples} texts a run from an empty prompt." if grid.samples else "")
+    )
+
+
+def _variants(grid: AblationGrid) -> str:
+    shared = ", ".join(f"{key} = {value}" for key, value in grid.settings.items())
+    lines = [f"All: recipe `{Path(grid.recipe).stem}`{f', {printable(shared)}' if shared else ''}."]
+    for variant in grid.variants:
+        said = ", ".join(f"{key} = {value}" for key, value in {**variant.settings, **variant.generation}.items())
+        lines.append(f"- {printable(variant.name)}: {printable(said) or 'nothing else'}")
+    return "\n".join(lines)

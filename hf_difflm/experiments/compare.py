@@ -1,0 +1,84 @@
+"""Both objectives on the same recipe: the same tokens in the same order, then one table, one picture, one page."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
+from .recipe_settings import Settings
+from .run_folder import default_name
+from .several_runs import finish_runs
+
+TWINS = ("mdlm", "ar")
+"""The objectives that are compared; variants of one objective are a matter for ``ablate``."""
+
+
+def compare_objectives(
+    load: Callable[[str, int | None], Settings],
+    output_dir: Path | None = None,
+    overwrite: bool = False,
+    seeds: Sequence[int] = (),
+) -> Path | None:
+    """Train each objective, or reuse its finished run; print the table and the samples; write picture and pages.
+
+    Args:
+        load: gives the settings of one objective, with a seed of its own where one is given.
+        output_dir: folder of the runs; ``runs/{recipe}`` by default, so that a second call finds the first one's.
+        overwrite: train again.
+        seeds: train each objective once with each of these; by default once, with the seed of its settings.
+
+    Returns:
+        The folder; None where Ctrl-C stopped it.
+
+    Raises:
+        UserError: bad input, or a run there that was made with other settings.
+    """
+    runs = {
+        objective if seed is None else f"{objective}-seed{seed}": load(objective, seed)
+        for objective in TWINS
+        for seed in (seeds or (None,))
+    }
+    folder = output_dir or Path("runs") / default_name(first := next(iter(runs.values()))).removesuffix(
+        f"-{first.training['objective']}"
+    )
+    if not finish_runs(folder, runs, overwrite=overwrite, command="compare"):
+        return None
+    if int(os.environ.get("RANK", "0")) == 0:
+        _show(folder, {name: load_run(folder / name) for name in runs})
+    return folder
+
+
+def _shown(text: str) -> str:
+    """The text without the control characters that an untrained model writes and a terminal would obey."""
+    return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in text)
+
+
+def _show(folder: Path, named: dict[str, Run]) -> None:
+    """The table, the texts, and where everything is."""
+    runs = list(named.values())
+    sys.stdout.write(f"\n{compare_runs(runs).to_text()}\n")
+    for run in [next(run for run in runs if run.objective == objective) for objective in TWINS]:
+        for sample in run.samples[-2:]:
+            prompt = f"prompt {sample.prompt!r}" if sample.prompt else "no prompt"
+            print(f"\n--- {run.objective}, step {sample.iter}, {prompt}\n{_shown(sample.prompt + sample.text)}")
+    command = shlex.join(["hf-difflm", *sys.argv[1:]])
+    title = "Masked diffusion and its autoregressive twin"
+    picture = plot_comparison(runs, folder / "comparison.png")
+    page, _ = write_report(runs, folder / "comparison.md", title=title, command=command)
+    interactive = write_html_report(runs, folder / "comparison.html", title=title, command=command)
+    first, run = next((name, run) for name, run in named.items() if run.objective == "mdlm")
+    prompt = (run.samples[-1].prompt if run.samples else "The")[:16]
+    print(
+        f"\nrun logs     {folder}/*/journal.jsonl and {folder}/*/*.json\n"
+        f"checkpoints  {folder}/*/checkpoint-*, the best weights in {folder}/*/best\n"
+        f"samples      {folder}/*/samples.txt\n"
+        f"picture      {picture}\n"
+        f"pages        {page} and {interactive}\n"
+        f"\nnext: hf-difflm generate {folder / first} --prompt {prompt!r}\n"
+        f"      hf-difflm eval {folder / first}\n"
+        f"      hf-difflm train --objective mdlm --dataset YOUR.txt"
+    )

@@ -1,0 +1,1 @@
+"""The memory that a training will need, estimated before it begins."""

@@ -1,0 +1,73 @@
+"""How many positions of a micro-batch can be masked at once: what the LM head must have memory for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...models.masked_diffusion.noise_schedule import NoiseSchedule
+from ...objectives import MaskedDiffusionObjective, NoiseKey
+from ...objectives.adaptive.masking import draw
+from ...objectives.adaptive.odds_scaling import LOG_R_MAX, mask_probability
+from ...objectives.static_shapes import most_hidden
+from ...training.objective_choice import adaptive_settings
+
+_DRAWS, _DEVIATIONS = 64, 4.0
+
+
+def reads_of(training: Mapping[str, Any]) -> int:
+    """How many times a training step reads each sequence: twice in complementary pairs."""
+    return 2 if training["objective"] == "mdlm" and training["noise_sampling"] == "pairs" else 1
+
+
+def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: int) -> int:
+    """Return how many positions of a micro-batch have a loss at most.
+
+    Args:
+        training: objective, loss form, sampling and schedule by name.
+        rows, length: of the micro-batch, in sequences and tokens; the first token of each is context.
+        batch: sequences of the optimiser batch it is a part of.
+
+    Uniform exact counts, stratified, have a bound, which is returned; of all other noise the mean over draws and four
+    standard deviations. Where tokens have schedules of their own, the schedules are taken that hide most of a sequence.
+    """
+    scored = length - 1
+    if training["objective"] == "ar":
+        return rows * scored
+    if training["objective"] == "atat" and adaptive_settings(training).form != "p0":
+        return _most_adaptive(training["noise_sampling"] == "stratified", rows, scored, batch)
+    if training["loss_form"] == "any_order" and training["noise_sampling"] in ("stratified", "pairs"):
+        return most_hidden(rows, scored, batch, reads_of(training))
+    schedule = NoiseSchedule(
+        training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
+    )
+    objective = MaskedDiffusionObjective(0, training["loss_form"], training["noise_sampling"], schedule)
+    scored_BL = np.ones((rows, scored), dtype=bool)
+    size = max(batch, rows)
+    counts = [
+        objective.corrupt(scored_BL, NoiseKey(0, step, np.arange(rows), size)).masked_BL.sum() for step in range(_DRAWS)
+    ]
+    return min(int(np.mean(counts) + _DEVIATIONS * np.std(counts)), rows * scored)
+
+
+def _most_adaptive(stratified: bool, rows: int, scored: int, batch: int) -> int:
+    scored_BL = np.ones((rows, scored), dtype=bool)
+    counts = []
+    for step in range(_DRAWS):
+        t_B, scores_BL = draw(scored_BL, NoiseKey(0, step, np.arange(rows), max(batch, rows)), stratified)
+        counts.append((scores_BL < _most_hidden(t_B)[:, None]).sum())
+    return min(int(np.mean(counts) + _DEVIATIONS * np.std(counts)), rows * scored)
+
+
+def _most_hidden(t_B: np.ndarray) -> np.ndarray:
+    """(B,) the largest share of a sequence that is hidden on average at a time, over all r with a geometric mean of 1.
+
+    Some of its tokens have log r = a <= 0 and the others b >= 0: more than two values cannot do more.
+    """
+    below_A = np.linspace(-LOG_R_MAX, 0, 33)
+    p_BA, p_BC = (mask_probability(t_B[:, None], np.exp(log_r)) for log_r in (below_A, -below_A[::-1]))
+    above_C = -below_A[::-1]
+    share_AC = -below_A[:, None] / np.maximum(above_C - below_A[:, None], 1e-12)  # of the tokens with the larger r
+    return (p_BA[:, :, None] * (1 - share_AC) + p_BC[:, None, :] * share_AC).max((1, 2))

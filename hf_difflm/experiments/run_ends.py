@@ -1,0 +1,66 @@
+"""Where a run goes on, and what it leaves behind: its newest checkpoint, its samples, its last words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import TrainerState
+
+from ..callbacks import RunLogCallback
+from ..runs.journal.checkpoints import newest_good
+from ..runs.journal.schema import SampleRecord
+from ..runs.journal.tables import printable
+from ..training.trainer import DiffusionTrainer
+from ..training.trainer_parts.resuming import find_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from; says which were passed over."""
+    checkpoint = find_checkpoint(folder)
+    if checkpoint is None:
+        logger.warning("no finished checkpoint to resume from: starting at step 0")
+    return checkpoint
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether nothing was left to train after it; the Trainer would go one step too far."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state.global_step >= state.max_steps
+
+
+def close_log(trainer: DiffusionTrainer, run_log: RunLogCallback | None, checkpoint: Path) -> None:
+    """Write down that a run is complete that was stopped between its last checkpoint and its end."""
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer.state.is_world_process_zero = trainer.is_world_process_zero()
+    if run_log is not None:
+        run_log.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+        run_log.close()
+    if trainer.is_world_process_zero():
+        print(f"the run had done its last step already: nothing is left to train after {checkpoint}")
+
+
+def write_samples(samples: Sequence[SampleRecord], folder: Path) -> None:
+    """The texts of the last step, as ``samples.txt``; control characters and half characters stand there as escapes."""
+    texts = [
+        f"=== step {record.iter}, {record.extra['mode']}, prompt {record.prompt!r}\n"
+        f"{printable(record.prompt + record.text)}\n"
+        for record in samples
+    ]
+    (folder / "samples.txt").write_text("\n".join(texts), encoding="utf-8")
+
+
+def ending(trainer: DiffusionTrainer, folder: Path) -> str:
+    """What a run found, where it is, and what to type next."""
+    evaluations = [logs for logs in trainer.state.log_history if "eval_nll" in logs]
+    if evaluations:
+        best = min(evaluations, key=lambda logs: logs["eval_nll"])
+        kept = f"lowest eval_nll {best['eval_nll']:.4f} nats/token at step {best['step']}, kept in {folder / 'best'}"
+    elif (newest := newest_good(folder)[0]) is not None:
+        kept = f"never evaluated; the weights are in {newest}"
+    else:
+        return f"done: no weights were kept, since both save_strategy and eval_strategy are no; samples in {folder}"
+    return f"done: {kept}\nnext: hf-difflm generate {folder}\n      hf-difflm eval {folder}"

@@ -1,0 +1,1 @@
+"""Architecture in, floating-point operations out. Nothing in here imports torch."""

@@ -1,0 +1,136 @@
+"""A masked diffusion model from weights that exist: of a causal LM, of a masked LM, or of a published MDLM checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...data import load_tokenizer
+from ...errors import UserError
+from ...evaluation.targets import Weights, find_weights
+from ...models import MaskedDiffusionForMaskedLM
+from ...models.loading import is_denoiser, load_config
+from ...runs import load_run
+from .check import check_same
+from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
+from .mdlm import MDLMConfig, convert_mdlm, tokenizer_of
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What :func:`convert` made.
+
+    Attributes:
+        folder: the new model folder.
+        kind: what the source is: ``causal LM``, ``masked LM`` or ``MDLM checkpoint``.
+        model_type: of the backbone.
+        parameters: how many there are.
+        mask_token, mask_token_id: what hides a token.
+        new_rows: rows that the embeddings grew by.
+        shift_logits: whether a token is predicted from the position before it.
+        difference: largest difference of a logit to the source's, relative to the largest logit, on random tokens and under
+            the source's own attention mask; None for MDLM checkpoints, whose own code is never run.
+    """
+
+    folder: Path
+    kind: str
+    model_type: str
+    parameters: int
+    mask_token: str
+    mask_token_id: int
+    new_rows: int
+    shift_logits: bool
+    difference: float | None
+
+
+def convert(
+    source: str,
+    output_dir: Path,
+    *,
+    mask_token: str | None = None,
+    shift: bool | None = None,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+) -> Converted:
+    """Write a masked diffusion model with the weights of another model, as they are stored.
+
+    Args:
+        source: a run, a checkpoint, a model folder or ``OWNER/NAME`` on the Hub. Only safetensors are read and no code.
+        output_dir: folder to write, missing or empty.
+        mask_token: see :func:`~hf_difflm.data.load_tokenizer`.
+        shift: whether a token is predicted from the position before it; default: as the source predicts.
+        tokenizer: the tokenizer; default: the source's own.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: no such source; a kind of model that cannot be converted, or whose logits would come out differently; a
+            mask token that cannot be one; a folder that holds something.
+    """
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise UserError(f"{output_dir} exists and is not empty; give another --output-dir, or remove it")
+    found = find_weights(source, revision)
+    config = load_config(found.folder, found.name)
+    if is_denoiser(config):
+        raise UserError(f"{found.name} is a masked diffusion model already; train it further with --init-from")
+    difference: float | None = None
+    if isinstance(config, MDLMConfig):
+        kind = "MDLM checkpoint"
+        if shift:
+            raise UserError(f"{found.name} predicts each token at its own position; leave out --shift")
+        words = load_tokenizer(tokenizer or tokenizer_of(found.folder, config), mask_token)
+        old_rows = config.vocab_size
+        model = convert_mdlm(found.folder, config, words, found.name)
+    else:
+        kind = kind_of(config, found.name)
+        if shift and kind == MASKED:
+            raise UserError(
+                f"{found.name} is a masked LM, which predicts each token at its own position; leave out --shift"
+            )
+        words = load_tokenizer(tokenizer or str(found.folder), mask_token)
+        original = load_lm(found.folder, config, kind, found.name)
+        old_rows = original.get_input_embeddings().weight.shape[0]
+        model = convert_lm(original, words, kind, shift=kind == CAUSAL if shift is None else shift, name=found.name)
+        difference = check_same(original, model, words, is_causal=kind == CAUSAL, name=found.name)
+    model.config.converted_from = _origin(source, found, kind, config)
+    _write(model, words, output_dir)
+    return Converted(
+        folder=output_dir,
+        kind=kind,
+        model_type=model.config.backbone_config.model_type,
+        parameters=model.num_parameters(),
+        mask_token=words.mask_token,
+        mask_token_id=words.mask_token_id,
+        new_rows=model.config.vocab_size - old_rows,
+        shift_logits=model.config.shift_logits,
+        difference=difference,
+    )
+
+
+def _origin(source: str, found: Weights, kind: str, config: Any) -> dict[str, Any]:
+    """What the configuration says of the source; of a folder its name alone, since the model may go to the Hub."""
+    origin = {
+        "source": source if found.commit is not None else Path(source).name,
+        "kind": kind,
+        "model_type": config.model_type,
+        "commit": found.commit,
+        "run": load_run(found.run).headers[0].run_id if found.run is not None else None,
+        "step": found.step,
+    }
+    return {name: value for name, value in origin.items() if value is not None}
+
+
+def _write(model: MaskedDiffusionForMaskedLM, tokenizer: Any, folder: Path) -> None:
+    """All or nothing: a folder that is there is whole."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
+            whole = Path(place) / "model"
+            model.save_pretrained(whole)
+            tokenizer.save_pretrained(whole)
+            if folder.exists():
+                folder.rmdir()
+            whole.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error}); give another --output-dir") from error

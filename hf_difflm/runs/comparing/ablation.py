@@ -1,0 +1,236 @@
+"""The table of an ablation: means over seeds with intervals, and what the paired difference to the baseline says.
+
+Every number comes from finished runs; a variant that misses one of its runs has no numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..journal.run import Run
+from ..journal.schema import COMPLETED
+from ..journal.tables import UNKNOWN, count, markdown_table, number, text_table
+
+CONFIDENCE = 0.95
+NO_DIFFERENCE = "no difference"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the half width of its interval over seeds (Student's t), None below two seeds."""
+
+    mean: float
+    half: float | None
+
+    def __str__(self) -> str:
+        return number(self.mean, 4) if self.half is None else f"{number(self.mean, 4)} ± {number(self.half, 4)}"
+
+    def signed(self) -> str:
+        """Return it with the sign of the mean, as differences are written."""
+        return f"{self.mean:+.4f}" if self.half is None else f"{self.mean:+.4f} ± {self.half:.4f}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A variant and what belongs to it.
+
+    Attributes:
+        name: of the variant.
+        runs: by seed; None where there is no run of these settings.
+        generation: by seed, the numbers of its samples, where they were drawn.
+        weights: name of the variant whose runs these are.
+    """
+
+    name: str
+    runs: Mapping[int, Run | None]
+    generation: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    weights: str | None = None
+
+    @property
+    def missing(self) -> list[int]:
+        """Seeds without a finished and evaluated run."""
+        return [seed for seed, run in self.runs.items() if not is_finished(run)]
+
+    def nll(self) -> dict[int, float]:
+        """Nats per scored token of the best evaluation, by seed; empty unless all runs are finished."""
+        if self.missing:
+            return {}
+        best = {seed: run.best_evaluation for seed, run in self.runs.items() if run is not None}
+        return {seed: found.nll for seed, found in best.items() if found is not None and found.nll is not None}
+
+
+def is_finished(run: Run | None) -> bool:
+    """Whether a run came to its end and was evaluated."""
+    return run is not None and run.status == COMPLETED and run.best_evaluation is not None
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """The rows of an ablation in the order given, as text, markdown or data."""
+
+    entries: Sequence[Entry]
+    baseline: str
+
+    def to_text(self, width: int) -> str:
+        """Return the table for a terminal."""
+        return text_table(self._headings(), self._cells(), width)
+
+    def to_markdown(self) -> str:
+        """Return the table as markdown."""
+        return markdown_table(self._headings(), self._cells(), left=1)
+
+    def data(self) -> list[dict[str, Any]]:
+        """Return a mapping a row, for JSON; nats per scored token."""
+        return [self._row(entry) for entry in self.entries]
+
+    def verdict(self, entry: Entry) -> str:
+        """Say what the difference to the baseline, paired by seed, means."""
+        if entry.missing:
+            done = len(entry.runs) - len(entry.missing)
+            return f"not finished ({done} of {len(entry.runs)} runs)"
+        if entry.name == self.baseline:
+            return "baseline"
+        base = self._baseline()
+        if entry.weights == base.weights and entry.weights is not None:
+            return "same weights"
+        difference = self.difference(entry)
+        if difference is None:
+            return "the baseline is not finished" if base.missing else "other data: not comparable"
+        if difference.half is None:
+            return "one seed: cannot tell"
+        if abs(difference.mean) <= difference.half:
+            return NO_DIFFERENCE
+        return "better" if difference.mean < 0 else "worse"
+
+    def difference(self, entry: Entry) -> Interval | None:
+        """nll(entry) - nll(baseline) in nats per scored token over the seeds of both; None where it cannot be told."""
+        base = self._baseline()
+        ours, theirs = entry.nll(), base.nll()
+        shared = [seed for seed in ours if seed in theirs]
+        if not shared or any(_data(entry.runs[seed]) != _data(base.runs[seed]) for seed in shared):
+            return None
+        return interval([ours[seed] - theirs[seed] for seed in shared])
+
+    def _baseline(self) -> Entry:
+        return next(entry for entry in self.entries if entry.name == self.baseline)
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        nll, difference = entry.nll(), self.difference(entry)
+        found: dict[str, Any] = {
+            "variant": entry.name,
+            "seeds": list(entry.runs),
+            "finished": [seed for seed in entry.runs if seed not in entry.missing],
+            "verdict": self.verdict(entry),
+            "eval_nll": _data_of(interval(nll.values())),
+            "eval_native_nll": _data_of(self._mean(entry, _native)),
+            "difference": _data_of(difference),
+            "tokens_per_sec": _data_of(self._mean(entry, lambda run: run.tokens_per_sec)),
+        }
+        found["generation"] = {name: _data_of(self._of_texts(entry, name)) for name in self._text_names()}
+        found["runs"] = {str(seed): str(run.path.parent) for seed, run in entry.runs.items() if run is not None}
+        return found
+
+    def _text_names(self) -> list[str]:
+        names = [name for entry in self.entries for numbers in entry.generation.values() for name in numbers]
+        return list(dict.fromkeys(names))
+
+    def _mean(self, entry: Entry, value_of: Any) -> Interval | None:
+        if entry.missing:
+            return None
+        values = [value_of(run) for run in entry.runs.values()]
+        return None if any(value is None for value in values) else interval(values)
+
+    def _of_texts(self, entry: Entry, name: str) -> Interval | None:
+        values = [numbers.get(name) for numbers in entry.generation.values()]
+        if entry.missing or len(values) < len(entry.runs) or any(value is None for value in values):
+            return None
+        return interval([value for value in values if value is not None])
+
+    def _headings(self) -> list[str]:
+        native = ["native nats/token"] if self._has_native() else []
+        return [
+            "variant",
+            "seeds",
+            "nats/token (P0)",
+            *native,
+            "difference",
+            "verdict",
+            "tokens/s",
+            *_text_headings(self._text_names()),
+        ]
+
+    def _has_native(self) -> bool:
+        return any(self._mean(entry, _native) is not None for entry in self.entries)
+
+    def _cells(self) -> list[list[str]]:
+        rows = []
+        for entry in self.entries:
+            difference = self.difference(entry) if entry.name != self.baseline else None
+            native = [_cell(self._mean(entry, _native))] if self._has_native() else []
+            speed = self._mean(entry, lambda run: run.tokens_per_sec)
+            rows.append(
+                [
+                    entry.name,
+                    str(len(entry.runs) - len(entry.missing)),
+                    _cell(interval(entry.nll().values())),
+                    *native,
+                    difference.signed() if difference is not None else UNKNOWN,
+                    self.verdict(entry),
+                    count(speed.mean if speed else None),
+                    *(_text_cell(name, self._of_texts(entry, name)) for name in self._text_names()),
+                ]
+            )
+        return rows
+
+
+def interval(values: Any) -> Interval | None:
+    """Return the mean of some values with the half width of its interval at the 95 % level; None without values."""
+    known = [float(value) for value in values]
+    if not known:
+        return None
+    mean, n = math.fsum(known) / len(known), len(known)
+    if n < 2:
+        return Interval(mean, None)
+    from scipy import stats
+
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (n - 1))
+    return Interval(mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n))
+
+
+def _native(run: Run | None) -> float | None:
+    best = run.best_evaluation if run is not None else None
+    return best.number("eval_native_nll") if best is not None else None
+
+
+def _data(run: Run | None) -> Any:
+    return run.header.data.get("fingerprint") if run is not None else None
+
+
+def _data_of(value: Interval | None) -> dict[str, float | None] | None:
+    return None if value is None else {"mean": value.mean, "half_interval": value.half}
+
+
+def _cell(value: Interval | None) -> str:
+    return UNKNOWN if value is None else str(value)
+
+
+_TEXT_HEADINGS = {
+    "distinct_2": "distinct-2",
+    "unigram_entropy": "entropy",
+    "reference_perplexity": "reference ppl",
+    "forwards": "forwards/text",
+    "seconds": "s/text",
+}
+
+
+def _text_headings(names: Sequence[str]) -> list[str]:
+    return [_TEXT_HEADINGS.get(name, name.replace("_", " ")) for name in names]
+
+
+def _text_cell(name: str, value: Interval | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return number(value.mean, 1 if name in ("reference_perplexity", "forwards") else 3)

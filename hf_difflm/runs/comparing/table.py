@@ -1,0 +1,285 @@
+"""Put several runs into one table, and say what besides the objective differs between them."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ..journal.run import Run
+from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
+from .fairness import SEED_KEYS, differences, fairness_notes
+from .pairing import PairedDifference, paired_difference, paired_over_seeds
+from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One run's line: the numbers are those of its best evaluation, None where unknown; nats per scored token."""
+
+    run: str
+    objective: str | None
+    parameters: int | None
+    tokens_seen: int | None
+    tokens_per_sec: float | None
+    eval_nll: float | None
+    eval_nll_stderr: float | None
+    eval_bpb: float | None
+    eval_ppl: float | None
+    eval_accuracy: float | None
+    bound: str | None
+    best_step: int | None
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """The mean over the seeds of one configuration; the error is that of the mean over seeds, None for one seed."""
+
+    configuration: str
+    objective: str | None
+    seeds: list[Any]
+    tokens_per_sec: float | None
+    eval_nll: float | None
+    eval_nll_stderr: float | None
+    eval_bpb: float | None
+    eval_bpb_stderr: float | None
+    eval_accuracy: float | None
+    bound: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table of several runs and what there is to say about it.
+
+    Attributes:
+        rows: one a run.
+        seed_rows: one a configuration, where several seeds of one are among the runs; else empty.
+        differences: every setting that differs, with its value in each run.
+        silent: names of runs whose logs hold no settings.
+        source_nll: nats per token of the source itself, where it is known.
+        paired: the difference of exactly two runs over the documents both were scored on, or of two configurations
+            over the seeds both have; None where neither is known.
+    """
+
+    rows: list[ComparisonRow]
+    seed_rows: list[SeedRow]
+    differences: dict[str, list[Any]]
+    silent: list[str]
+    source_nll: float | None
+    paired: PairedDifference | None
+
+    def to_text(self, width: int | None = None) -> str:
+        """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
+        width = width or shutil.get_terminal_size((140, 24)).columns
+        parts = [text_table(_HEADINGS, self._cells(), width)]
+        if self.seed_rows:
+            parts.append(f"Mean over seeds:\n{text_table(_SEED_HEADINGS, self._seed_cells(), width)}")
+        return "\n\n".join([*parts, "\n".join(self.notes())]).rstrip() + "\n"
+
+    def to_markdown(self) -> str:
+        """Return the tables and the notes as markdown."""
+        parts = [markdown_table(_HEADINGS, self._cells())]
+        if self.seed_rows:
+            parts += ["Mean over seeds:", markdown_table(_SEED_HEADINGS, self._seed_cells())]
+        for note in self.notes():
+            if note.startswith("- ") and parts[-1].startswith("- "):
+                parts[-1] += f"\n{note}"
+            else:
+                parts.append(note)
+        return "\n\n".join(parts) + "\n"
+
+    def notes(self) -> list[str]:
+        """Return what there is to say besides the numbers, one line each: the pair, the source, fairness."""
+        notes = [] if self.paired is None else [str(self.paired)]
+        if self.source_nll is not None:
+            notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
+        if len(self.rows) > 1:
+            notes += fairness_notes([row.run for row in self.rows], self.differences, self.silent)
+        return notes
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [
+                row.run,
+                shortened(row.objective) if row.objective else UNKNOWN,
+                count(row.parameters),
+                count(row.tokens_seen),
+                count(row.tokens_per_sec),
+                with_error(row.eval_nll, row.eval_nll_stderr),
+                number(row.eval_bpb, 4),
+                number(row.eval_ppl, 3),
+                number(row.eval_accuracy, 4),
+                shortened(row.bound) if row.bound else UNKNOWN,
+                count(row.best_step),
+            ]
+            for row in self.rows
+        ]
+
+    def _seed_cells(self) -> list[list[str]]:
+        return [
+            [
+                row.configuration,
+                ", ".join(map(str, row.seeds)),
+                count(row.tokens_per_sec),
+                with_error(row.eval_nll, row.eval_nll_stderr),
+                with_error(row.eval_bpb, row.eval_bpb_stderr),
+                number(row.eval_accuracy, 4),
+                row.bound or UNKNOWN,
+            ]
+            for row in self.seed_rows
+        ]
+
+
+_HEADINGS = (
+    "run",
+    "objective",
+    "parameters",
+    "tokens seen",
+    "tokens/s",
+    "nats/token ± se",
+    "bits/byte",
+    "perplexity",
+    "accuracy",
+    "bound",
+    "best step",
+)
+_SEED_HEADINGS = (
+    "configuration",
+    "seeds",
+    "tokens/s",
+    "nats/token ± se",
+    "bits/byte ± se",
+    "accuracy",
+    "bound",
+)
+
+
+def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparison:
+    """Return the comparison of one or more runs, in the order given.
+
+    Args:
+        runs: at least one.
+        names: what to call them; by default their :func:`labels`.
+
+    Raises:
+        UserError: no run was given, or not one name for each.
+    """
+    if not runs:
+        raise UserError("there is no run to compare; give at least one run folder")
+    called = bool(names)
+    names = labels(runs, names)
+    groups = seed_groups(runs, names)
+    several = any(len(group.runs) > 1 for group in groups)
+    found = differences(runs)
+    if several and len({frozenset(map(str, group.seeds)) for group in groups}) == 1:
+        # Each configuration has the same seeds, so they are part of the design and no difference between the sides.
+        found = {key: values for key, values in found.items() if key not in SEED_KEYS}
+    sources = {run.source_nll for run in runs}
+    return Comparison(
+        rows=[_row(run, name) for run, name in zip(runs, names, strict=True)],
+        seed_rows=[_seed_row(group) for group in groups] if several else [],
+        differences=found,
+        silent=[name for run, name in zip(runs, names, strict=True) if not run.config],
+        source_nll=sources.pop() if len(sources) == 1 else None,
+        paired=_paired(runs, names if called else None, groups),
+    )
+
+
+def labels(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[str]:
+    """Return a distinct name for each run.
+
+    That is ``names`` where they are given; else the run's own name, with its seed, folder or place where two runs have
+    the same one.
+
+    Raises:
+        UserError: there is not one name for each run, or a name is there twice.
+    """
+    if names:
+        if len(names) != len(runs):
+            given = "is 1 name" if len(names) == 1 else f"are {len(names)} names"
+            counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+            raise UserError(f"there {given} ({', '.join(names)}) for {counted}; give one name for each run")
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            raise UserError(f"the name {twice[0]!r} is given twice; give each run a name of its own")
+        return list(names)
+    found = [run.name for run in runs]
+    counts = Counter(found)
+    for name in [name for name, times in counts.items() if times > 1]:
+        places = [place for place, run in enumerate(runs) if run.name == name]
+        seeds = [seed_of(runs[place]) for place in places]
+        by_seed = None not in seeds and len(set(map(str, seeds))) == len(seeds)
+        folders = _told_apart([runs[place].path.parent for place in places])
+        for place, seed, folder in zip(places, seeds, folders, strict=True):
+            found[place] = f"{name} (seed {seed})" if by_seed else f"{name} ({folder})"
+    counts = Counter(found)
+    return [f"{name} #{place}" if counts[name] > 1 else name for place, name in enumerate(found, start=1)]
+
+
+def _told_apart(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or as many as it takes to tell them apart; where nothing does, the last part."""
+    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+        tails = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(tails)) == len(tails):
+            return tails
+    return [folder.name for folder in folders]
+
+
+def same_name_warnings(runs: Sequence[Run]) -> list[str]:
+    """Return one sentence for each name that several runs share: which runs, and what they are called instead."""
+    shown = labels(runs)
+    warnings = []
+    for name, times in Counter(run.name for run in runs).items():
+        if times > 1:
+            called = ", ".join(label for run, label in zip(runs, shown, strict=True) if run.name == name)
+            warnings.append(f"{times} runs are named {shortened(name)!r}; they are shown as {called}")
+    return warnings
+
+
+def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[SeedGroup]) -> PairedDifference | None:
+    if len(runs) == 2:
+        # By their objectives, where those tell them apart and nobody gave the runs other names.
+        alike = runs[0].objective == runs[1].objective
+        return paired_difference(*runs, names=labels(runs) if alike and names is None else names)
+    return paired_over_seeds(*groups) if len(groups) == 2 else None
+
+
+def _row(run: Run, label: str) -> ComparisonRow:
+    best = run.best_evaluation
+    parameters = run.header.model.get("parameters")
+    return ComparisonRow(
+        run=label,
+        objective=run.objective,
+        parameters=parameters if isinstance(parameters, int) else None,
+        tokens_seen=run.tokens_seen,
+        tokens_per_sec=run.tokens_per_sec,
+        eval_nll=best.nll if best else None,
+        eval_nll_stderr=best.nll_stderr if best else None,
+        eval_bpb=best.number("eval_bpb") if best else None,
+        eval_ppl=best.number("eval_ppl") if best else None,
+        eval_accuracy=best.number("eval_accuracy") if best else None,
+        bound=run.bound,
+        best_step=best.iter if best else None,
+    )
+
+
+def _seed_row(group: SeedGroup) -> SeedRow:
+    best = [run.best_evaluation for run in group.runs]
+    nll, nll_error = mean_and_error(record.nll if record else None for record in best)
+    bpb, bpb_error = mean_and_error(record.number("eval_bpb") if record else None for record in best)
+    return SeedRow(
+        configuration=group.label,
+        objective=group.runs[0].objective,
+        seeds=list(group.seeds),
+        tokens_per_sec=mean_and_error(run.tokens_per_sec for run in group.runs)[0],
+        eval_nll=nll,
+        eval_nll_stderr=nll_error,
+        eval_bpb=bpb,
+        eval_bpb_stderr=bpb_error,
+        eval_accuracy=mean_and_error(record.number("eval_accuracy") if record else None for record in best)[0],
+        bound=group.runs[0].bound,
+    )

@@ -1,0 +1,1 @@
+"""The dashboard: what a training looks like, drawn from its journal."""

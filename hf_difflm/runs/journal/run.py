@@ -1,0 +1,235 @@
+"""A run as it is read back: the records of its journal, those of abandoned attempts left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ...errors import UserError
+from .file import seems_abandoned
+from .files import JOURNAL_NAME
+from .schema import (
+    RUNNING,
+    STATUS_OF_EVENT,
+    CheckpointRecord,
+    EvaluationRecord,
+    EventRecord,
+    MeasurementRecord,
+    Record,
+    RunRecord,
+    SampleRecord,
+    StepRecord,
+)
+from .steps import Steps
+
+if TYPE_CHECKING:
+    import pandas
+
+KILLED = "killed"
+"""What people are told of a run that counts as running, though nobody trains it."""
+
+_Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
+
+
+@dataclass
+class Run:
+    """One run and everything its log says.
+
+    Attributes:
+        path: the journal or document it was read from.
+        headers: one header an attempt, the first attempt first; never empty.
+        steps: the step rows in the order of training, kept as columns.
+        evaluations, checkpoints, samples, measurements: in the order of training.
+        events: all of them, those of earlier attempts too.
+        damaged_lines: lines of the journal that could not be read.
+        epoch_losses: mean loss of each epoch (from 1), where a log says it instead of the epoch of each step.
+    """
+
+    path: Path
+    headers: list[RunRecord]
+    steps: Steps = field(default_factory=lambda: Steps.from_records([]))
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    samples: list[SampleRecord] = field(default_factory=list)
+    measurements: list[MeasurementRecord] = field(default_factory=list)
+    events: list[EventRecord] = field(default_factory=list)
+    damaged_lines: int = 0
+    epoch_losses: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_records(cls, path: Path, records: Iterable[Record | Steps], damaged_lines: int = 0) -> Run | None:
+        """Fold the records of a journal; None where no header is among them.
+
+        After an event ``resumed`` from step N, what earlier attempts did beyond N is superseded and left out.
+        """
+        run = cls(path, headers=[], damaged_lines=damaged_lines)
+        parts: list[Steps] = []
+        single: list[StepRecord] = []
+        for record in records:
+            if isinstance(record, StepRecord):
+                single.append(record)
+                continue
+            if single and (isinstance(record, Steps) or _is_resume(record)):
+                parts.append(Steps.from_records(single))
+                single = []
+            if isinstance(record, Steps):
+                parts.append(record)
+            elif isinstance(record, EvaluationRecord):
+                run.evaluations.append(record)
+            elif isinstance(record, CheckpointRecord):
+                run.checkpoints.append(record)
+            elif isinstance(record, SampleRecord):
+                run.samples.append(record)
+            elif isinstance(record, MeasurementRecord):
+                run.measurements.append(record)
+            elif isinstance(record, RunRecord):
+                run.headers.append(record)
+            elif isinstance(record, EventRecord):
+                run.events.append(record)
+                if _is_resume(record):
+                    step = record.resumed_from_step or 0
+                    parts = [part.up_to(step) for part in parts]
+                    run._supersede_beyond(step)
+        run.steps = Steps.concatenate([*parts, Steps.from_records(single)] if single or not parts else parts)
+        return run if run.headers else None
+
+    def _supersede_beyond(self, step: int) -> None:
+        self.evaluations = _up_to(step, self.evaluations)
+        self.checkpoints = _up_to(step, self.checkpoints)
+        self.samples = _up_to(step, self.samples)
+        self.measurements = _up_to(step, self.measurements)
+
+    @property
+    def header(self) -> RunRecord:
+        """The header of the latest attempt."""
+        return self.headers[-1]
+
+    @property
+    def name(self) -> str:
+        """Name of the run, the same for all attempts."""
+        return self.headers[0].run_name
+
+    @property
+    def experiment_name(self) -> str:
+        """What the metrics file is called after: the experiment, or else the run."""
+        return self.headers[0].experiment_name or self.name
+
+    @property
+    def parent_run(self) -> str | None:
+        """Id or path of the run whose weights this one began with; None where it began with its own."""
+        return self.headers[0].parent_run
+
+    @property
+    def objective(self) -> str | None:
+        """``mdlm``, ``ar``, ...; None where a stock Trainer did not say."""
+        return self.header.objective
+
+    @property
+    def bound(self) -> str | None:
+        """``"nelbo"`` or ``"exact"``: what the evaluation nll is, by the header or else by the evaluations."""
+        if self.header.bound is not None or not self.evaluations:
+            return self.header.bound
+        return self.evaluations[-1].metrics.get("eval_bound")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the latest attempt."""
+        return self.header.config
+
+    @property
+    def status(self) -> str:
+        """``running``, ``completed``, ``interrupted`` or ``failed``; a killed process could not say: ``running``."""
+        statuses = (STATUS_OF_EVENT.get(event.event) for event in reversed(self.events))
+        return next((status for status in statuses if status), RUNNING)
+
+    @property
+    def killed(self) -> bool:
+        """Whether it counts as running, but no process has its journal open and nothing was written for a minute."""
+        is_journal = self.path.name == JOURNAL_NAME and self.path.is_file()
+        return is_journal and self.status == RUNNING and seems_abandoned(self.path)
+
+    @property
+    def shown_status(self) -> str:
+        """The status for people, who also want to know which runs were ``killed``."""
+        return KILLED if self.killed else self.status
+
+    @property
+    def start_time(self) -> str | None:
+        """When the first attempt began, as ISO 8601."""
+        return self.headers[0].time or None
+
+    @property
+    def end_time(self) -> str | None:
+        """When the run completed, failed or was interrupted; None while it is running."""
+        last = next((event for event in reversed(self.events) if event.event in STATUS_OF_EVENT), None)
+        return last.time if last is not None and self.status != RUNNING else None
+
+    @property
+    def best_evaluation(self) -> EvaluationRecord | None:
+        """The evaluation with the lowest nll, the earliest of equals."""
+        known = [evaluation for evaluation in self.evaluations if evaluation.nll is not None]
+        return min(known, key=lambda evaluation: evaluation.nll or 0.0, default=None)
+
+    @property
+    def final_evaluation(self) -> EvaluationRecord | None:
+        """The last evaluation that has an nll."""
+        return next((evaluation for evaluation in reversed(self.evaluations) if evaluation.nll is not None), None)
+
+    @property
+    def source_nll(self) -> float | None:
+        """Nats per token of the source itself on the evaluation blocks, where it is known."""
+        value = self.header.data.get("source_nll")
+        return float(value) if isinstance(value, (int, float)) else None
+
+    @property
+    def tokens_seen(self) -> int | None:
+        """Scored tokens of all steps."""
+        known = self.column("tokens_seen")
+        known = known[~np.isnan(known)]
+        if len(known):
+            return int(known[-1])
+        return next((record.tokens_seen for record in reversed(self.evaluations) if record.tokens_seen), None)
+
+    @property
+    def tokens_per_sec(self) -> float | None:
+        """Scored tokens per second of training: the mean of the rows weighted by their time."""
+        rate, milliseconds = self.column("tokens_per_sec"), self.column("time_ms") * self.column("steps")
+        known = ~np.isnan(rate) & ~np.isnan(milliseconds)
+        total = float(milliseconds[known].sum())
+        return float((rate * milliseconds)[known].sum()) / total if total > 0 else None
+
+    def column(self, name: str) -> np.ndarray:
+        """Return one quantity of all step rows as float64 of shape (rows,), NaN where it is unknown.
+
+        The names are the fields of a step record and whatever else a run logged (``steps.quantities`` lists them).
+        The array belongs to the run: copy it before you write to it.
+        """
+        return self.steps.column(name)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return the step rows as a pandas DataFrame: one row a step record, one column a quantity that is known.
+
+        Whole numbers are int64 where no value is missing. Units are those of the journal.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise UserError("a DataFrame needs pandas, which is not installed; pip install pandas") from error
+        columns = {name: self.column(name) for name in self.steps.quantities}
+        whole = {name: column for name, column in columns.items() if self.steps.is_whole(name)}
+        return pd.DataFrame({**columns, **{name: column.astype(np.int64) for name, column in whole.items()}})
+
+
+def _is_resume(record: Record | Steps) -> bool:
+    return isinstance(record, EventRecord) and record.event == "resumed"
+
+
+def _up_to(step: int, records: list[_Stepped]) -> list[_Stepped]:
+    return [record for record in records if record.iter <= step]

@@ -1,0 +1,1 @@
+"""Pages about runs: HTML that needs nothing from anywhere, and markdown."""

@@ -1,0 +1,148 @@
+"""The curves of a page: few enough points for a browser, as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..comparing.seeds import SeedGroup
+from ..dashboard.curriculum_stages import stage_starts
+from ..journal.measurements import measured_names, measurement_series
+from ..journal.run import Run
+from ..plots.axes import AXES, evaluation_series, row_positions, step_series
+from ..plots.decimation import bucket_means, decimate, smoothing_window
+
+# Quantity, title, unit; the first is the one the page is about and gets the most points.
+_QUANTITIES = (
+    ("loss", "Training loss", "nats/token"),
+    ("accuracy", "Training accuracy", "share"),
+    ("grad_norm", "Gradient norm", ""),
+    ("lr", "Learning rate", ""),
+    ("tokens_per_sec", "Throughput", "tokens/s"),
+    ("time_ms", "Step time", "ms"),
+    ("mfu", "Model FLOPs utilisation", "% of the dense peak"),
+    ("noise_level", "Noise level", ""),
+    ("masking_rate", "Masking rate", "share"),
+)
+_METRICS = (
+    (None, "Evaluation nll", "nats/token"),
+    ("eval_accuracy", "Evaluation accuracy", "share"),
+    ("eval_bpb", "Evaluation bits per byte", "bits/byte"),
+)
+# Of what is measured now and then: a chart for each number, but statistics have hundreds of them.
+_SOURCES = ("gradients", "samples")
+_MEASURED_CHARTS = 8
+_TELLING = ("unigram_entropy", "distinct_2", "repeated_4", "top_share", "reference_perplexity")
+_LOSS_POINTS, _OTHER_POINTS = 2000, 800
+_KNOTS = 400
+
+
+def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGroup]) -> dict[str, Any]:
+    """Return what the script of the page draws.
+
+    ``axes``: ``{axis: label}``. ``runs``: name, colour (place of its group), dash (place in the group), ``knots``: where a
+    few hundred steps lie on each axis, and ``stages``: step and name of each stage of its curriculum, which are marked in
+    the chart that has ``stages``. ``charts``: title, unit, whether it can be smoothed, and one curve a run
+    (null where the run does not know the quantity): ``x`` in steps and ``y``, the extremes of each stretch kept;
+    ``mean_x`` and ``mean_y``, the means of stretches, where the curve is long; ``error`` where one is known.
+    """
+    member = {place: (number, inner) for number, group in enumerate(groups) for inner, place in enumerate(group.places)}
+    charts = [_training_chart(runs, *quantity) for quantity in _QUANTITIES]
+    charts[1:1] = [_evaluation_chart(runs, *metric) for metric in _METRICS]
+    charts += [
+        _measurement_chart(runs, source, name)
+        for source in _SOURCES
+        for name in _charted(measured_names(runs, source), source)
+    ]
+    steps_per_row = [float(np.median(run.column("steps"))) if len(run.steps) else 1.0 for run in runs]
+    windows = [smoothing_window(len(run.steps)) * each for run, each in zip(runs, steps_per_row, strict=True)]
+    return {
+        "axes": {name: axis.label for name, axis in AXES.items() if any(_knots(run, name) for run in runs)},
+        "smoothing": round(min(windows)),
+        "longest": max((float(run.column("iter")[-1]) for run in runs if len(run.steps)), default=1.0),
+        "runs": [
+            {
+                "name": name,
+                "colour": member[place][0],
+                "dash": member[place][1],
+                "knots": {axis: found for axis in AXES if (found := _knots(run, axis))},
+                "stages": [[stage.step, stage.name] for stage in stage_starts(run)],
+            }
+            for place, (run, name) in enumerate(zip(runs, names, strict=True))
+        ],
+        "charts": [chart for chart in charts if any(chart["curves"])],
+    }
+
+
+def _charted(names: Sequence[str], source: str) -> list[str]:
+    """Return the numbers of a source that get a chart: the telling ones of the samples, the first of all others."""
+    if source == "samples":
+        return [name for name in names if name.rpartition("/")[2] in _TELLING]
+    return list(names[:_MEASURED_CHARTS])
+
+
+def _training_chart(runs: Sequence[Run], quantity: str, title: str, unit: str) -> dict[str, Any]:
+    points = _LOSS_POINTS if quantity == "loss" else _OTHER_POINTS
+    curves = []
+    for run in runs:
+        x, y = step_series(run, quantity, "step")
+        curve = _curve(*decimate(x, y, points))
+        if curve is not None and len(y) > points:
+            means = bucket_means(x, y, points // 2)
+            curve["mean_x"], curve["mean_y"] = _rounded(means[0]), _rounded(means[1])
+        curves.append(curve)
+    return {
+        "title": title,
+        "unit": unit,
+        "smooth": quantity != "lr",
+        "points": False,
+        "stages": quantity == "loss",
+        "curves": curves,
+    }
+
+
+def _evaluation_chart(runs: Sequence[Run], metric: str | None, title: str, unit: str) -> dict[str, Any]:
+    curves = []
+    for run in runs:
+        x, y, error = evaluation_series(run, "step", metric)
+        curve = _curve(x, y)
+        if curve is not None and error.any():
+            curve["error"] = _rounded(error)
+        curves.append(curve)
+    return {"title": title, "unit": unit, "smooth": False, "points": True, "curves": curves}
+
+
+def _measurement_chart(runs: Sequence[Run], source: str, name: str) -> dict[str, Any]:
+    curves = [_curve(*decimate(*measurement_series(run, source, name), _OTHER_POINTS)) for run in runs]
+    return {"title": name, "unit": "", "smooth": True, "points": False, "curves": curves}
+
+
+def _curve(x: np.ndarray, y: np.ndarray) -> dict[str, Any] | None:
+    return {"x": _rounded(x), "y": _rounded(y)} if len(y) else None
+
+
+def _knots(run: Run, axis: str) -> list[float] | None:
+    """Where evenly chosen rows lie on an axis, beginning at 0; None where the run does not know."""
+    if not len(run.steps):
+        return (
+            [0.0, float(max(record.iter for record in run.evaluations))] if axis == "step" and run.evaluations else None
+        )
+    x = row_positions(run, axis)
+    if x is None:
+        return None
+    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), _KNOTS)).astype(int))
+    rows = np.arange(len(x))
+    known = np.isfinite(x)
+    return [0.0, *_rounded(np.interp(places, rows[known], x[known]), 9)]
+
+
+def _rounded(values: np.ndarray, digits: int = 6) -> list[float]:
+    """Six digits are more than a screen shows, and a third of the bytes."""
+    return [int(value) if value.is_integer() and abs(value) < 1e15 else value for value in _digits(values, digits)]
+
+
+def _digits(values: np.ndarray, digits: int) -> list[float]:
+    whole = np.abs(values) >= 1e5  # steps and tokens stay exact
+    return [float(value) if exact else float(f"{value:.{digits}g}") for value, exact in zip(values, whole, strict=True)]

@@ -1,0 +1,108 @@
+"""A markdown page about one run or several, written from their logs alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from ..comparing.table import compare_runs, labels
+from ..journal.run import Run
+from ..journal.tables import fenced, markdown_table
+from ..plots.decimation import smoothing_window
+from ..plots.kinds import plot_comparison
+from ..reading.places import relative, shown, shown_run
+from .write_markdown import write_markdown
+
+_MAX_SAMPLES = 4  # of the last sampled step
+
+
+def write_report(
+    runs: Sequence[Run],
+    path: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "Results",
+    command: str | None = None,
+) -> tuple[Path, Path]:
+    """Write the page and, next to it, the picture it shows; return the paths of both.
+
+    The page holds the comparison table with its fairness note, the curves, every evaluation with its standard error,
+    the last samples and the commands that made the runs. No absolute path gets into it.
+
+    Args:
+        runs: one or more runs.
+        path: the markdown file; the picture is ``{stem}-curves.png`` in the same folder.
+        names: what to call the runs; by default their own names.
+        title: first heading.
+        command: the command that writes this page; by default ``hf-difflm report`` with these runs.
+
+    Raises:
+        UserError: no run was given, the names do not fit, or a file cannot be written.
+    """
+    path = Path(path)
+    picture = path.with_name(f"{path.stem}-curves.png")
+    comparison = compare_runs(runs, names)
+    plot_comparison(runs, picture, names=names)
+    if command is None:
+        command = shlex.join(["hf-difflm", "report", *(shown_run(run) for run in runs), "--output", shown(path)])
+    names = labels(runs, names)
+    parts = [
+        f"## Comparison\n\n{comparison.to_markdown()}\n{_explanation(runs)}",
+        f"## Curves\n\n![training loss and evaluation nll over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
+        "## Evaluations\n\n" + "\n\n".join(_evaluations(run, name) for run, name in zip(runs, names, strict=True)),
+        *_samples(runs, names),
+        f"## How these runs were made\n\n{_commands(runs, names)}",
+    ]
+    write_markdown(path, title, command, parts)
+    return path, picture
+
+
+def _explanation(runs: Sequence[Run]) -> str:
+    bounds = {run.bound for run in runs}
+    lines = ["nats/token ± se is the negative log-likelihood per scored token and the standard error of its estimate."]
+    if "nelbo" in bounds:
+        lines.append(
+            "A `nelbo` is an upper bound on it, so the model itself may be better; `exact` is the value itself."
+        )
+    lines.append("Each line quotes the evaluation with the lowest value, whose step is the last column.")
+    return "\n".join(lines)
+
+
+def _curve_note(runs: Sequence[Run]) -> str:
+    windows = sorted({smoothing_window(len(run.steps)) for run in runs} - {1})
+    smoothed = f"; the thick line is the mean over {' or '.join(map(str, windows))} of them" if windows else ""
+    return f"Left: the loss of every logged training step{smoothed}. Right: evaluation nll with standard errors."
+
+
+def _evaluations(run: Run, name: str) -> str:
+    rows = evaluation_cells(run)
+    if not rows:
+        return f"### {name}\n\nNo evaluation was logged."
+    return f"### {name} ({run.shown_status})\n\n{markdown_table(EVALUATION_HEADINGS, rows)}"
+
+
+def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    parts = []
+    for run, name in zip(runs, names, strict=True):
+        last = run.samples[-1].iter if run.samples else None
+        samples = [record for record in run.samples if record.iter == last][:_MAX_SAMPLES]
+        if samples:
+            parts.append(f"### {name}, step {last}")
+        for record in samples:
+            prompt = f"Prompt:\n\n{fenced(record.prompt)}\n\nText:" if record.prompt else "No prompt:"
+            parts.append(f"{prompt}\n\n{fenced(record.text)}")
+    return ["## Samples", *parts] if parts else []
+
+
+def _commands(runs: Sequence[Run], names: Sequence[str]) -> str:
+    made: dict[str, list[str]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for header in run.headers:
+            command = header.metadata.get("command")
+            if isinstance(command, str) and name not in made.setdefault(command, []):
+                made[command].append(name)
+    if not made:
+        return "The logs do not say."
+    return "\n\n".join(f"{', '.join(found)}:\n\n{fenced(relative(command), 'sh')}" for command, found in made.items())

@@ -1,0 +1,119 @@
+"""Pictures of runs: every kind by its name, and the one beside the table of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ...errors import UserError, did_you_mean
+from ..comparing.seeds import seed_groups
+from ..comparing.table import labels
+from ..journal.run import Run
+from .axes import AXES
+from .evaluation import draw_comparison, draw_milestones, draw_validation
+from .series import Drawing, NothingToDraw
+from .style import FORMATS, save
+from .training import (
+    draw_loss_per_epoch,
+    draw_loss_per_step,
+    draw_loss_smoothed,
+    draw_mfu,
+    draw_step_time_histogram,
+)
+
+KINDS: dict[str, Callable[[Drawing], Figure]] = {
+    "loss_per_step": draw_loss_per_step,
+    "loss_per_epoch": draw_loss_per_epoch,
+    "loss_smoothed": draw_loss_smoothed,
+    "step_time_histogram": draw_step_time_histogram,
+    "mfu": draw_mfu,
+    "comparison": draw_comparison,
+    "validation": draw_validation,
+    "milestones": draw_milestones,
+}
+"""The kinds of pictures; each writes the file of its name."""
+
+
+@dataclass(frozen=True)
+class Plots:
+    """What was drawn: the files in the order of the kinds, and a sentence for each kind that had nothing to show."""
+
+    paths: list[Path]
+    left_out: list[str]
+
+
+def plot_runs(
+    runs: Sequence[Run],
+    output_dir: str | Path,
+    kinds: Sequence[str] = (),
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    picture_format: str = "png",
+    x: str = "step",
+) -> Plots:
+    """Draw runs, one file ``{kind}.{format}`` for each kind.
+
+    Args:
+        runs: at least one. Several seeds of one configuration are drawn as their mean and its standard error, except
+            where each step or its time is shown.
+        output_dir: folder of the pictures, made where it is missing.
+        kinds: keys of :data:`KINDS`, all by default.
+        names: what to call the runs; by default their own names.
+        title: stands above each picture.
+        picture_format: png, svg or pdf.
+        x: key of ``AXES``: step, epoch, tokens, flops or time.
+
+    Raises:
+        UserError: no run was given, a kind, axis or format is unknown, the names do not fit, or not one of the kinds
+            has anything to show.
+    """
+    for kind in kinds:
+        _check("kind of plot", kind, list(KINDS))
+    _check("x axis", x, list(AXES))
+    _check("format", picture_format, FORMATS)
+    drawing = _drawing(runs, names, title, x)
+    paths: list[Path] = []
+    left_out: list[str] = []
+    for kind in dict.fromkeys(kinds or KINDS):
+        try:
+            figure = KINDS[kind](drawing)
+        except NothingToDraw as reason:
+            left_out.append(f"{kind} was left out: {reason}")
+            continue
+        paths.append(save(figure, Path(output_dir) / f"{kind}.{picture_format}"))
+    if not paths:
+        raise UserError(f"there is nothing to plot: {'; '.join(left_out)}")
+    return Plots(paths, left_out)
+
+
+def plot_comparison(
+    runs: Sequence[Run], path: str | Path, title: str | None = None, names: Sequence[str] | None = None
+) -> Path:
+    """Draw training loss and evaluation nll over steps, one colour a run, and return the path of the picture.
+
+    Left: every logged training loss (light) and its moving mean (centred). Right: evaluation nll with standard errors,
+    and the nll of the source itself where it is known. Several seeds of one configuration are one curve: their mean,
+    with its standard error as a band. The format follows the suffix of ``path``: png, svg or pdf.
+
+    Raises:
+        UserError: no run was given, the names do not fit, or the suffix is not that of a picture.
+    """
+    return save(draw_comparison(_drawing(runs, names, title, "step")), Path(path))
+
+
+def _drawing(runs: Sequence[Run], names: Sequence[str] | None, title: str | None, x: str) -> Drawing:
+    if not runs:
+        raise UserError("there is no run to plot; give at least one run folder")
+    names = labels(runs, names)
+    return Drawing(list(runs), names, seed_groups(runs, names), (title or "").strip().removeprefix("- "), x)
+
+
+def _check(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(
+            f"{what} {value!r} is unknown{did_you_mean(value, known) or ''}; the choices are {', '.join(known)}"
+        )

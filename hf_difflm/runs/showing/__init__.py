@@ -1,0 +1,1 @@
+"""Runs in the terminal, and as files of other programs."""

@@ -1,0 +1,242 @@
+"""Runs at a glance: the list of all, and everything about one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from ..comparing.table import labels
+from ..derived.document import summarize
+from ..derived.metrics import losses_by_epoch
+from ..journal.file import RECORDS_LOST
+from ..journal.measurements import last_measurements, measurement_lines
+from ..journal.run import KILLED, Run
+from ..journal.schema import STATUS_OF_EVENT
+from ..journal.tables import (
+    UNKNOWN,
+    count,
+    duration,
+    line_table,
+    number,
+    printable,
+    shortened,
+    significant,
+    text_table,
+    with_error,
+)
+from ..reading.places import typed
+
+# Quantities of a step in the order people ask for them, with how they are written.
+_QUANTITIES = (
+    ("loss", "loss (nats/token)"),
+    ("accuracy", "accuracy"),
+    ("grad_norm", "gradient norm"),
+    ("lr", "learning rate"),
+    ("time_ms", "step time (ms)"),
+    ("tokens_per_sec", "tokens/s"),
+    ("mfu", "MFU (%)"),
+    ("noise_level", "noise level"),
+    ("masking_rate", "masking rate"),
+)
+_SUMMARY_HEADINGS = (
+    "run",
+    "objective",
+    "status",
+    "steps",
+    "first loss",
+    "last loss",
+    "lowest loss",
+    "epochs",
+    "last epoch's loss",
+    "best nll ± se",
+)
+
+
+def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return one row of plain values a run, the newest first."""
+    rows = [
+        {
+            "path": typed(run),
+            "run_name": run.name,
+            "objective": run.objective,
+            "status": run.status,
+            "killed": run.killed,
+            "start_time": run.start_time,
+            "end_time": run.end_time,
+            **summarize(run),
+        }
+        for run in runs
+    ]
+    return sorted(rows, key=lambda row: _sortable(row["start_time"]), reverse=True)
+
+
+def list_text(runs: Sequence[Run], width: int) -> str:
+    """Return the list as a table that fits into ``width`` columns."""
+    cells = [
+        [
+            row["path"],
+            KILLED if row["killed"] else row["status"],
+            count(row["final_iter"]),
+            number(row["final_train_loss"], 4),
+            number(row["best_val_loss"], 4),
+            _short_time(row["start_time"]),
+        ]
+        for row in list_rows(runs)
+    ]
+    return line_table(["run", "status", "steps", "loss", "best nll", "started"], cells, width)
+
+
+def summary_text(runs: Sequence[Run], names: Sequence[str] | None, width: int) -> str:
+    """Return the losses of each run: first, last, lowest, by epoch, and the best evaluation.
+
+    Raises:
+        UserError: there is not one name for each run.
+    """
+    rows = []
+    for run, name in zip(runs, labels(runs, names), strict=True):
+        losses = run.column("loss")
+        losses = losses[np.isfinite(losses)]
+        epochs, by_epoch = losses_by_epoch(run)
+        best = run.best_evaluation
+        rows.append(
+            [
+                name,
+                shortened(run.objective) if run.objective else UNKNOWN,
+                run.shown_status,
+                count(summarize(run)["total_iterations"]),
+                number(losses[0], 4) if len(losses) else UNKNOWN,
+                number(losses[-1], 4) if len(losses) else UNKNOWN,
+                number(losses.min(), 4) if len(losses) else UNKNOWN,
+                count(epochs[-1]) if len(epochs) else UNKNOWN,
+                number(by_epoch[-1], 4) if len(epochs) else UNKNOWN,
+                with_error(best.nll, best.nll_stderr) if best else UNKNOWN,
+            ]
+        )
+    return text_table(_SUMMARY_HEADINGS, rows, width)
+
+
+def show_data(run: Run) -> dict[str, Any]:
+    """Return everything about a run but its rows: what it is, its summary, statistics of each quantity, settings."""
+    header = run.header
+    return {
+        "path": typed(run),
+        "run_name": run.name,
+        "run_id": header.run_id,
+        "objective": run.objective,
+        "bound": run.bound,
+        "status": run.status,
+        "killed": run.killed,
+        "start_time": run.start_time,
+        "end_time": run.end_time,
+        "summary": summarize(run),
+        "statistics": {name: found for name, _ in _QUANTITIES if (found := _statistics(run, name))},
+        "config": run.config,
+        "data": header.data,
+        "model": header.model,
+        "metadata": header.metadata,
+        "events": [
+            {"event": event.event, "iter": event.iter, "message": event.message, "time": event.time}
+            for event in run.events
+        ],
+        "measurements": {
+            source: {"iter": record.iter, "metrics": record.metrics, "time": record.time}
+            for source, record in last_measurements(run).items()
+        },
+        "damaged_lines": run.damaged_lines,
+    }
+
+
+def show_text(run: Run, width: int, settings: bool = False) -> str:
+    """Return the same for people; the settings only where they are asked for."""
+    data, summary = show_data(run), summarize(run)
+    best = run.best_evaluation
+    command = run.header.metadata.get("command")
+    facts = [
+        ("run", f"{run.name}  ({typed(run)})"),
+        ("objective", " ".join(filter(None, [run.objective, f"({run.bound})" if run.bound else ""])) or UNKNOWN),
+        ("status", " ".join([run.shown_status, _last_message(run)]).strip()),
+        ("time", _period(run, summary["train_seconds"])),
+        ("model", _model(run)),
+        ("engine", _engine(run)),
+        ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
+        ("best", f"{with_error(best.nll, best.nll_stderr)} nats/token at step {best.iter:,}" if best else UNKNOWN),
+        ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
+        ("command", command if isinstance(command, str) else UNKNOWN),
+    ]
+    facts += [("measured" if place == 0 else "", line) for place, line in enumerate(measurement_lines(run, width - 11))]
+    lost = [event for event in run.events if event.event == RECORDS_LOST]
+    facts += [("lost", f"at step {count(event.iter)}, {event.message}") for event in lost]
+    if run.damaged_lines:
+        facts.append(("damaged", f"{run.damaged_lines} lines of the journal could not be read"))
+    lines = [f"{name:<10} {' '.join(printable(text).split())}" for name, text in facts]
+    titles = dict(_QUANTITIES)
+    cells = [
+        [titles[name], *(significant(found[key]) for key in ("mean", "min", "max", "last"))]
+        for name, found in data["statistics"].items()
+    ]
+    if cells:
+        lines += ["", line_table(["steps", "mean", "min", "max", "last"], cells, width)]
+    if settings:
+        lines += ["", "settings", *(f"  {key}: {shortened(value, width)}" for key, value in run.config.items())]
+    return "\n".join(lines)
+
+
+def _statistics(run: Run, name: str) -> dict[str, float]:
+    values = run.column(name)
+    known = np.isfinite(values)
+    if not known.any():
+        return {}
+    values, weights = values[known], run.column("steps")[known]
+    return {
+        "mean": float((values * weights).sum() / weights.sum()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "last": float(values[-1]),
+    }
+
+
+def _sortable(time: str | None) -> float:
+    try:
+        return datetime.fromisoformat(time or "").astimezone().timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _short_time(time: str | None) -> str:
+    return UNKNOWN if not _sortable(time) else datetime.fromtimestamp(_sortable(time)).strftime("%Y-%m-%d %H:%M")
+
+
+def _period(run: Run, train_seconds: float | None) -> str:
+    ended = f" to {_short_time(run.end_time)}" if run.end_time else ""
+    attempts = f", {len(run.headers)} attempts" if len(run.headers) > 1 else ""
+    return f"{_short_time(run.start_time)}{ended}, {duration(train_seconds)} of training{attempts}"
+
+
+def _last_message(run: Run) -> str:
+    message = next((event.message for event in reversed(run.events) if event.event in STATUS_OF_EVENT), None)
+    return f"({message})" if message else ""
+
+
+def _engine(run: Run) -> str:
+    """How the work was shared, and in which precision."""
+    known = run.header.metadata
+    size, engine, sharding = known.get("world_size"), known.get("engine"), known.get("sharding")
+    parts = [
+        f"{size} process{'es' if size != 1 else ''}" if isinstance(size, int) else None,
+        engine if isinstance(engine, str) and engine != "single" else None,
+        f"sharding {sharding}" if isinstance(sharding, str) else None,
+        known.get("dtype"),
+        None if known.get("compile") is None else f"{'' if known['compile'] else 'not '}compiled",
+    ]
+    return ", ".join(str(part) for part in parts if part) or UNKNOWN
+
+
+def _model(run: Run) -> str:
+    model, device = run.header.model, run.header.metadata.get("device")
+    parameters = model.get("parameters")
+    parts = [model.get("type"), f"{parameters:,} parameters" if isinstance(parameters, int) else None]
+    parts.append(f"on {device}" if device else None)
+    return ", ".join(str(part) for part in parts if part) or UNKNOWN

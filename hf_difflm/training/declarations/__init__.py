@@ -1,0 +1,1 @@
+"""Each argument declared once, and the checks of its value."""

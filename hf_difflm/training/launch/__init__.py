@@ -1,0 +1,1 @@
+"""Processes, engines and attention: how a training is spread and started."""

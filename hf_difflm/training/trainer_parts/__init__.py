@@ -1,0 +1,1 @@
+"""The parts of the Trainer, one concern each."""

@@ -1,0 +1,82 @@
+"""Training batches: in an order of their own, on the host until the noise is drawn, numbered by their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from ...errors import UserError
+from ...objectives import Batch
+from ...objectives.base import to_device
+from ..data_order import order_of
+from ..stream_position import StreamPosition
+from .base import TrainerPart
+
+
+class LoadingPart(TrainerPart):
+    """Loads the training batches of :class:`DiffusionTrainer`."""
+
+    def get_train_dataloader(self) -> DataLoader:
+        dataset = self.train_dataset
+        if dataset is None or isinstance(dataset, IterableDataset):
+            with self._batches_on_the_host():
+                return super().get_train_dataloader()
+        optimiser_batch = self.get_total_train_batch_size(self.args)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._train_order = order_of(dataset, optimiser_batch, seed, self.args.max_steps)
+        if getattr(dataset, "is_stream", False):
+            self.pop_callback(StreamPosition)  # of a training before this one
+            self.add_callback(StreamPosition(dataset, self._train_order, optimiser_batch))
+        loader = DataLoader(
+            dataset,
+            batch_size=self._train_batch_size,
+            sampler=self._train_order,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            drop_last=True,
+            generator=torch.Generator().manual_seed(seed),  # iterating must not move the global generator
+        )
+        return self.accelerator.prepare_data_loader(loader, device_placement=False)
+
+    @contextmanager
+    def _batches_on_the_host(self) -> Iterator[None]:
+        """Inside the block accelerate prepares loaders whose batches stay on the host, where the noise is drawn."""
+        if self.args.accelerator_config.dispatch_batches:
+            raise UserError(
+                "dispatch_batches=True puts the batches of one process on its device, but their noise is drawn on the host; "
+                "leave it out of accelerator_config: each process then reads its own rows"
+            )
+        placed = self.accelerator.device_placement
+        self.accelerator.device_placement = False
+        try:
+            yield
+        finally:
+            self.accelerator.device_placement = placed
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Batch], Any]:
+        """Fetch an accumulation window and number its sequences by their place in the optimiser batch."""
+        if not self._clock_started:  # trackers take seconds to start, which are no training time
+            self._window.restart_clock()
+            self._clock_started = True
+        batches, num_scored = super().get_batch_samples(epoch_iterator, num_batches, device)
+        rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, self._train_batch_size
+        for micro, batch in enumerate(batches):
+            batch["places"] = (micro * ranks + rank) * rows + np.arange(len(batch["input_ids"]))
+        return batches, num_scored
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor:
+        """Scored tokens of the optimiser batch over all ranks: the denominator of the loss."""
+        scored = int(sum((batch["labels"] != -100).sum() for batch in batch_samples))
+        if self.accelerator.num_processes == 1:
+            return max(scored, 1)
+        return self.accelerator.reduce(to_device(torch.tensor(float(scored)), device), "sum").clamp(min=1)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs  # the objective moves what the model needs, after it has drawn the noise on the host

@@ -1,0 +1,124 @@
+"""Checkpoints, and the best weights: nothing half-written is ever taken for a whole, nothing good lost for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ...callbacks.reports import reports_of
+from ...errors import UserError
+from ...runs.comparing.pairing import write_best_evaluation
+from ...runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
+from .pushing import PushingPart
+from .resuming import ResumingPart
+from .step_log import StepLogPart
+
+# No room, too large a file, no permission, a broken disk; other errors (of a network, say) are no matter of the disk.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+
+class SavingPart(PushingPart, StepLogPart, ResumingPart):
+    """Saves the checkpoints and the best weights of :class:`DiffusionTrainer`."""
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Lowest ``eval_nll``: keep the weights that were evaluated in ``best/``."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best:
+            start = time.perf_counter()
+            self._check_weights()
+            target = Path(self._get_output_dir(trial)) / "best"
+            fresh = target.with_name("best.tmp")
+            with self._writing(fresh):
+                with self.evaluated_weights():
+                    self.save_model(str(fresh), _internal_call=True)
+                if self.args.should_save:
+                    (fresh / "training_args.bin").unlink(missing_ok=True)  # inference needs no pickle
+                    flush(fresh)
+                    recover_best(target)
+                    old = target.with_name("best.old")
+                    if target.exists():
+                        os.replace(target, old)
+                    os.replace(fresh, target)
+                    shutil.rmtree(old, ignore_errors=True)
+                    if (best := self.last_evaluation) is not None:
+                        numbers = (best.unit_ids.tolist(), best.unit_tokens.tolist(), best.unit_nll.tolist())
+                        write_best_evaluation(target.parent, self.state.global_step, best.data_unit, *numbers)
+            reports_of(self.state).leave_out("saving", time.perf_counter() - start)
+        return is_best
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._window:
+            # A run resumed from here must find the steps since the last logging step in its log and its token count.
+            self._log_window(self._tr_loss)
+        self._check_weights()
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        facts = self._facts()
+        # Older checkpoints go only when this one is good, that is after its manifest.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with self._writing(folder):
+                if self.args.should_save:
+                    set_aside(folder)
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                if self.ema is not None:
+                    self.ema.save(folder, write=self.args.should_save)
+                if self.args.should_save:
+                    facts.write(folder)
+                self.accelerator.wait_for_everyone()  # the manifest vouches for the files of all processes
+                if self.args.should_save:
+                    write_manifest(folder)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            prune(folder, limit)
+        self._push_saved(folder)
+
+    @contextmanager
+    def _writing(self, folder: Path) -> Iterator[None]:
+        """Turn a disk that takes no more into one sentence; what stood in the place of ``folder`` is there again.
+
+        Raises:
+            UserError: a file could not be written.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if (why := _reason(error)) is None:
+                raise
+            if self.args.should_save:
+                put_back(folder)
+            good = newest_good(self._folder)[0]
+            advice = f"go on from {good} by --resume" if good else "start again, since no checkpoint was saved before"
+            raise UserError(
+                f"{folder} could not be written at step {self.state.global_step} ({why}), so the run was stopped; make room "
+                f"or give it a place where it can write, and {advice}"
+            ) from error
+
+
+def recover_best(target: Path) -> None:
+    """Bring the best weights back that a kill has left between their old place and their new one."""
+    old = target.with_name("best.old")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, target)
+
+
+def _reason(error: Exception) -> str | None:
+    """What an error while writing says about the disk; None where it is about something else."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in _DISK else None
+    message = str(error)
+    if isinstance(error, SafetensorError):
+        return message
+    # torch.save has no error of its own: its writer fails with a RuntimeError that says where in its C++ code.
+    return "its file could not be written" if "PytorchStreamWriter" in message or "unexpected pos" in message else None

@@ -1,0 +1,128 @@
+"""Configuration of a masked diffusion language model around any transformers backbone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .bdh_configuration import BdhConfig
+from .dit_configuration import DiTConfig
+from .noise_schedule import NoiseSchedule
+
+# Backbones that are not in transformers; `AutoConfig` must know them wherever this file is, on the Hub too.
+AutoConfig.register(DiTConfig.model_type, DiTConfig, exist_ok=True)
+AutoConfig.register(BdhConfig.model_type, BdhConfig, exist_ok=True)
+
+# Their position embeddings begin behind the index of the pad token.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
+
+
+class MaskedDiffusionConfig(PreTrainedConfig):
+    """Configuration of :class:`MaskedDiffusionForMaskedLM`.
+
+    Args:
+        backbone_config: configuration (or its dict, with ``model_type``) of the network that reads the partly masked
+            sequence. Decoders are made bidirectional with ``is_causal = False``.
+        mask_token_id: id of the mask token; it has an embedding and is never predicted.
+        noise_schedule: name of the noise schedule, see :class:`NoiseSchedule`.
+        schedule_exponent: exponent of the polynomial schedule.
+        sigma_min: least noise of the geometric schedule.
+        sigma_max: most noise of the geometric schedule.
+        tie_word_embeddings: whether the LM head shares the embedding matrix.
+        shift_logits: whether the token at a position is read from the hidden state *before* it, as a causal LM learned
+            to (DiffuLLaMA, arXiv 2410.17891); a first position, which has none before it, reads its own.
+        head_bias: whether the LM head has a bias; None: as in the backbone's own masked LM, else none.
+        converted_from: what :mod:`hf_difflm.hub.convert` made the model of; None for models trained from scratch.
+        format_version: version of this file format, so that old models keep loading.
+
+    Raises:
+        ValueError: ``mask_token_id`` outside the backbone's vocabulary, or a schedule that does not exist.
+    """
+
+    model_type = "masked_diffusion"
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
+    has_no_defaults_at_init = True
+
+    backbone_config: Any = None
+    mask_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    noise_schedule: str = "loglinear"
+    schedule_exponent: float = 2.0
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
+    tie_word_embeddings: bool = True
+    shift_logits: bool = False
+    head_bias: bool | None = None
+    converted_from: dict[str, Any] | None = None
+    format_version: int = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        backbone = self.backbone_config
+        if backbone is None:
+            backbone = {"model_type": "llama"}
+        if isinstance(backbone, dict):
+            backbone = dict(backbone)
+            backbone = AutoConfig.for_model(backbone.pop("model_type", "llama"), **backbone)
+        else:
+            # The caller's object stays causal: a causal LM built from it must not see the future.
+            backbone = copy.deepcopy(backbone)
+        backbone.is_causal = False
+        backbone.tie_word_embeddings = self.tie_word_embeddings
+        self.backbone_config = backbone
+        super().__post_init__(**kwargs)
+        if self.mask_token_id is None:
+            self.mask_token_id = backbone.vocab_size - 1
+        if not 0 <= self.mask_token_id < backbone.vocab_size:
+            raise ValueError(
+                f"mask_token_id {self.mask_token_id} is outside the vocabulary of {backbone.vocab_size} tokens; "
+                "add the mask token to the tokenizer and resize the backbone"
+            )
+        self.schedule()
+
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule these fields describe."""
+        return NoiseSchedule(self.noise_schedule, self.schedule_exponent, self.sigma_min, self.sigma_max)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding matrix, the mask token's included."""
+        return self.backbone_config.vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.backbone_config.vocab_size = value
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the backbone."""
+        return self.backbone_config.hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the backbone."""
+        return self.backbone_config.num_hidden_layers
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Attention heads of the backbone."""
+        return self.backbone_config.num_attention_heads
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Longest sequence the backbone takes, or None where it sets no limit."""
+        limit = getattr(self.backbone_config, "max_position_embeddings", None)
+        return None if limit is None else limit - self.position_offset
+
+    @property
+    def position_offset(self) -> int:
+        """Position id of the first token: 0, but for RoBERTa and its kin."""
+        if self.backbone_config.model_type not in _OFFSET_POSITIONS:
+            return 0
+        return self.backbone_config.pad_token_id + 1
+
+
+__all__ = ["MaskedDiffusionConfig"]

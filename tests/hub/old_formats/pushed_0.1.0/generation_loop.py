@@ -1,0 +1,219 @@
+"""The denoising loop: owns the canvas, the forwards, the rows that change, streamers and history; a sampler decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.generation import LogitsProcessorList
+
+from .generation_canvas import Canvas, split_steps
+from .generation_logits import COLDEST, as_float, drawing_processors, forward_at, head_rows, shaping_processors
+from .generation_random import TOKEN, RowDraws, draw_tokens
+from .sampler_protocol import Block, Sampler, Seen
+
+
+class DenoisingLoop:
+    """Fills the holes of a canvas.
+
+    Args:
+        denoiser: called with ids, attention mask and positions.
+        canvas: what is filled.
+        config: a complete generation config.
+        callers_processors: processors of the caller.
+        draws: random numbers of the rows.
+        streamer: gets a draft after each step that changes something, where it has ``put_draft``.
+        importance: for the uncertainty sampler.
+
+    Attributes:
+        forwards_B: forwards each row took part in; guidance counts two.
+        history: (B, L) canvases after the steps that changed something, if ``output_history``.
+    """
+
+    def __init__(
+        self,
+        denoiser: Any,
+        canvas: Canvas,
+        config: Any,
+        callers_processors: LogitsProcessorList | None,
+        draws: RowDraws,
+        streamer: Any = None,
+        importance: Any = None,
+    ) -> None:
+        self.denoiser, self.canvas, self.config, self.draws, self.streamer = denoiser, canvas, config, draws, streamer
+        self.sampler: Sampler = config.sampler_config
+        self.importance = importance
+        self.shaping: Any = shaping_processors(config, callers_processors)
+        self.drawing: Any = drawing_processors(config)
+        self.greedy = not config.do_sample or config.temperature < COLDEST
+        self.guided_BL = None
+        if config.guidance_scale not in (None, 1, 1.0):
+            self.guided_BL = canvas.given(config.bos_token_id)
+        eos = config.eos_token_id
+        self.eos_ids = [] if eos is None else np.atleast_1d(eos).tolist()
+        self.ends_BL = np.zeros(canvas.holes_BL.shape, dtype=bool)
+        self.finished_B = np.logical_not(canvas.holes_BL.any(-1))
+        self.forwards_B = torch.zeros(len(canvas.holes_BL))
+        self.first_hole = canvas.first_hole
+        self.history: list[torch.Tensor] = []
+        self.when_BL: np.ndarray | None = None
+        self.token_uniform_BL: np.ndarray | None = None
+        if not self.sampler.redraws:
+            self.when_BL, self.token_uniform_BL = draws.once(canvas.holes_BL)
+
+    def run(self) -> None:
+        """Fill all holes, block by block."""
+        config, canvas = self.config, self.canvas
+        first_step = 0
+        for steps, new_tokens in split_steps(config.max_denoising_steps, canvas.new_tokens, config.block_length):
+            last_column = canvas.prompt_length + new_tokens
+            wanted_BL = canvas.masked_BL.copy()
+            wanted_BL[:, last_column:] = False
+            wanted_BL[self.finished_B] = False
+            start_B = canvas.window_starts(last_column, wanted_BL)
+            block = Block(
+                masked_BL=wanted_BL,
+                steps=steps,
+                first_step=first_step,
+                schedule=self.denoiser.config.schedule(),
+                draws=self.draws,
+                place_BL=canvas.place_BL,
+                when_BL=self.when_BL,
+                importance=self.importance,
+            )
+            self.sampler.start(block)
+            for step in self.sampler.steps(block):
+                if self.finished_B.all() or not (
+                    block.masked_BL.any() or self.sampler.remasks or self.sampler.every_row
+                ):
+                    break
+                self._step(block, step, start_B)
+            if self.sampler.remasks:
+                self._finish(block, np.flatnonzero(~self.finished_B))
+            first_step += steps
+
+    def check(self) -> None:
+        """Raises ValueError where a distribution was none."""
+        revealed_BL = torch.from_numpy(self.canvas.holes_BL & ~self.canvas.masked_BL).to(self.canvas.ids_BL.device)
+        row_N, column_N = torch.nonzero((self.canvas.ids_BL == self.canvas.mask_id) & revealed_BL, as_tuple=True)
+        if len(row_N):
+            raise ValueError(
+                f"no token can be drawn at position {int(column_N[0])} of text {int(row_N[0])}: its logits are infinite, no "
+                "numbers, or all taken away; check the logits processors, guidance_scale, repetition_penalty and the weights"
+            )
+
+    def _step(self, block: Block, step: int, start_B: np.ndarray) -> None:
+        """One step of the reverse process."""
+        look_BL = self.sampler.look(block, step)
+        remask_BL = self.sampler.remask(block, step)
+        rows_B = ~self.finished_B if self.sampler.every_row else look_BL.any(-1)
+        changed = False
+        if rows_B.any():
+            self.forwards_B[torch.from_numpy(rows_B)] += 1 if self.guided_BL is None else 2
+            rows_R = np.arange(len(start_B)) if self.config.static_shapes else np.flatnonzero(rows_B)
+            self._forward_and_reveal(block, step, rows_R, look_BL[rows_R], start_B[rows_R])
+            changed = bool(look_BL.any())
+        if remask_BL is not None and remask_BL.any():
+            self.canvas.mask(remask_BL)
+            self.ends_BL[remask_BL] = False
+            block.masked_BL |= remask_BL
+            changed = True
+        if changed:
+            self._show()
+
+    def _forward_and_reveal(
+        self, block: Block, step: int, rows_R: np.ndarray, look_RL: np.ndarray, start_R: np.ndarray
+    ) -> None:
+        canvas = self.canvas
+        device = canvas.ids_BL.device
+        # 1. Logits where the sampler looks, shaped by guidance and processors, SUBS last.
+        ids_RW, attention_RW, ids_RL = canvas.read(rows_R, start_R)
+        row_N, column_N = np.nonzero(look_RL)
+        flat_N = row_N * canvas.window + column_N - start_R[row_N]
+        if self.config.static_shapes:
+            flat_N = np.pad(flat_N, (0, head_rows(len(flat_N), ids_RW.numel()) - len(flat_N)))
+        hidden_RW = None
+        if self.guided_BL is not None:
+            hidden_RL = self.guided_BL[torch.from_numpy(rows_R).to(device)]
+            columns_RW = torch.from_numpy(start_R[:, None] + np.arange(canvas.window)[None]).to(device)
+            hidden_RW = hidden_RL.gather(1, columns_RW)
+        positions_N = torch.from_numpy(flat_N).to(device)
+        logits_NV = as_float(
+            forward_at(self.denoiser, ids_RW, attention_RW, positions_N, self.config.guidance_scale, hidden_RW)
+        )[: len(row_N)]
+        if not row_N.size:
+            return
+        ids_RL = canvas.without_padding(ids_RL, rows_R)
+        texts_NL = None
+        if self.shaping or self.drawing:
+            texts_NL = ids_RL[torch.from_numpy(row_N).to(device)]
+        logits_NV = self._processed(self.shaping, texts_NL, logits_NV)
+
+        # 2. Which of them are revealed now, and their tokens.
+        tokens_N = None
+        if self.sampler.draws_first:
+            tokens_N = self._draw(block, step, texts_NL, logits_NV, rows_R[row_N], column_N)
+        seen = Seen(logits_NV, tokens_N, ids_RL, rows_R, row_N, column_N)
+        chosen_N = self.sampler.choose(block, step, seen)
+        if chosen_N is not None:
+            row_N, column_N = (index[chosen_N.cpu().numpy()] for index in (row_N, column_N))
+            logits_NV = logits_NV[chosen_N]
+            texts_NL = None if texts_NL is None else texts_NL[chosen_N]
+            tokens_N = None if tokens_N is None else tokens_N[chosen_N]
+        if tokens_N is None:
+            tokens_N = self._draw(block, step, texts_NL, logits_NV, rows_R[row_N], column_N)
+
+        # 3. Onto the canvas; rows whose text has come to its end are done.
+        canvas.reveal(rows_R[row_N], column_N, tokens_N, block.first_step + step)
+        block.masked_BL[rows_R[row_N], column_N] = False
+        if self.eos_ids:
+            is_end_N = np.isin(tokens_N.cpu().numpy(), self.eos_ids) & (column_N >= canvas.prompt_length)
+            self.ends_BL[rows_R[row_N[is_end_N]], column_N[is_end_N]] = True
+        if not self.sampler.remasks:  # which may take an end back before the block is done
+            self._finish(block, rows_R)
+
+    def _draw(
+        self,
+        block: Block,
+        step: int,
+        texts_NL: torch.Tensor | None,
+        logits_NV: torch.Tensor,
+        row_N: np.ndarray,
+        column_N: np.ndarray,
+    ) -> torch.Tensor:
+        logits_NV = self._processed(self.drawing, texts_NL, logits_NV)
+        best_N, tokens_N = logits_NV.max(-1)
+        if not self.greedy:
+            if self.token_uniform_BL is not None:
+                uniform_N = self.token_uniform_BL[row_N, column_N]
+            else:
+                uniform_N = block.uniform(TOKEN, step, row_N, column_N)
+            tokens_N = draw_tokens(logits_NV, torch.from_numpy(uniform_N))
+        # Where nothing can be drawn the mask stays, and `check` finds it: a GPU need not be waited for here.
+        return tokens_N.where(best_N.isfinite(), self.canvas.mask_id)
+
+    def _processed(self, processors: Any, texts_NL: torch.Tensor | None, logits_NV: torch.Tensor) -> torch.Tensor:
+        if processors:
+            logits_NV = processors(texts_NL, logits_NV)
+            logits_NV[:, self.canvas.mask_id] = float("-inf")  # SUBS has the last word
+        return logits_NV
+
+    def _finish(self, block: Block, rows_R: np.ndarray) -> None:
+        """Take out those of some rows that have no mask left, or none before their first end."""
+        masked_RL = self.canvas.masked_BL[rows_R]
+        any_R = masked_RL.any(-1)
+        done_R = np.zeros(len(rows_R), dtype=bool) if self.sampler.every_row else np.logical_not(any_R)
+        if self.eos_ids:
+            ends_RL = self.ends_BL[rows_R]
+            first_mask_R = np.where(any_R, masked_RL.argmax(-1), self.canvas.length)
+            done_R |= ends_RL.any(-1) & (ends_RL.argmax(-1) < first_mask_R)
+        self.finished_B[rows_R[done_R]] = True
+        block.masked_BL[rows_R[done_R]] = False
+
+    def _show(self) -> None:
+        if self.config.output_history:
+            self.history.append(self.canvas.ids_BL.clone())
+        if self.streamer is not None and hasattr(self.streamer, "put_draft"):
+            # A copy: the canvas goes on changing.
+            self.streamer.put_draft(value=self.canvas.ids_BL[:, self.first_hole :].to("cpu", copy=True))

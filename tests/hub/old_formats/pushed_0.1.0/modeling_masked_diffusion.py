@@ -1,0 +1,230 @@
+"""A masked diffusion language model: any transformers network, read in both directions, under SUBS.
+
+SUBS (MDLM, arXiv 2406.07524, section 3.2.3): the mask token has probability 0, and a position that is already revealed
+copies its token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .bdh_backbone import BdhForCausalLM, BdhModel
+from .bdh_configuration import BdhConfig
+from .configuration_masked_diffusion import MaskedDiffusionConfig
+from .dit_backbone import DiTModel
+from .dit_configuration import DiTConfig
+from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
+from .head_transforms import has_head_bias, head_transform
+from .labelled_head import IGNORED, can_chunk, chunk_rows, chunked_cross_entropy
+
+AutoModel.register(DiTConfig, DiTModel, exist_ok=True)
+AutoModel.register(BdhConfig, BdhModel, exist_ok=True)
+AutoModelForCausalLM.register(BdhConfig, BdhForCausalLM, exist_ok=True)
+# By name: on the Hub, the class of a configuration and the one registered here may be two imports of the same file.
+_OWN_BACKBONES: dict[str, Any] = {DiTConfig.model_type: DiTModel, BdhConfig.model_type: BdhModel}
+
+
+@dataclass
+class MaskedDiffusionOutput(ModelOutput):
+    """What the denoiser returns.
+
+    Args:
+        loss: scalar, float32; None without labels.
+        logits: (B, L, V), or (N, V) where ``positions`` was given; under SUBS; None with labels.
+        token_nll: (N,) detached -log p of each labelled token in nats, in the order of ``positions``; None without labels.
+        token_correct: (N,) bool, whether the likeliest token is the label; None unless asked for.
+        hidden_states: hidden states of the backbone, if asked for.
+        attentions: attentions of the backbone, if asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    token_nll: torch.Tensor | None = None
+    token_correct: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class MaskedDiffusionPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = MaskedDiffusionConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+
+class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusionGenerationMixin):
+    """A denoiser: backbone, LM head, SUBS.
+
+    Args:
+        config: the configuration; its backbone is built without a causal mask.
+
+    Attributes:
+        head_chunk_rows: labelled positions at which the LM head and the loss run at once, which bounds their memory and
+            changes no result; 0: all; None: all, or as many as 64 MiB of logits on a CPU and 512 MiB elsewhere allow.
+    """
+
+    head_chunk_rows: int | None = None
+    generation_config_class = MaskedDiffusionGenerationConfig
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: MaskedDiffusionConfig):
+        super().__init__(config)
+        backbone_config = config.backbone_config
+        own = _OWN_BACKBONES.get(backbone_config.model_type)
+        build = AutoModel.from_config if own is None else own._from_config
+        self.backbone = build(backbone_config, attn_implementation=config._attn_implementation)
+        if getattr(self.backbone, "pooler", None) is not None:
+            self.backbone.pooler = None  # BERT's sentence vector: no loss reaches it, which DDP would wait for
+        self.head_transform = head_transform(backbone_config)
+        bias = has_head_bias(backbone_config) if config.head_bias is None else config.head_bias
+        self.lm_head = nn.Linear(backbone_config.hidden_size, backbone_config.vocab_size, bias=bias)
+        if config.tie_word_embeddings:
+            embeddings = self.backbone.get_input_embeddings()
+            name = next(name for name, module in self.backbone.named_modules() if module is embeddings)
+            self._tied_weights_keys = {"lm_head.weight": f"backbone.{name}.weight"}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.lm_head = new_embeddings
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        output_correct: bool = False,
+        **kwargs: Any,
+    ) -> MaskedDiffusionOutput:
+        """Predict the clean tokens of a partly masked sequence.
+
+        Args:
+            input_ids: (B, L) ids, the mask token where a token is hidden.
+            attention_mask: (B, L), 0 at padding on either side; None where there is none.
+            labels: (B, L) clean ids where the loss is wanted, -100 elsewhere. The LM head runs at these positions
+                only; a position that is labelled but not masked is copied, so its loss is 0.
+            loss_weights: weights of the loss, (B, 1) or (B, L). With them the loss is the weighted *sum*
+                of the cross-entropies; without them their mean over the labelled positions.
+            positions: (N,) indices into the flattened B·L positions at which the head runs. With labels: those that
+                are not -100, for callers that know them already (finding them makes a GPU wait); others among them only
+                fill up a shape: their nll is 0 and they are not counted.
+            output_correct: also return whether the likeliest token is the label.
+            kwargs: passed to the backbone.
+
+        Returns:
+            :class:`MaskedDiffusionOutput`.
+        """
+        if "position_ids" not in kwargs and (position_ids := self._position_ids(input_ids, attention_mask)) is not None:
+            kwargs["position_ids"] = position_ids
+        kwargs.setdefault("use_cache", False)
+        if self.head_transform is not None:
+            kwargs.pop("use_cache")  # encoders have no cache
+        outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        hidden_BLD = outputs.last_hidden_state
+        if self.config.shift_logits:
+            hidden_BLD = _from_the_position_before(hidden_BLD, attention_mask)
+        extras = {"hidden_states": outputs.get("hidden_states"), "attentions": outputs.get("attentions")}
+
+        if labels is None:
+            hidden_ND = hidden_BLD.flatten(0, 1)
+            ids_N = input_ids.flatten()
+            if positions is not None:
+                hidden_ND, ids_N = hidden_ND[positions], ids_N[positions]
+            logits_NV = _copy_revealed(self._head(hidden_ND), ids_N, self.config.mask_token_id)
+            logits = logits_NV if positions is not None else logits_NV.unflatten(0, input_ids.shape)
+            return MaskedDiffusionOutput(logits=logits, **extras)
+
+        labels_M = labels.flatten()
+        if positions is None:
+            positions = torch.nonzero(labels_M != IGNORED).squeeze(-1)
+        labels_N = labels_M[positions]
+        masked_N = input_ids.flatten()[positions] == self.config.mask_token_id
+        if loss_weights is None:
+            weights_N = (1.0 / (labels_N != IGNORED).sum().clamp(min=1)).expand(len(labels_N))
+        else:
+            weights_N = loss_weights.expand(input_ids.shape).flatten()[positions]
+        loss, nll_N, correct_N = self._cross_entropy(
+            # Its backward pass adds rows; that of indexing by [] adds numbers, which is slower.
+            hidden_BLD.flatten(0, 1).index_select(0, positions),
+            labels_N.where(masked_N, IGNORED),
+            weights_N,
+            output_correct,
+        )
+        if correct_N is not None:
+            correct_N = correct_N | ~masked_N
+        return MaskedDiffusionOutput(loss=loss, token_nll=nll_N, token_correct=correct_N, **extras)
+
+    def _cross_entropy(
+        self, hidden_ND: torch.Tensor, labels_N: torch.Tensor, weights_N: torch.Tensor, output_correct: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The weighted sum of the cross-entropies in float32, the detached terms, and whether each label is likeliest."""
+        rows = chunk_rows(len(hidden_ND), self.config.vocab_size, hidden_ND.device, self.head_chunk_rows)
+        if rows < len(hidden_ND) and can_chunk(self.lm_head, hidden_ND, weights_N):
+            if self.head_transform is not None:
+                hidden_ND = self.head_transform(hidden_ND)
+            return chunked_cross_entropy(
+                hidden_ND, self.lm_head, labels_N, weights_N, self.config.mask_token_id, rows, output_correct
+            )
+        logits_NV = self._head(hidden_ND).float()
+        nll_N = F.cross_entropy(logits_NV, labels_N, reduction="none", ignore_index=IGNORED)
+        correct_N = logits_NV.argmax(-1) == labels_N if output_correct else None
+        return (nll_N * weights_N).sum(), nll_N.detach(), correct_N
+
+    def _position_ids(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Position ids where the backbone's own would be wrong: they count padding on the left, or leave out pad tokens."""
+        offset = self.config.position_offset
+        if attention_mask is not None:
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0) + offset
+        return torch.arange(offset, offset + input_ids.shape[1], device=input_ids.device)[None] if offset else None
+
+    def _head(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """(N, D) hidden states to (N, V) logits in which the mask token has probability 0."""
+        if self.head_transform is not None:
+            hidden_ND = self.head_transform(hidden_ND)
+        # -inf through the bias of the projection: no pass over the logits, and a zero gradient for that row.
+        subs_V = torch.zeros(self.lm_head.weight.shape[0], dtype=hidden_ND.dtype, device=hidden_ND.device)
+        subs_V[self.config.mask_token_id] = float("-inf")
+        if self.lm_head.bias is not None:
+            subs_V = subs_V + self.lm_head.bias
+        return F.linear(hidden_ND, self.lm_head.weight, subs_V)
+
+
+def _from_the_position_before(hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The hidden state that a causal LM predicts each position from; of a first position, padding apart, its own."""
+    before_BLD = torch.cat([hidden_BLD[:, :1], hidden_BLD[:, :-1]], dim=1)
+    if attention_mask is None:
+        return before_BLD
+    is_first_BL = F.pad(attention_mask[:, :-1] == 0, (1, 0), value=True)
+    return hidden_BLD.where(is_first_BL.unsqueeze(-1), before_BLD)
+
+
+def _copy_revealed(logits_NV: torch.Tensor, ids_N: torch.Tensor, mask_token_id: int) -> torch.Tensor:
+    """Put all probability of a revealed position on its own token."""
+    revealed_N1 = (ids_N != mask_token_id).unsqueeze(-1)
+    logits_NV = logits_NV.masked_fill(revealed_N1, float("-inf"))
+    own_N1 = logits_NV.gather(-1, ids_N.unsqueeze(-1)).masked_fill(revealed_N1, 0.0)
+    return logits_NV.scatter(-1, ids_N.unsqueeze(-1), own_N1)
+
+
+__all__ = ["MaskedDiffusionForMaskedLM", "MaskedDiffusionOutput", "MaskedDiffusionPreTrainedModel"]

@@ -1,0 +1,17 @@
+"""The names of the samplers, readable without torch: command lines list them before anything heavy is imported."""
+
+from __future__ import annotations
+
+SAMPLERS = (
+    "ddpm",
+    "ddpm_cache",
+    "first_hitting",
+    "remdm",
+    "low_confidence",
+    "maskgit_plus",
+    "topk_margin",
+    "entropy",
+    "entropy_bounded",
+    "confidence_threshold",
+    "uncertainty",
+)

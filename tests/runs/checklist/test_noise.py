@@ -1,0 +1,93 @@
+"""The checklist's question whether diffusion is at work: yes for noise as it is drawn, no for any other."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from noisy_runs import NOISE, STEPS, TOKENS, atat, drawn, found, outcomes, sound_run
+
+from hf_difflm.runs.checklist.answers import check_run
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"noise_sampling": "iid"},
+        {"loss_form": "time"},
+        {"loss_form": "time", "noise_sampling": "iid", "noise_schedule": "cosine"},
+        {"loss_form": "time", "noise_schedule": "polynomial", "schedule_exponent": 3.0},
+        {"loss_form": "time", "noise_schedule": "geometric"},
+    ],
+)
+def test_noise_of_every_kind_passes(options, seed):
+    run = sound_run(noise=drawn(seed=seed, **options), **options)
+    assert outcomes(run, "passed") >= NOISE
+
+
+@pytest.mark.parametrize("batch", [1, 5, TOKENS, 2 * TOKENS])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_noise_passes_for_every_batch_size_and_for_sequences_of_different_lengths(batch, ragged):
+    run = sound_run(noise=drawn(batch=batch, ragged=ragged), global_batch_size=batch)
+    assert outcomes(run, "passed") >= NOISE
+
+
+def test_the_optimiser_batch_follows_from_the_arguments_of_a_trainer():
+    run = sound_run(global_batch_size=None, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    run.header.metadata["world_size"] = 2
+    assert "counts of 8 stratified sequences" in found(run)["noise drawn uniformly"].finding
+
+
+# ---- noise that is not as it should be ----
+
+
+def constant(rate: float) -> dict[str, np.ndarray]:
+    same = np.full(STEPS, rate)
+    return {"masking_rate": same, "masking_rate_min": same, "masking_rate_max": same}
+
+
+def annealed() -> dict[str, np.ndarray]:
+    """From nearly all masked to nearly nothing: the mean is right."""
+    rates = np.linspace(0.95, 0.05, STEPS)
+    return {"masking_rate": rates, "masking_rate_min": rates - 0.04, "masking_rate_max": rates + 0.04}
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [
+        (constant(0.15), {}),
+        (constant(0.5), {}),
+        (annealed(), {}),
+        (drawn(noise_sampling="iid"), {}),
+        (drawn(), {"noise_sampling": "iid"}),
+        (drawn(loss_form="time", noise_schedule="cosine"), {}),
+        (drawn(loss_form="time"), {"loss_form": "time", "noise_schedule": "cosine"}),
+        (drawn(batch=4), {}),
+    ],
+    ids=["15 %", "half", "annealed", "iid", "stratified", "another form", "another schedule", "another batch"],
+)
+def test_noise_that_is_not_as_prescribed_is_a_cross_with_the_numbers(columns, options):
+    run = sound_run(noise={**drawn(), **columns}, **options)
+    crosses = [check for check in check_run(run) if check.outcome == "failed"]
+    assert {check.name for check in crosses} <= NOISE
+    assert crosses
+    assert all(check.advice and re.search(r"\d\.\d", check.finding) for check in crosses)
+
+
+def test_one_rate_for_all_sequences_is_found_where_they_differ_in_length():
+    run = sound_run(noise={**drawn(batch=64, ragged=True), **constant(0.15)}, global_batch_size=64)
+    assert found(run)["noise drawn uniformly"].outcome == "failed"
+
+
+def test_a_log_that_does_not_say_how_noise_is_drawn_is_asked_whether_it_changes():
+    told = sound_run(loss_form=None)
+    assert found(told)["noise drawn uniformly"].outcome == "passed"
+    assert found(told)["masking rates as prescribed"].outcome == "unknown"
+    constant_run = sound_run(noise={**drawn(), **constant(0.15)}, loss_form=None)
+    assert found(constant_run)["noise drawn uniformly"].outcome == "failed"
+
+
+def test_a_mean_rate_that_no_schedule_of_single_tokens_gives_is_a_cross():
+    assert outcomes(atat(columns={"masking_rate": np.full(STEPS, 0.9)}), "failed") == {"masking rates as prescribed"}

@@ -1,0 +1,84 @@
+"""The table of an ablation: intervals, verdicts, and no number without finished runs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from made_runs import make_run
+
+from hf_difflm.runs.comparing.ablation import AblationTable, Entry, interval
+from hf_difflm.runs.journal.schema import EventRecord
+
+
+def _entry(name, finals, ending="completed", weights=None):
+    runs = {}
+    for seed, final in enumerate(finals, start=1):
+        runs[seed] = None if final is None else make_run(f"{name}-seed{seed}", final=final, seed=seed)
+        if final is not None and ending != "completed":
+            runs[seed].events[-1] = EventRecord(event=ending, iter=50)
+    return Entry(name, runs, weights=weights)
+
+
+def _table(*entries):
+    return AblationTable(entries, baseline="base")
+
+
+def test_the_interval_is_students_t():
+    found = interval([1.0, 2.0, 3.0])
+    assert found.mean == pytest.approx(2.0)
+    assert found.half == pytest.approx(4.302652729911275 / math.sqrt(3))  # quantile 0.975, 2 degrees of freedom
+    assert interval([1.0]).half is None
+    assert interval([]) is None
+
+
+def test_the_verdict_is_of_the_difference_paired_by_seed_and_not_of_the_two_means():
+    base = _entry("base", [2.0, 3.0, 4.0])
+    better = _entry("better", [1.9, 2.91, 3.89])  # the seeds differ far more than the variants
+    shaky = _entry("shaky", [1.5, 3.4, 4.0])
+    worse = _entry("worse", [2.1, 3.11, 4.09])
+    table = _table(base, better, shaky, worse)
+    verdicts = [table.verdict(entry) for entry in table.entries]
+    assert verdicts == ["baseline", "better", "no difference", "worse"]
+    assert table.difference(better).mean == pytest.approx(-0.1, abs=1e-6)
+
+
+def test_a_variant_without_all_its_finished_runs_has_no_number():
+    entries = [_entry("half", [1.0, None, 1.0]), _entry("stopped", [1.0, 1.0, 1.0], ending="interrupted")]
+    table = _table(_entry("base", [2.0, 2.0, 2.0]), *entries)
+    rows = {row["variant"]: row for row in table.data()}
+    assert rows["half"]["verdict"] == "not finished (2 of 3 runs)"
+    assert rows["stopped"]["verdict"] == "not finished (0 of 3 runs)"
+    for name in ("half", "stopped"):
+        assert [rows[name][key] for key in ("eval_nll", "difference", "tokens_per_sec")] == [None] * 3
+    lines = [line for line in table.to_markdown().splitlines() if line.startswith(("| half", "| stopped"))]
+    assert len(lines) == 2
+    assert not any("1.0" in line for line in lines)
+    json.dumps(table.data(), allow_nan=False)
+
+
+def test_without_a_finished_baseline_or_a_second_seed_nothing_is_claimed():
+    unfinished = _table(_entry("base", [2.0, None]), other := _entry("other", [1.0, 1.0]))
+    assert unfinished.verdict(other) == "the baseline is not finished"
+    alone = _table(_entry("base", [2.0]), single := _entry("other", [1.0]))
+    assert alone.verdict(single) == "one seed: cannot tell"
+
+
+def test_runs_on_other_data_are_not_compared():
+    other = _entry("other", [1.0, 1.0])
+    for run in other.runs.values():
+        run.header.data["fingerprint"] = "another"
+    table = _table(_entry("base", [2.0, 2.0]), other)
+    assert table.verdict(other) == "other data: not comparable"
+    assert table.difference(other) is None
+
+
+def test_variants_that_share_their_weights_say_so_and_have_their_own_texts():
+    base = _entry("base", [2.0, 2.1], weights="base-seed1")
+    drawn = Entry(
+        "sampler", base.runs, {1: {"unigram_entropy": 2.0}, 2: {"unigram_entropy": 3.0}}, weights="base-seed1"
+    )
+    table = _table(base, drawn)
+    assert table.verdict(drawn) == "same weights"
+    assert "2.500" in next(line for line in table.to_text(200).splitlines() if "sampler" in line)

@@ -1,0 +1,93 @@
+"""Complementary pairs and static shapes through the Trainer: what is counted, what compiles, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import TrainerCallback
+
+from hf_difflm.errors import UserError
+from hf_difflm.experiments.memory.labelled_positions import most_labelled, reads_of
+from hf_difflm.experiments.recipe_settings import load_settings
+from hf_difflm.flops.network import Architecture, training_flops
+
+
+class Rows(TrainerCallback):
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+
+    def on_training_iterations(self, args, state, rows):
+        self.rows += rows
+
+
+def test_a_scored_token_of_a_pair_counts_once_and_both_readings_cost_flops(make_diffusion_trainer):
+    seen = Rows()
+    trainer = make_diffusion_trainer(seen, noise_sampling="pairs", save_log_to_json=False)
+    trainer.train()
+    architecture = Architecture.from_config(trainer.model.config.to_dict())
+    assert architecture is not None
+    for row in seen.rows:
+        assert row["tokens"] == 4 * 11
+        assert row["flops"] == training_flops(architecture, {12: 8}, 4 * 11)
+        assert row["masking_rate"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"noise_sampling": "pairs", "loss_form": "time"}, "takes exact counts, but loss_form is time"),
+        ({"noise_sampling": "pairs", "objective": "atat"}, "is for the objective mdlm, but the objective is atat"),
+        ({"static_shapes": True, "objective": "atat"}, "is for the objectives mdlm and ar"),
+        ({"static_shapes": True, "noise_sampling": "iid"}, "they are any_order and iid"),
+        ({"static_shapes": True, "loss_form": "time"}, "they are time and stratified"),
+    ],
+)
+def test_what_does_not_exist_together_is_refused_in_one_sentence(make_diffusion_trainer, flags, said):
+    with pytest.raises(UserError, match=said):
+        load_settings(None, flags)
+    with pytest.raises(UserError, match=said):
+        make_diffusion_trainer(**flags)
+
+
+def test_an_autoregressive_model_takes_any_of_them():
+    load_settings(None, {"objective": "ar", "noise_sampling": "pairs", "static_shapes": True})
+
+
+def test_pairs_label_every_scored_token_of_a_micro_batch_once():
+    training = load_settings(None, {"noise_sampling": "pairs"}).training
+    assert reads_of(training) == 2
+    assert most_labelled(training, 8, 64, 32) == 8 * 63
+    assert reads_of({**training, "objective": "ar"}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "sampling"), [("mdlm", "stratified"), ("mdlm", "pairs"), ("ar", "stratified")])
+def test_a_compiled_training_has_no_graph_break_and_two_graphs_of_which_one_also_tells_the_accuracy(
+    make_diffusion_trainer, train_rows, objective, sampling
+):
+    """Of an autoregressive model the accuracy is found outside the network: it has one graph."""
+    losses = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        counters.clear()
+        seen = Rows()
+        settings = {"torch_compile": True, "torch_compile_backend": "aot_eager"} if compiled else {}
+        trainer = make_diffusion_trainer(
+            seen,
+            objective=objective,
+            noise_sampling=sampling,
+            static_shapes=compiled,
+            max_steps=12,
+            logging_steps=4,
+            eval_strategy="steps",
+            eval_steps=6,
+            evaluation=train_rows(6, seed=1),
+            save_log_to_json=False,
+            **settings,
+        )
+        trainer.train()
+        losses.append([row["loss"] for row in seen.rows])
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == (1 if objective == "ar" else 2)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -79,8 +79,9 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 		--output docs/results/convert-evaluations.md
 	@$(BIN)/python docs/write_results.py
 
-docs: $(BIN)/.installed  ## write docs/commands.md from the command line's own help
+docs: $(BIN)/.installed-test  ## write docs/commands.md from the command line's own help, and draw docs/architecture.md from the imports
 	@$(BIN)/python docs/write_commands.py
+	@$(BIN)/python docs/draw_architecture.py
 
 clean:  ## remove the virtual environment and build leftovers (not runs/)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

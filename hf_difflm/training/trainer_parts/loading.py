@@ -48,7 +48,8 @@ class LoadingPart(TrainerPart):
     @contextmanager
     def _batches_on_the_host(self) -> Iterator[None]:
         """Inside the block accelerate prepares loaders whose batches stay on the host, where the noise is drawn."""
-        if self.args.accelerator_config.dispatch_batches:
+        given: Any = self.args.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says
+        if given.dispatch_batches:
             raise UserError(
                 "dispatch_batches=True puts the batches of one process on its device, but their noise is drawn on the host; "
                 "leave it out of accelerator_config: each process then reads its own rows"

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from .. import __version__
 from ..errors import UserError
-from .parsing import Commands
+from .spelling import Commands
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runs import Run
 from ..runs.comparing.pairing import EVALUATION_FILE
-from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.strict_json import dumps, dumps_line, loads
 from ..runs.reading.dashboard_names import LATEST, SAMPLES
 from ..runs.reading.places import relative

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "Journal": "journal.file",
+    "Journal": "journal.append_only",
     "Run": "journal.run",
     "compare_runs": "comparing.table",
     "differences": "comparing.table",
@@ -38,7 +38,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .comparing.table import compare_runs, differences
     from .derived.rebuild import recover
-    from .journal.file import Journal
+    from .journal.append_only import Journal
     from .journal.run import Run
     from .pages.html import write_html_report
     from .pages.markdown import write_report

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 hypothesis.settings.register_profile("patient", deadline=None)  # how long an example takes depends on the machine
 hypothesis.settings.load_profile("patient")
+gc.disable()  # until all tests are collected: nothing of that is garbage
 torch.set_num_threads(1)  # sums in one order, and tests that run side by side do not fight for cores
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

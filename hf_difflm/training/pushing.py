@@ -17,7 +17,6 @@ from transformers.utils.hub import PushInProgress
 from ..callbacks.reports import reports_of
 from ..errors import UserError, first_line
 from ..hub.card_metadata import check_license
-from ..hub.folder import write_folder
 from ..hub.repo_names import check_repo_id
 from ..hub.secrets_scan import refuse_secrets
 from ..hub.upload import upload, upload_sentence
@@ -182,6 +181,8 @@ class PushingPart(TrainerPart):
         token = token or self.args.hub_token
         private = self.args.hub_private_repo if private is None else private
         target = self._staged(f"model-{self.state.global_step}")
+        from ..hub.folder import write_folder  # it draws; a training that pushes nothing needs no matplotlib
+
         write_folder(self._folder, target, repo_id=repo_id, revision=revision, license_id=self.args.hub_license)
 
         def job() -> str:

@@ -149,7 +149,7 @@ def test_a_terminal_gets_a_progress_bar_and_lines_that_fit_it(tiny, cache_folder
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(cache_folder)}
     environment.pop("COLUMNS", None)
     cli = Path(__file__).parents[2] / "cli.py"
-    command = [sys.executable, str(cli), "train", *tiny, "--max-steps", "300", "--output-dir", "run"]
+    command = [sys.executable, str(cli), "train", *tiny, "--max-steps", "60", "--output-dir", "run"]
     process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     written = b""

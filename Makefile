@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk_margin,entropy,entropy_bounded,confidence_threshold,uncertainty
 # Tests of one file stay together; each process computes with one thread; none waits for a network.
 # Commands that tests start find the package compiled, also where the environment asks Python to write no such files.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-all torture lint types bench results docs clean
 .DEFAULT_GOAL := help

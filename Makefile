@@ -32,7 +32,7 @@ $(BIN)/.installed-test: $(BIN)/.installed
 demo: $(BIN)/.installed  ## train a masked diffusion model and its autoregressive twin, and compare them (minutes)
 	@$(BIN)/hf-difflm compare --recipe demo
 
-test: $(BIN)/.installed-test  ## the fast tests (under 8 minutes on two cores)
+test: $(BIN)/.installed-test  ## the fast tests (at most 5 minutes on two cores)
 	@$(PYTEST) -m "not slow"
 
 test-all: $(BIN)/.installed-test  ## every test CI runs

@@ -59,6 +59,7 @@ def events(run: Path) -> list[tuple[str, int, str]]:
     return [(r["event"], r["iter"], r.get("message", "")) for r in records if r["type"] == "event"]
 
 
+@pytest.mark.slow
 def test_a_failing_hub_is_a_line_and_an_event_and_the_next_push_makes_up_for_it(loopback_hub, tmp_path):
     loopback_hub.fail("POST /api/models/o/n/commit", 500)
     flags = ("--hub-strategy", "checkpoint", "--hub-token", loopback_hub.token)

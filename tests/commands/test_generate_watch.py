@@ -101,3 +101,25 @@ def test_the_page_of_a_causal_lm_speaks_of_no_masks(hf, trained_ar, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "masked</span>" not in page
     assert "<tr><th>sampler</th>" not in page
+
+
+QUIET = """
+import sys
+from hf_difflm.commands import app
+try:
+    app(["generate", *sys.argv[1:]])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+imported = "datasets" in sys.modules
+import datasets
+print(imported, datasets.is_progress_bar_enabled())
+"""
+
+
+@pytest.mark.slow
+def test_generating_imports_no_datasets_and_its_bars_stay_off_where_it_is_imported_later(trained):
+    environment = _environment(PYTHONPATH=str(CLI.parent))
+    command = [sys.executable, "-c", QUIET, str(trained), *FLAGS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False False"

@@ -51,7 +51,7 @@ def _in_terminal(*args, stdout_too=True, **environment):
     return process.wait(timeout=300), seen.decode().replace("\r\n", "\n"), piped.decode()
 
 
-@pytest.mark.parametrize("kind", ["trained", "trained_ar"])
+@pytest.mark.parametrize("kind", ["trained", pytest.param("trained_ar", marks=pytest.mark.slow)])
 def test_a_terminal_shows_drafts_in_colours_and_is_left_with_the_text_alone(hf, request, kind):
     run = request.getfixturevalue(kind)
     flags = FLAGS if kind == "trained" else [*FLAGS[:2], *FLAGS[4:]]
@@ -75,6 +75,7 @@ def test_data_on_stdout_is_alone_there_while_the_view_goes_to_the_terminal(hf, t
     assert "▒▒▒" in seen
 
 
+@pytest.mark.slow
 def test_without_a_terminal_or_with_a_dumb_one_the_text_comes_out_plainly(hf, trained):
     plain = hf("generate", trained, *FLAGS)
     watched = hf("generate", trained, "--watch", *FLAGS)

@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -35,11 +36,15 @@ class Application(typer.Typer):
             code = BROKEN_PIPE
         sys.exit(code)
 
+    @cached_property
+    def _parser(self) -> Any:
+        """All commands with all their flags; a program that calls several has them built once."""
+        return get_command(self)
+
     def _run(self, args: list[str], prog_name: str) -> int:
-        command = get_command(self)
         try:
-            with command.make_context(prog_name, args) as ctx:
-                command.invoke(ctx)
+            with self._parser.make_context(prog_name, args) as ctx:
+                self._parser.invoke(ctx)
         except typer.Exit as stop:
             return stop.exit_code
         except UserError as error:

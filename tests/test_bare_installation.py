@@ -64,7 +64,8 @@ def test_what_trains_and_every_benchmark_imports_nothing_that_reads_text_or_draw
 
 
 def test_every_module_of_the_library_that_trains_imports_without_what_reads_text():
-    packages = tuple(f"hf_difflm.{package}" for package in ("models", "objectives", "training", "callbacks", "runs"))
+    names = ("models", "objectives", "training", "callbacks", "runs", "flops")
+    packages = tuple(f"hf_difflm.{package}" for package in names)
     answer = imported(READS_TEXT, packages=packages)
     # This one is named for what it needs.
     assert set(answer["failed"]) == {"hf_difflm.runs.journal.arrow"}

@@ -30,7 +30,7 @@ FLOORS = [
 ]
 LEVEL = {package: -depth for depth, packages in enumerate(FLOORS) for package in packages}
 # Below all floors: they import no package of ours.
-GROUND = {"errors", "recipes"}
+GROUND = {"errors", "lazy", "recipes"}
 # Read before torch is: the declarations of options, and what choices are called.
 LIGHT = {
     "data.options",

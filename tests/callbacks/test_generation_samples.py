@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 from any_trainer import build_trainer
+from generated import generate_texts
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_difflm.callbacks import RunLogCallback
@@ -16,7 +17,6 @@ from hf_difflm.callbacks.generation import DEFAULT_PROMPTS, GenerationSamplesCal
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.generation.options import GenerationOptions
-from hf_difflm.evaluation.generation.texts import generate_texts
 from hf_difflm.evaluation.quality.reference_model import load_reference
 from hf_difflm.evaluation.quality.reference_perplexity import reference_perplexity
 from hf_difflm.evaluation.quality.text_statistics import text_quality

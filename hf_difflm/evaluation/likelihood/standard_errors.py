@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def standard_error_of_draws(nll_K: Sequence[float]) -> float | None:

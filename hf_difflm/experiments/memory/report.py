@@ -13,7 +13,7 @@ from ...errors import UserError, did_you_mean
 from .estimate import USABLE, MemoryEstimate
 from .sharding import ENGINES
 
-CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
+CONFIGS = Path(__file__).parents[2] / "accelerate_configs"
 _UNITS = {"": 1e9, "gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12}
 _ROWS = {
     "weights": "weights",

@@ -20,6 +20,7 @@ from ..journal.files import write_text
 from ..journal.run import Run
 from ..journal.strict_json import dumps
 from .seeds import SeedGroup, mean_and_error
+from .verdicts import Verdict, half_interval, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +49,16 @@ class PairedDifference:
     unit: str
     bounds: tuple[str | None, str | None]
 
+    @property
+    def verdict(self) -> Verdict:
+        """What it says of the two models."""
+        half = half_interval(self.stderr, self.units)
+        return verdict((self.first, self.second), self.bounds, self.nats, half)
+
     def __str__(self) -> str:
-        note = ""
-        if self.bounds[0] != self.bounds[1]:
-            note = "; one side is an upper bound, so the models may be closer than this"
         return (
             f"{self.first} - {self.second}: {self.nats:+.4f} ± {self.stderr:.4f} nats/token "
-            f"(best evaluations, paired over {self.units} {self.unit}{note})"
+            f"(best evaluations, paired over {self.units} {self.unit}): {self.verdict.sentence}."
         )
 
 

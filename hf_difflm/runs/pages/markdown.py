@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
 from ..comparing.table import compare_runs, labels
+from ..comparing.verdicts import bound_note
 from ..journal.run import Run
 from ..journal.tables import fenced, markdown_table
 from ..plots.decimation import smoothing_window
@@ -60,12 +61,9 @@ def write_report(
 
 
 def _explanation(runs: Sequence[Run]) -> str:
-    bounds = {run.bound for run in runs}
     lines = ["nats/token ± se is the negative log-likelihood per scored token and the standard error of its estimate."]
-    if "nelbo" in bounds:
-        lines.append(
-            "A `nelbo` is an upper bound on it, so the model itself may be better; `exact` is the value itself."
-        )
+    if note := bound_note({run.bound for run in runs}):
+        lines.append(note)
     lines.append("Each line quotes the evaluation with the lowest value, whose step is the last column.")
     return "\n".join(lines)
 

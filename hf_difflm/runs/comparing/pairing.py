@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..journal.files import write_text
-from ..journal.run import Run
+from ..journal.quantities import NATS
+from ..journal.run import Run, common_loss_unit
 from ..journal.strict_json import dumps
 from .seeds import SeedGroup, mean_and_error
 from .verdicts import Verdict, half_interval, verdict
@@ -39,6 +40,7 @@ class PairedDifference:
         units: how many.
         unit: "documents", "blocks" or "seeds".
         bounds: bound of each number, "nelbo" or "exact".
+        measure: unit of the difference; "loss" of Trainers that do not say what they minimise.
     """
 
     first: str
@@ -48,6 +50,7 @@ class PairedDifference:
     units: int
     unit: str
     bounds: tuple[str | None, str | None]
+    measure: str = NATS
 
     @property
     def verdict(self) -> Verdict:
@@ -57,7 +60,7 @@ class PairedDifference:
 
     def __str__(self) -> str:
         return (
-            f"{self.first} - {self.second}: {self.nats:+.4f} ± {self.stderr:.4f} nats/token "
+            f"{self.first} - {self.second}: {self.nats:+.4f} ± {self.stderr:.4f} {self.measure} "
             f"(best evaluations, paired over {self.units} {self.unit}): {self.verdict.sentence}."
         )
 
@@ -101,7 +104,8 @@ def paired_over_seeds(first: SeedGroup, second: SeedGroup) -> PairedDifference |
     if mean is None or error is None:
         return None
     bounds = (first.runs[0].bound, second.runs[0].bound)
-    return PairedDifference(first.label, second.label, mean, error, len(shared), "seeds", bounds)
+    measure = common_loss_unit([*first.runs, *second.runs]) or "loss"
+    return PairedDifference(first.label, second.label, mean, error, len(shared), "seeds", bounds, measure)
 
 
 def write_best_evaluation(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..journal.run import Run
+from ..journal.quantities import NATS
+from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from .accuracies import accuracy_cells, accuracy_headings
 from .fairness import SEED_KEYS, differences, fairness_notes
@@ -64,6 +65,7 @@ class Comparison:
         source_nll: nats per token of the source itself, where it is known.
         paired: the difference of exactly two runs over the documents both were scored on, or of two configurations
             over the seeds both have; None where neither is known.
+        unit: of what the runs are ranked by; empty where not all of them log a nll per token.
     """
 
     rows: list[ComparisonRow]
@@ -72,6 +74,7 @@ class Comparison:
     silent: list[str]
     source_nll: float | None
     paired: PairedDifference | None
+    unit: str = NATS
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -103,14 +106,14 @@ class Comparison:
         return notes
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        accuracies = accuracy_headings([row.objective for row in self.rows])
+        accuracies, nll = accuracy_headings([row.objective for row in self.rows]), f"{self.unit or 'loss'} ± se"
         headings = [
             "run",
             "objective",
             "parameters",
             "tokens seen",
             "tokens/s",
-            "nats/token ± se",
+            nll,
             "bits/byte",
             "perplexity",
             *accuracies,
@@ -136,7 +139,8 @@ class Comparison:
 
     def _seed_table(self) -> tuple[list[str], list[list[str]]]:
         accuracies = accuracy_headings([row.objective for row in self.seed_rows])
-        headings = ["configuration", "seeds", "tokens/s", "nats/token ± se", "bits/byte ± se", *accuracies, "bound"]
+        nll = f"{self.unit or 'loss'} ± se"
+        headings = ["configuration", "seeds", "tokens/s", nll, "bits/byte ± se", *accuracies, "bound"]
         return headings, [
             [
                 row.configuration,
@@ -180,6 +184,7 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
         silent=[name for run, name in zip(runs, names, strict=True) if not run.config],
         source_nll=sources.pop() if len(sources) == 1 else None,
         paired=_paired(runs, names if called else None, groups),
+        unit=common_loss_unit(runs),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..comparing.accuracies import accuracy_cells, accuracy_headings
-from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from ..comparing.evaluation_table import evaluation_cells, evaluation_headings, evaluation_note
 from ..comparing.fairness import settings_of
 from ..comparing.table import Comparison
 from ..comparing.verdicts import bound_note
@@ -30,7 +30,7 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
     headings = [
         "run",
         "objective",
-        "nats/token ± se",
+        f"{comparison.unit or 'loss'} ± se",
         "bound",
         "bits/byte",
         "perplexity",
@@ -75,13 +75,13 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
             ]
             for row in comparison.seed_rows
         ]
-        head = ["configuration", "seeds", "nats/token ± se", "bits/byte ± se", *accuracies, "bound"]
+        head = ["configuration", "seeds", f"{comparison.unit or 'loss'} ± se", "bits/byte ± se", *accuracies, "bound"]
         parts += ["<h3>Mean over seeds</h3>", _table(head, seeds, "summary")]
     if comparison.paired is not None:
         parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}</p>")
     if comparison.source_nll is not None:
         parts.append(f"<p>The source itself has {number(comparison.source_nll, 4)} nats/token on these blocks.</p>")
-    notes = "Each line quotes the evaluation with the lowest nats/token, the negative log-likelihood of a scored token."
+    notes = f"{evaluation_note(comparison.unit)} Each line quotes the evaluation with the lowest value."
     notes += f" {bound_note({run.bound for run in runs})}"
     return section("summary", "Summary", *parts, f'<p class="soft">{notes.rstrip()}</p>')
 
@@ -149,7 +149,7 @@ def evaluations_section(runs: Sequence[Run], names: Sequence[str]) -> str:
     for run, name in zip(runs, names, strict=True):
         rows = evaluation_cells(run)
         if rows:
-            table = _table(EVALUATION_HEADINGS, rows, "summary")
+            table = _table(evaluation_headings(run), rows, "summary")
             parts.append(f"<details><summary>{text(name)}: {len(rows)} evaluations</summary>{table}</details>")
     return section("evaluations", "Evaluations", *parts) if parts else ""
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError, did_you_mean
+from ..runs.journal.quantities import DIRECTIONS
 from .reading import load
 from .spelling import Command, Commands
 
@@ -104,13 +105,20 @@ def best(
     metric: Annotated[
         str, typer.Option(help="an evaluation metric, a quantity of the steps or a key of the summary")
     ] = "eval_nll",
+    direction: Annotated[
+        str | None, typer.Option(metavar="lower|higher", help="which is better; known of the metrics that are ours")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the run with the best value of a metric: the lowest, or the highest of accuracy, throughput and the like."""
+    """Print the run with the best value of a metric. Of one that is not ours, say which direction is better."""
+    if direction is not None and direction not in DIRECTIONS:
+        raise UserError(
+            f"--direction {direction!r} is unknown{did_you_mean(direction, DIRECTIONS)}; give lower or higher"
+        )
     from ..runs.comparing.best import best_run, best_text
     from ..runs.journal.strict_json import dumps, plain
 
-    found = best_run(load(paths or []), metric)
+    found = best_run(load(paths or []), metric, direction)
     print(dumps(plain(found), indent=2) if as_json else best_text(found))
 
 

@@ -8,8 +8,12 @@ from transformers import TrainingArguments
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
+from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 from .options import DiffusionOptions
+
+_PLATEAU = ("reduce_lr_on_plateau", "greedy")
+"""Schedules that follow the metric of ``metric_for_best_model``."""
 
 
 @dataclass
@@ -19,29 +23,66 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
     ``global_batch_size`` sets the accumulation from the number of processes and ``per_device_train_batch_size``; an
     explicit ``gradient_accumulation_steps`` above 1 wins over it.
 
+    What ``metric_for_best_model`` names is better lower or higher as :mod:`hf_difflm.runs.journal.quantities` says; of a
+    metric that is not ours, ``greater_is_better`` must say it. Early stopping and plateau schedules follow.
+
     Raises:
-        UserError: a launch that would do something else (:func:`check_launch`); a global batch size that cannot be cut;
-            numbers of evaluation draws that do not go together.
+        UserError: a metric whose direction is not known, or is said to be the wrong one; a launch that would do something
+            else (:func:`check_launch`); a global batch size that cannot be cut; numbers of evaluation draws that do not go
+            together.
     """
 
     def __post_init__(self) -> None:
         check_launch(use_cpu=self.use_cpu, bf16=self.bf16, fp16=self.fp16, fsdp=self.fsdp, deepspeed=self.deepspeed)
         check_sharding(asked_engine(self.fsdp, self.deepspeed), ema=self.ema_decay is not None)
         Draws(self.eval_replicates, self.target_stderr, self.max_eval_replicates)  # a check
+        self._find_direction()
         super().__post_init__()
+        self._turn_plateau()
         build_models_whole()
         # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the
         # result depend on the number of processes.
         self.dataloader_drop_last = True
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every parameter takes part in every step
-        if self.metric_for_best_model in (None, "loss"):
-            self.metric_for_best_model = "eval_nll"
-            self.greater_is_better = False
         if self.n_gpu > 1:
             use_one_gpu(self.n_gpu)
             self._n_gpu = 1
         self._derive_accumulation()
+
+    def _find_direction(self) -> None:
+        """Before transformers guesses it: there, whatever does not end in "loss" is better when it is greater."""
+        if self.metric_for_best_model in (None, "loss"):
+            self.metric_for_best_model = "eval_nll"
+        name = str(self.metric_for_best_model)
+        known = evaluation_quantity(name)
+        if known is None or known.better is None:
+            if self.greater_is_better is None:
+                raise UserError(
+                    f"metric_for_best_model is {name!r}, of which it is not known whether more is better; say it with "
+                    f"greater_is_better, or take one of ours: {', '.join(ranked())}"
+                )
+            return
+        better = known.better == HIGHER
+        if self.greater_is_better not in (None, better):
+            raise UserError(
+                f"greater_is_better is {self.greater_is_better}, but {name} is better when it is {known.better}; leave "
+                "greater_is_better out"
+            )
+        self.greater_is_better = better
+
+    def _turn_plateau(self) -> None:
+        """Have a schedule that waits for a metric to improve look the way that is better: by itself it takes "min"."""
+        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) not in _PLATEAU:
+            return
+        mode = "max" if self.greater_is_better else "min"
+        given = dict(self.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
+        if given.setdefault("mode", mode) != mode:
+            raise UserError(
+                f"lr_scheduler_kwargs has mode={given['mode']!r}, but {self.metric_for_best_model} is better when it is "
+                f"{'higher' if self.greater_is_better else 'lower'}; leave mode out"
+            )
+        self.lr_scheduler_kwargs = given
 
     def _derive_accumulation(self) -> None:
         if self.global_batch_size is None or self.gradient_accumulation_steps > 1:

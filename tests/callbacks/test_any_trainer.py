@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from any_trainer import build_trainer
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_difflm.callbacks import (
@@ -18,7 +19,9 @@ from hf_difflm.callbacks import (
     ThroughputCallback,
     TrackerCallback,
 )
-from hf_difflm.runs import load_run
+from hf_difflm.runs import compare_runs, load_run, write_report
+from hf_difflm.runs.comparing.best import best_run, best_text
+from hf_difflm.runs.showing.overview import show_text
 
 
 def test_the_run_log_of_any_trainer_has_its_logged_losses(any_trainer, tmp_path):
@@ -64,6 +67,18 @@ def test_all_callbacks_at_once_change_nothing_of_the_training(any_trainer, tmp_p
     assert {"gradients", "statistics", "throughput"} <= sources
     assert ("samples" in sources) == (any_trainer.kind != "classifier")
     assert (tmp_path / "watched" / "dashboard" / "training_latest.png").exists()
+
+
+@pytest.mark.borders
+def test_the_loss_of_a_classifier_has_no_unit(tmp_path):
+    trainer = build_trainer("classifier", tmp_path, RunLogCallback(), eval_strategy="steps", eval_steps=3)
+    trainer.train()
+    run = load_run(tmp_path)
+    page, _ = write_report([run], tmp_path / "page.md")
+    said = [show_text(run, 100), compare_runs([run]).to_text(100), page.read_text(), best_text(best_run([run]))]
+    assert len(run.evaluations) == 2
+    assert [text for text in said if "nats" in text or "nll" in text] == []
+    assert "eval_loss" in said[-1]
 
 
 def test_early_stopping_on_eval_loss_works_beside_them(any_trainer, tmp_path):

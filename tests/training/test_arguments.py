@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import get_scheduler
 
 from hf_difflm.errors import UserError
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
@@ -57,8 +59,59 @@ def test_defaults_are_those_of_the_contracts():
     assert made.report_to == []
 
 
-def test_another_metric_for_the_best_model_is_kept():
-    assert arguments(metric_for_best_model="eval_accuracy", greater_is_better=True).greater_is_better is True
+@pytest.mark.borders
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        *(
+            (name, False)
+            for name in ("eval_nll", "nll", "eval_ppl", "ppl", "eval_bpb", "eval_native_nll", "eval_wiki_nll")
+        ),
+        *((name, False) for name in ("loss", "eval_loss", None)),
+        *((name, True) for name in ("accuracy", "eval_accuracy", "eval_wiki_accuracy")),
+    ],
+)
+def test_the_direction_of_our_metrics_is_known_to_the_best_checkpoint_and_to_plateaus(metric, greater):
+    asked = {"eval_strategy": "steps", "metric_for_best_model": metric}
+    assert arguments(**asked).greater_is_better is greater
+    made = arguments(**asked, greater_is_better=greater, lr_scheduler_type="reduce_lr_on_plateau")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    plateau = get_scheduler(
+        made.lr_scheduler_type, optimizer, scheduler_specific_kwargs=dict(made.lr_scheduler_kwargs, patience=0)
+    )
+    for value in (0.1, 0.2, 0.3):
+        plateau.step(value)
+    assert (plateau.get_last_lr() == [1.0]) == greater  # rising is good where greater is better
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (
+            {"metric_for_best_model": "f1"},
+            "metric_for_best_model is 'f1', of which it is not known whether more is better",
+        ),
+        ({"metric_for_best_model": "eval_replicates"}, "not known whether more is better"),
+        ({"metric_for_best_model": "eval_ppl", "greater_is_better": True}, "eval_ppl is better when it is lower"),
+        (
+            {
+                "lr_scheduler_type": "reduce_lr_on_plateau",
+                "eval_strategy": "steps",
+                "lr_scheduler_kwargs": {"mode": "max"},
+            },
+            "mode='max', but eval_nll is better when it is lower",
+        ),
+    ],
+)
+def test_a_direction_that_is_not_known_or_wrong_is_a_sentence(asked, sentence):
+    with pytest.raises(UserError, match=sentence):
+        arguments(**asked)
+
+
+def test_of_a_metric_of_the_users_own_the_user_says_it():
+    for greater in (True, False):
+        assert arguments(metric_for_best_model="f1", greater_is_better=greater).greater_is_better is greater
 
 
 @pytest.mark.parametrize("objective", ["mdlm", "ar", "gpt"])

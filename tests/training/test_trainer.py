@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.objectives import base
@@ -186,6 +186,31 @@ def test_best_holds_the_averaged_weights_of_the_lowest_nll(make_diffusion_traine
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
     assert "training_args.bin" not in names
     assert not list((tmp_path / "run").glob("best.*"))
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("metric", ["eval_ppl", "bpb"])
+def test_the_lowest_of_a_metric_is_kept_and_early_stopping_lets_a_run_improve(
+    make_diffusion_trainer, train_rows, tmp_path, metric
+):
+    stopping = EarlyStoppingCallback(early_stopping_patience=1)
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 6}
+    trainer = make_diffusion_trainer(
+        stopping,
+        evaluation=[{**row, "num_bytes": 8} for row in train_rows(8, seed=5)],
+        metric_for_best_model=metric,
+        load_best_model_at_end=True,
+        learning_rate=0.05,
+        output_dir=str(tmp_path / "out"),
+        **settings,
+    )
+    trainer.train()
+    name = f"eval_{metric.removeprefix('eval_')}"
+    found = {log["step"]: log[name] for log in trainer.state.log_history if name in log}
+    assert max(found) == 6  # it improved all along, or it would have been stopped
+    assert trainer.state.best_metric == min(found.values())
+    best = json.loads((tmp_path / "out" / "best_evaluation.json").read_text())
+    assert found[best["iter"]] == min(found.values())
 
 
 def test_the_weights_of_training_are_not_the_average_after_an_evaluation(make_diffusion_trainer, train_rows):

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ...errors import UserError
 from ...runs import Run
+from ...runs.comparing.verdicts import BOUND, kind_of
 from ...runs.journal.tables import printable
 from ...runs.reading.places import relative
 from ..repo_names import on_the_hub
@@ -89,7 +90,7 @@ def _results(source: PushSource, run: Run, task: str) -> list[EvalResult] | None
                 dataset_config=run.config.get("dataset_config"),
                 dataset_split=run.config.get("eval_split"),
                 metric_type=metric,
-                metric_name=f"{name} (upper bound: NELBO)" if bound == "nelbo" else name,
+                metric_name=f"{name} (upper bound: NELBO)" if kind_of(bound) == BOUND else name,
                 metric_value=value,
                 metric_args={"bound": bound} if error is None else {"bound": bound, "standard_error": error},
             )

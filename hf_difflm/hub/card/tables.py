@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ...runs import Run, compare_runs
+from ...runs.comparing.accuracies import accuracy_cells, accuracy_headings
 from ...runs.comparing.table import labels
+from ...runs.comparing.verdicts import bound_note
 from ...runs.journal.schema import EvaluationRecord
 from ...runs.journal.tables import count, markdown_table, number, with_error
 from ..source import PushSource
 from .text import code, escaped, table
 
-_HEADINGS = ("model", "objective", "step", "nats/token ± se", "bound", "bits/byte", "perplexity", "accuracy")
+_HEADINGS = ("model", "objective", "step", "nats/token ± se", "bound", "bits/byte", "perplexity")
 _SETTINGS = (
     "objective",
     "loss_form",
@@ -63,10 +65,11 @@ def likelihood(source: PushSource, run: Run, twin: Run | None) -> str:
         )
     runs = [run] if twin is None else [run, twin]
     names = labels(runs)
-    rows = [_row("**this model**", run, source.evaluation)]
+    accuracies = accuracy_headings([each.objective for each in runs])
+    rows = [_row("**this model**", run, source.evaluation, accuracies)]
     if twin is not None and twin.best_evaluation is not None:
-        rows.append(_row(f"twin: {code(names[1])}", twin, twin.best_evaluation))
-    parts = [markdown_table(_HEADINGS, rows), _explanation(source.evaluation, runs)]
+        rows.append(_row(f"twin: {code(names[1])}", twin, twin.best_evaluation, accuracies))
+    parts = [markdown_table([*_HEADINGS, *accuracies], rows), _explanation(source.evaluation, runs)]
     if source.evaluation is run.best_evaluation:
         parts.append("\n".join(_note(note) for note in compare_runs(runs).notes()))
     return "\n\n".join(part for part in parts if part)
@@ -106,7 +109,7 @@ def _is_told(config: dict[str, Any], name: str) -> bool:
     return config.get(name) not in (None, "", {}, [])
 
 
-def _row(name: str, run: Run, record: EvaluationRecord) -> list[str]:
+def _row(name: str, run: Run, record: EvaluationRecord, accuracies: list[str]) -> list[str]:
     return [
         name,
         code(run.objective),
@@ -115,7 +118,7 @@ def _row(name: str, run: Run, record: EvaluationRecord) -> list[str]:
         code(run.bound),
         number(record.number("eval_bpb"), 4),
         number(record.number("eval_ppl"), 3),
-        number(record.number("eval_accuracy"), 4),
+        *accuracy_cells(run.objective, record.number("eval_accuracy"), accuracies),
     ]
 
 
@@ -125,8 +128,8 @@ def _explanation(record: EvaluationRecord, runs: list[Run]) -> str:
     ]
     if (spread := record.number("eval_nll_data_stderr")) is not None:
         said.append(f"Over the evaluated documents the standard error of this model's is {number(spread, 4)}.")
-    if any(run.bound == "nelbo" for run in runs):
-        said.append("`nelbo` is an upper bound on it, so that the model may be better; `exact` is the value itself.")
+    if note := bound_note({run.bound for run in runs}):
+        said.append(note)
     return " ".join(said)
 
 

@@ -13,9 +13,7 @@ from typing import Any
 from ..journal.run import Run
 from ..journal.schema import COMPLETED
 from ..journal.tables import UNKNOWN, count, markdown_table, number, text_table
-
-CONFIDENCE = 0.95
-NO_DIFFERENCE = "no difference"
+from .verdicts import Verdict, half_interval, verdict
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,12 @@ class Entry:
         """Seeds without a finished and evaluated run."""
         return [seed for seed, run in self.runs.items() if not is_finished(run)]
 
+    @property
+    def bound(self) -> str | None:
+        """``"nelbo"`` or ``"exact"``, as the logs of its runs say; None where they do not say one and the same."""
+        bounds = {run.bound for run in self.runs.values() if run is not None}
+        return bounds.pop() if len(bounds) == 1 else None
+
     def nll(self) -> dict[int, float]:
         """Nats per scored token of the best evaluation, by seed; empty unless all runs are finished."""
         if self.missing:
@@ -75,19 +79,20 @@ class AblationTable:
     baseline: str
 
     def to_text(self, width: int) -> str:
-        """Return the table for a terminal."""
-        return text_table(self._headings(), self._cells(), width)
+        """Return the table for a terminal, and below it what the differences mean."""
+        return "\n".join([text_table(self._headings(), self._cells(), width), *self._sentences()])
 
     def to_markdown(self) -> str:
-        """Return the table as markdown."""
-        return markdown_table(self._headings(), self._cells(), left=1)
+        """Return the table as markdown, and below it what the differences mean."""
+        parts = [markdown_table(self._headings(), self._cells(), left=1), "\n".join(self._sentences())]
+        return "\n\n".join(part for part in parts if part)
 
     def data(self) -> list[dict[str, Any]]:
         """Return a mapping a row, for JSON; nats per scored token."""
         return [self._row(entry) for entry in self.entries]
 
     def verdict(self, entry: Entry) -> str:
-        """Say what the difference to the baseline, paired by seed, means."""
+        """Say in a few words what the difference to the baseline, paired by seed, means."""
         if entry.missing:
             done = len(entry.runs) - len(entry.missing)
             return f"not finished ({done} of {len(entry.runs)} runs)"
@@ -101,9 +106,23 @@ class AblationTable:
             return "the baseline is not finished" if base.missing else "other data: not comparable"
         if difference.half is None:
             return "one seed: cannot tell"
-        if abs(difference.mean) <= difference.half:
-            return NO_DIFFERENCE
-        return "better" if difference.mean < 0 else "worse"
+        return self._reading(entry, difference).short
+
+    def _reading(self, entry: Entry, difference: Interval) -> Verdict:
+        bounds = (entry.bound, self._baseline().bound)
+        return verdict((entry.name, self.baseline), bounds, difference.mean, difference.half)
+
+    def _sentences(self) -> list[str]:
+        """One line a variant that has an interval: what its difference to the baseline says."""
+        base = self._baseline()
+        found = []
+        for entry in self.entries:
+            same = entry.weights is not None and entry.weights == base.weights
+            difference = None if entry is base or same else self.difference(entry)
+            if difference is not None and difference.half is not None:
+                sentence = self._reading(entry, difference).sentence
+                found.append(f"- {entry.name} - {base.name}: {difference.signed()} nats/token: {sentence}.")
+        return found
 
     def difference(self, entry: Entry) -> Interval | None:
         """nll(entry) - nll(baseline) in nats per scored token over the seeds of both; None where it cannot be told."""
@@ -124,6 +143,7 @@ class AblationTable:
             "seeds": list(entry.runs),
             "finished": [seed for seed in entry.runs if seed not in entry.missing],
             "verdict": self.verdict(entry),
+            "bound": entry.bound,
             "eval_nll": _data_of(interval(nll.values())),
             "eval_native_nll": _data_of(self._mean(entry, _native)),
             "difference": _data_of(difference),
@@ -155,6 +175,7 @@ class AblationTable:
             "variant",
             "seeds",
             "nats/token (P0)",
+            "bound",
             *native,
             "difference",
             "verdict",
@@ -176,6 +197,7 @@ class AblationTable:
                     entry.name,
                     str(len(entry.runs) - len(entry.missing)),
                     _cell(interval(entry.nll().values())),
+                    entry.bound or UNKNOWN,
                     *native,
                     difference.signed() if difference is not None else UNKNOWN,
                     self.verdict(entry),
@@ -194,10 +216,8 @@ def interval(values: Any) -> Interval | None:
     mean, n = math.fsum(known) / len(known), len(known)
     if n < 2:
         return Interval(mean, None)
-    from scipy import stats
-
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (n - 1))
-    return Interval(mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n))
+    return Interval(mean, half_interval(deviation / math.sqrt(n), n))
 
 
 def _native(run: Run | None) -> float | None:

@@ -8,7 +8,17 @@ from ..journal.run import Run
 from ..journal.schema import EvaluationRecord
 from ..journal.tables import count, number, with_error
 
-EVALUATION_HEADINGS = ("step", "training loss", "nats/token ± se", "bits/byte", "perplexity", "accuracy")
+
+def evaluation_headings(run: Run) -> list[str]:
+    """Return what stands above :func:`evaluation_cells`."""
+    return ["step", "training loss", f"{run.loss_unit or 'loss'} ± se", "bits/byte", "perplexity", "accuracy"]
+
+
+def evaluation_note(unit: str) -> str:
+    """Return what the numbers are that evaluations are ranked by; ``unit`` is that of all of them, or empty."""
+    if unit:
+        return f"{unit} ± se is the negative log-likelihood per scored token and the standard error of its estimate."
+    return "loss ± se is what each Trainer calls its evaluation loss; what it is the mean of, not every log says."
 
 
 def train_losses(run: Run) -> list[float | None]:
@@ -37,7 +47,7 @@ def train_losses(run: Run) -> list[float | None]:
 
 
 def evaluation_cells(run: Run) -> list[list[str]]:
-    """Return one row of text an evaluation that has an nll, under :data:`EVALUATION_HEADINGS`."""
+    """Return one row of text an evaluation that has an nll, under :func:`evaluation_headings`."""
     pairs = zip(run.evaluations, train_losses(run), strict=True)
     return [_cells(record, loss) for record, loss in pairs if record.nll is not None]
 

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from ..journal.atomic_files import write_text
-from ..journal.run import Run
+from ..journal.quantities import NATS
+from ..journal.run import Run, common_loss_unit
 from ..journal.strict_json import dumps
 from .seeds import SeedGroup, mean_and_error
+from .verdicts import Verdict, half_interval, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class PairedDifference:
         units: how many.
         unit: "documents", "blocks" or "seeds".
         bounds: bound of each number, "nelbo" or "exact".
+        measure: unit of the difference; "loss" of Trainers that do not say what they minimise.
     """
 
     first: str
@@ -47,14 +50,18 @@ class PairedDifference:
     units: int
     unit: str
     bounds: tuple[str | None, str | None]
+    measure: str = NATS
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it says of the two models."""
+        half = half_interval(self.stderr, self.units)
+        return verdict((self.first, self.second), self.bounds, self.nats, half)
 
     def __str__(self) -> str:
-        note = ""
-        if self.bounds[0] != self.bounds[1]:
-            note = "; one side is an upper bound, so the models may be closer than this"
         return (
-            f"{self.first} - {self.second}: {self.nats:+.4f} ± {self.stderr:.4f} nats/token "
-            f"(best evaluations, paired over {self.units} {self.unit}{note})"
+            f"{self.first} - {self.second}: {self.nats:+.4f} ± {self.stderr:.4f} {self.measure} "
+            f"(best evaluations, paired over {self.units} {self.unit}): {self.verdict.sentence}."
         )
 
 
@@ -97,7 +104,8 @@ def paired_over_seeds(first: SeedGroup, second: SeedGroup) -> PairedDifference |
     if mean is None or error is None:
         return None
     bounds = (first.runs[0].bound, second.runs[0].bound)
-    return PairedDifference(first.label, second.label, mean, error, len(shared), "seeds", bounds)
+    measure = common_loss_unit([*first.runs, *second.runs]) or "loss"
+    return PairedDifference(first.label, second.label, mean, error, len(shared), "seeds", bounds, measure)
 
 
 def write_best_evaluation(

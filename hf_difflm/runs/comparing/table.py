@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..journal.run import Run
+from ..journal.quantities import NATS
+from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
+from .accuracies import accuracy_cells, accuracy_headings
 from .fairness import SEED_KEYS, differences, fairness_notes
 from .pairing import PairedDifference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
@@ -63,6 +65,7 @@ class Comparison:
         source_nll: nats per token of the source itself, where it is known.
         paired: the difference of exactly two runs over the documents both were scored on, or of two configurations
             over the seeds both have; None where neither is known.
+        unit: of what the runs are ranked by; empty where not all of them log a nll per token.
     """
 
     rows: list[ComparisonRow]
@@ -71,20 +74,21 @@ class Comparison:
     silent: list[str]
     source_nll: float | None
     paired: PairedDifference | None
+    unit: str = NATS
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
         width = width or shutil.get_terminal_size((140, 24)).columns
-        parts = [text_table(_HEADINGS, self._cells(), width)]
+        parts = [text_table(*self._table(), width)]
         if self.seed_rows:
-            parts.append(f"Mean over seeds:\n{text_table(_SEED_HEADINGS, self._seed_cells(), width)}")
+            parts.append(f"Mean over seeds:\n{text_table(*self._seed_table(), width)}")
         return "\n\n".join([*parts, "\n".join(self.notes())]).rstrip() + "\n"
 
     def to_markdown(self) -> str:
         """Return the tables and the notes as markdown."""
-        parts = [markdown_table(_HEADINGS, self._cells())]
+        parts = [markdown_table(*self._table())]
         if self.seed_rows:
-            parts += ["Mean over seeds:", markdown_table(_SEED_HEADINGS, self._seed_cells())]
+            parts += ["Mean over seeds:", markdown_table(*self._seed_table())]
         for note in self.notes():
             if note.startswith("- ") and parts[-1].startswith("- "):
                 parts[-1] += f"\n{note}"
@@ -101,8 +105,22 @@ class Comparison:
             notes += fairness_notes([row.run for row in self.rows], self.differences, self.silent)
         return notes
 
-    def _cells(self) -> list[list[str]]:
-        return [
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        accuracies, nll = accuracy_headings([row.objective for row in self.rows]), f"{self.unit or 'loss'} ± se"
+        headings = [
+            "run",
+            "objective",
+            "parameters",
+            "tokens seen",
+            "tokens/s",
+            nll,
+            "bits/byte",
+            "perplexity",
+            *accuracies,
+            "bound",
+            "best step",
+        ]
+        return headings, [
             [
                 row.run,
                 shortened(row.objective) if row.objective else UNKNOWN,
@@ -112,50 +130,29 @@ class Comparison:
                 with_error(row.eval_nll, row.eval_nll_stderr),
                 number(row.eval_bpb, 4),
                 number(row.eval_ppl, 3),
-                number(row.eval_accuracy, 4),
+                *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
                 shortened(row.bound) if row.bound else UNKNOWN,
                 count(row.best_step),
             ]
             for row in self.rows
         ]
 
-    def _seed_cells(self) -> list[list[str]]:
-        return [
+    def _seed_table(self) -> tuple[list[str], list[list[str]]]:
+        accuracies = accuracy_headings([row.objective for row in self.seed_rows])
+        nll = f"{self.unit or 'loss'} ± se"
+        headings = ["configuration", "seeds", "tokens/s", nll, "bits/byte ± se", *accuracies, "bound"]
+        return headings, [
             [
                 row.configuration,
                 ", ".join(map(str, row.seeds)),
                 count(row.tokens_per_sec),
                 with_error(row.eval_nll, row.eval_nll_stderr),
                 with_error(row.eval_bpb, row.eval_bpb_stderr),
-                number(row.eval_accuracy, 4),
+                *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
                 row.bound or UNKNOWN,
             ]
             for row in self.seed_rows
         ]
-
-
-_HEADINGS = (
-    "run",
-    "objective",
-    "parameters",
-    "tokens seen",
-    "tokens/s",
-    "nats/token ± se",
-    "bits/byte",
-    "perplexity",
-    "accuracy",
-    "bound",
-    "best step",
-)
-_SEED_HEADINGS = (
-    "configuration",
-    "seeds",
-    "tokens/s",
-    "nats/token ± se",
-    "bits/byte ± se",
-    "accuracy",
-    "bound",
-)
 
 
 def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparison:
@@ -175,8 +172,9 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
     groups = seed_groups(runs, names)
     several = any(len(group.runs) > 1 for group in groups)
     found = differences(runs)
-    if several and len({frozenset(map(str, group.seeds)) for group in groups}) == 1:
-        # Each configuration has the same seeds, so they are part of the design and no difference between the sides.
+    if several and len(groups) > 1 and len({frozenset(map(str, group.seeds)) for group in groups}) == 1:
+        # Each configuration has the same seeds, so they are part of the design and no difference between the sides. Seeds
+        # of one configuration alone are all the difference there is.
         found = {key: values for key, values in found.items() if key not in SEED_KEYS}
     sources = {run.source_nll for run in runs}
     return Comparison(
@@ -186,6 +184,7 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
         silent=[name for run, name in zip(runs, names, strict=True) if not run.config],
         source_nll=sources.pop() if len(sources) == 1 else None,
         paired=_paired(runs, names if called else None, groups),
+        unit=common_loss_unit(runs),
     )
 
 

@@ -124,7 +124,7 @@ def header_facts(run: Run) -> list[str]:
         f"{duration(summary['train_seconds'])} of training" if summary["train_seconds"] is not None else "",
     ]
     if best is not None:
-        unit = " nats/token" if run.objective or run.bound else ""
+        unit = f" {run.loss_unit}" if run.loss_unit else ""
         facts.append(f"best eval {with_error(best.nll, best.nll_stderr)}{unit} at step {count(best.iter)}")
     return [fact for fact in facts if fact]
 

@@ -178,7 +178,7 @@ def say(axes: Axes, sentence: str) -> None:
 
 def loss_label(run: Run) -> str:
     """Return what stands beside a loss; that of a Trainer which does not say what it minimises has no known unit."""
-    return "loss" if run.objective is None and run.bound is None else "loss (nats/token)"
+    return f"loss ({run.loss_unit})" if run.loss_unit else "loss"
 
 
 def _draw_series(axes: Axes, run: Run, x: np.ndarray, y: np.ndarray, colour: str, name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from .atomic_files import JOURNAL_NAME
+from .quantities import NATS
 from .schema import (
     RUNNING,
     STATUS_OF_EVENT,
@@ -101,7 +102,9 @@ def describe(record: Record) -> str:
         found += [f"mfu {record.mfu:.1f} %"] if record.mfu is not None else []
         text = "  ".join(found)
     elif isinstance(record, EvaluationRecord):
-        text = f"eval {record.iter:>7,}  {with_error(record.nll, record.nll_stderr)} nats/token"
+        # Another Trainer's loss may be anything.
+        unit = f" {NATS}" if record.number("eval_nll") is not None else ""
+        text = f"eval {record.iter:>7,}  {with_error(record.nll, record.nll_stderr)}{unit}"
         text += f"  {number(record.number('eval_bpb'), 4)} bits/byte" if record.number("eval_bpb") is not None else ""
         text += f"  accuracy {record.number('eval_accuracy'):.3f}" if record.number("eval_accuracy") is not None else ""
     elif isinstance(record, CheckpointRecord):

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import UserError
 from .append_only import seems_abandoned
 from .atomic_files import JOURNAL_NAME
+from .quantities import loss_unit
 from .schema import (
     RUNNING,
     STATUS_OF_EVENT,
@@ -136,6 +137,16 @@ class Run:
         return self.evaluations[-1].metrics.get("eval_bound")
 
     @property
+    def loss_unit(self) -> str:
+        """Unit of loss and evaluation: ``"nats/token"``; empty where a Trainer minimises something else, or does not say."""
+        return loss_unit(self.objective, self.bound, {name for record in self.evaluations for name in record.metrics})
+
+    @property
+    def nll_name(self) -> str:
+        """What the number that evaluations are ranked by is: an ``nll``, or the ``loss`` of another Trainer."""
+        return "nll" if self.loss_unit else "loss"
+
+    @property
     def config(self) -> dict[str, Any]:
         """The settings of the latest attempt."""
         return self.header.config
@@ -225,6 +236,12 @@ class Run:
         columns = {name: self.column(name) for name in self.steps.quantities}
         whole = {name: column for name, column in columns.items() if self.steps.is_whole(name)}
         return pd.DataFrame({**columns, **{name: column.astype(np.int64) for name, column in whole.items()}})
+
+
+def common_loss_unit(runs: Iterable[Run]) -> str:
+    """Return the unit that the losses of all runs have; nothing where one of them has another, or none that is known."""
+    units = {run.loss_unit for run in runs}
+    return units.pop() if len(units) == 1 else ""
 
 
 def _is_resume(record: Record | Steps) -> bool:

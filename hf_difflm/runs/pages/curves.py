@@ -10,27 +10,24 @@ import numpy as np
 from ..comparing.seeds import SeedGroup
 from ..dashboard.curriculum_stages import stage_starts
 from ..journal.measurements import measured_names, measurement_series
-from ..journal.run import Run
+from ..journal.quantities import EVALUATION, STEP, Quantity
+from ..journal.run import Run, common_loss_unit
 from ..plots.axes import AXES, evaluation_series, row_positions, step_series
 from ..plots.decimation import bucket_means, decimate, smoothing_window
 
-# Quantity, title, unit; the first is the one the page is about and gets the most points.
+# The first is the one the page is about and gets the most points.
 _QUANTITIES = (
-    ("loss", "Training loss", "nats/token"),
-    ("accuracy", "Training accuracy", "share"),
-    ("grad_norm", "Gradient norm", ""),
-    ("lr", "Learning rate", ""),
-    ("tokens_per_sec", "Throughput", "tokens/s"),
-    ("time_ms", "Step time", "ms"),
-    ("mfu", "Model FLOPs utilisation", "% of the dense peak"),
-    ("noise_level", "Noise level", ""),
-    ("masking_rate", "Masking rate", "share"),
+    "loss",
+    "accuracy",
+    "grad_norm",
+    "lr",
+    "tokens_per_sec",
+    "time_ms",
+    "mfu",
+    "noise_level",
+    "masking_rate",
 )
-_METRICS = (
-    (None, "Evaluation nll", "nats/token"),
-    ("eval_accuracy", "Evaluation accuracy", "share"),
-    ("eval_bpb", "Evaluation bits per byte", "bits/byte"),
-)
+_METRICS = ("accuracy", "bpb")
 # Of what is measured now and then: a chart for each number, but statistics have hundreds of them.
 _SOURCES = ("gradients", "samples")
 _MEASURED_CHARTS = 8
@@ -49,8 +46,15 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
     ``mean_x`` and ``mean_y``, the means of stretches, where the curve is long; ``error`` where one is known.
     """
     member = {place: (number, inner) for number, group in enumerate(groups) for inner, place in enumerate(group.places)}
-    charts = [_training_chart(runs, *quantity) for quantity in _QUANTITIES]
-    charts[1:1] = [_evaluation_chart(runs, *metric) for metric in _METRICS]
+    unit = common_loss_unit(runs)
+    charts = [_training_chart(runs, STEP[name], unit) for name in _QUANTITIES]
+    charts[1:1] = [
+        _evaluation_chart(runs, None, "Evaluation nll" if unit else "Evaluation loss", unit),
+        *(
+            _evaluation_chart(runs, f"eval_{name}", f"Evaluation {EVALUATION[name].title}", EVALUATION[name].unit)
+            for name in _METRICS
+        ),
+    ]
     charts += [
         _measurement_chart(runs, source, name)
         for source in _SOURCES
@@ -83,22 +87,25 @@ def _charted(names: Sequence[str], source: str) -> list[str]:
     return list(names[:_MEASURED_CHARTS])
 
 
-def _training_chart(runs: Sequence[Run], quantity: str, title: str, unit: str) -> dict[str, Any]:
-    points = _LOSS_POINTS if quantity == "loss" else _OTHER_POINTS
+def _training_chart(runs: Sequence[Run], quantity: Quantity, unit: str) -> dict[str, Any]:
+    """``unit`` is that of the losses."""
+    is_loss, name = quantity.name == "loss", quantity.name
+    points = _LOSS_POINTS if is_loss else _OTHER_POINTS
     curves = []
     for run in runs:
-        x, y = step_series(run, quantity, "step")
+        x, y = step_series(run, name, "step")
         curve = _curve(*decimate(x, y, points))
         if curve is not None and len(y) > points:
             means = bucket_means(x, y, points // 2)
             curve["mean_x"], curve["mean_y"] = _rounded(means[0]), _rounded(means[1])
         curves.append(curve)
+    title = f"Training {quantity.title}" if name in EVALUATION else quantity.title[:1].upper() + quantity.title[1:]
     return {
         "title": title,
-        "unit": unit,
-        "smooth": quantity != "lr",
+        "unit": unit if is_loss else quantity.unit,
+        "smooth": name != "lr",
         "points": False,
-        "stages": quantity == "loss",
+        "stages": is_loss,
         "curves": curves,
     }
 

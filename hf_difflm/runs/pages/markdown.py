@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from ..comparing.evaluation_table import evaluation_cells, evaluation_headings, evaluation_note
 from ..comparing.table import compare_runs, labels
-from ..journal.run import Run
+from ..comparing.verdicts import bound_note
+from ..journal.run import Run, common_loss_unit
 from ..journal.tables import fenced, markdown_table
 from ..plots.decimation import smoothing_window
 from ..plots.kinds import plot_comparison
@@ -50,7 +51,7 @@ def write_report(
     names = labels(runs, names)
     parts = [
         f"## Comparison\n\n{comparison.to_markdown()}\n{_explanation(runs)}",
-        f"## Curves\n\n![training loss and evaluation nll over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
+        f"## Curves\n\n![training loss and evaluations over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
         "## Evaluations\n\n" + "\n\n".join(_evaluations(run, name) for run, name in zip(runs, names, strict=True)),
         *_samples(runs, names),
         f"## How these runs were made\n\n{_commands(runs, names)}",
@@ -60,12 +61,9 @@ def write_report(
 
 
 def _explanation(runs: Sequence[Run]) -> str:
-    bounds = {run.bound for run in runs}
-    lines = ["nats/token ± se is the negative log-likelihood per scored token and the standard error of its estimate."]
-    if "nelbo" in bounds:
-        lines.append(
-            "A `nelbo` is an upper bound on it, so the model itself may be better; `exact` is the value itself."
-        )
+    lines = [evaluation_note(common_loss_unit(runs))]
+    if note := bound_note({run.bound for run in runs}):
+        lines.append(note)
     lines.append("Each line quotes the evaluation with the lowest value, whose step is the last column.")
     return "\n".join(lines)
 
@@ -73,14 +71,14 @@ def _explanation(runs: Sequence[Run]) -> str:
 def _curve_note(runs: Sequence[Run]) -> str:
     windows = sorted({smoothing_window(len(run.steps)) for run in runs} - {1})
     smoothed = f"; the thick line is the mean over {' or '.join(map(str, windows))} of them" if windows else ""
-    return f"Left: the loss of every logged training step{smoothed}. Right: evaluation nll with standard errors."
+    return f"Left: the loss of every logged training step{smoothed}. Right: the evaluations with standard errors."
 
 
 def _evaluations(run: Run, name: str) -> str:
     rows = evaluation_cells(run)
     if not rows:
         return f"### {name}\n\nNo evaluation was logged."
-    return f"### {name} ({run.shown_status})\n\n{markdown_table(EVALUATION_HEADINGS, rows)}"
+    return f"### {name} ({run.shown_status})\n\n{markdown_table(evaluation_headings(run), rows)}"
 
 
 def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells
+from ..comparing.accuracies import accuracy_cells, accuracy_headings
+from ..comparing.evaluation_table import evaluation_cells, evaluation_headings, evaluation_note
 from ..comparing.fairness import settings_of
 from ..comparing.table import Comparison
+from ..comparing.verdicts import bound_note
 from ..derived.document import summarize
 from ..derived.sample_groups import SampleGroup, quality_line, sample_groups
 from ..journal.run import Run
@@ -24,14 +26,15 @@ _SHORT = 26  # a name that stays on one line
 
 def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Comparison) -> str:
     """One line a run with the numbers people come for, the mean over seeds, the paired difference."""
+    accuracies = accuracy_headings([row.objective for row in comparison.rows])
     headings = [
         "run",
         "objective",
-        "nats/token ± se",
+        f"{comparison.unit or 'loss'} ± se",
         "bound",
         "bits/byte",
         "perplexity",
-        "accuracy",
+        *accuracies,
         "best / last step",
         "tokens seen",
         "tokens/s",
@@ -50,7 +53,7 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
                 row.bound or UNKNOWN,
                 number(row.eval_bpb, 4),
                 number(row.eval_ppl, 3),
-                number(row.eval_accuracy, 4),
+                *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
                 f"{count(row.best_step)} / {count(summary['final_iter'])}",
                 count(row.tokens_seen),
                 count(row.tokens_per_sec),
@@ -67,21 +70,20 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
                 str(len(row.seeds)),
                 with_error(row.eval_nll, row.eval_nll_stderr),
                 with_error(row.eval_bpb, row.eval_bpb_stderr),
-                number(row.eval_accuracy, 4),
+                *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
                 row.bound or UNKNOWN,
             ]
             for row in comparison.seed_rows
         ]
-        head = ["configuration", "seeds", "nats/token ± se", "bits/byte ± se", "accuracy", "bound"]
+        head = ["configuration", "seeds", f"{comparison.unit or 'loss'} ± se", "bits/byte ± se", *accuracies, "bound"]
         parts += ["<h3>Mean over seeds</h3>", _table(head, seeds, "summary")]
     if comparison.paired is not None:
-        parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}.</p>")
+        parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}</p>")
     if comparison.source_nll is not None:
         parts.append(f"<p>The source itself has {number(comparison.source_nll, 4)} nats/token on these blocks.</p>")
-    notes = "Each line quotes the evaluation with the lowest nats/token, the negative log-likelihood of a scored token."
-    if any(run.bound == "nelbo" for run in runs):
-        notes += " A nelbo is an upper bound on it, so the model itself may be better; exact is the value itself."
-    return section("summary", "Summary", *parts, f'<p class="soft">{notes}</p>')
+    notes = f"{evaluation_note(comparison.unit)} Each line quotes the evaluation with the lowest value."
+    notes += f" {bound_note({run.bound for run in runs})}"
+    return section("summary", "Summary", *parts, f'<p class="soft">{notes.rstrip()}</p>')
 
 
 def fairness_section(names: Sequence[str], comparison: Comparison) -> str:
@@ -147,7 +149,7 @@ def evaluations_section(runs: Sequence[Run], names: Sequence[str]) -> str:
     for run, name in zip(runs, names, strict=True):
         rows = evaluation_cells(run)
         if rows:
-            table = _table(EVALUATION_HEADINGS, rows, "summary")
+            table = _table(evaluation_headings(run), rows, "summary")
             parts.append(f"<details><summary>{text(name)}: {len(rows)} evaluations</summary>{table}</details>")
     return section("evaluations", "Evaluations", *parts) if parts else ""
 

@@ -27,7 +27,6 @@ from .series import (
 from .style import Style, finish, label_text, legend, log_y_if_wide, new_figure, scale_x
 from .training import smoothed_loss
 
-_NLL = "nll (nats/token) ± standard error"
 _MILESTONE_AXES = ("step", "tokens", "time")
 _RAW_RUNS = 4  # beyond it the single steps hide more than they show
 
@@ -43,9 +42,9 @@ def draw_comparison(drawing: Drawing) -> Figure:
                 training.plot(*decimate(x, y), color=style.colour, alpha=0.3, linewidth=0.8)
         draw_line(training, group_curve([smoothed_loss(run, drawing.x) for run in group.runs]), style)
     log_y_if_wide(training)
-    finish(training, "Training loss", x_axis(training, drawing), "loss (nats/token)")
+    finish(training, "Training loss", x_axis(training, drawing), drawing.loss_label)
     handles, names = _draw_nll(evaluation, drawing)
-    finish(evaluation, "Evaluation", x_axis(evaluation, drawing), _NLL)
+    finish(evaluation, "Evaluation", x_axis(evaluation, drawing), f"{drawing.nll_label} ± standard error")
     if training.has_data() and evaluation.has_data():
         limits = [edge for axes in (training, evaluation) for edge in axes.get_xlim()]
         for axes in (training, evaluation):
@@ -61,7 +60,7 @@ def draw_validation(drawing: Drawing) -> Figure:
     if not any(run.final_evaluation for run in drawing.runs):
         raise NothingToDraw("no evaluation was logged")
     drawing.need(axes.has_data(), "no evaluation was logged")
-    finish(axes, "Evaluation", x_axis(axes, drawing), _NLL)
+    finish(axes, "Evaluation", x_axis(axes, drawing), f"{drawing.nll_label} ± standard error")
     legend(figure, handles, names)
     return titled(figure, drawing)
 
@@ -88,7 +87,7 @@ def draw_milestones(drawing: Drawing) -> Figure:
                 linewidth=1.4,
                 capsize=3,
             )
-        finish(axes, "", AXES[axis].label, "evaluation nll reached (nats/token)" if axes is panels[0] else "")
+        finish(axes, "", AXES[axis].label, f"evaluation {drawing.nll_label}, reached" if axes is panels[0] else "")
         axes.set_yticks(thresholds)
         axes.set_ylim(*_margin(thresholds))
         if axes.has_data():

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..comparing.seeds import SeedGroup
-from ..journal.run import Run
+from ..journal.run import Run, common_loss_unit
 from .axes import AXES
 from .decimation import decimate, moving_mean, smoothing_window
 from .style import Style, label_text, legend, scale_x
@@ -42,6 +42,18 @@ class Drawing:
     groups: list[SeedGroup]
     title: str
     x: str
+
+    @property
+    def loss_label(self) -> str:
+        """What stands beside the losses, with the unit that all of them have."""
+        unit = common_loss_unit(self.runs)
+        return f"loss ({unit})" if unit else "loss"
+
+    @property
+    def nll_label(self) -> str:
+        """The same for what evaluations are ranked by."""
+        unit = common_loss_unit(self.runs)
+        return f"nll ({unit})" if unit else "loss"
 
     def need(self, known: bool, what: str) -> None:
         """Stop with :class:`NothingToDraw` where nothing is known."""

@@ -28,7 +28,6 @@ from .style import Style, finish, label_text, legend, log_y_if_wide, new_figure,
 
 _BINS = 40
 _ONE_PANEL = 3
-_LOSS = "loss (nats/token)"
 
 
 def draw_loss_per_step(drawing: Drawing) -> Figure:
@@ -41,7 +40,7 @@ def draw_loss_per_step(drawing: Drawing) -> Figure:
     for place, (x, y) in enumerate(series):
         _draw_steps(axes, x, y, Style.of(place))
     log_y_if_wide(axes)
-    finish(axes, "Training loss of each step", x_axis(axes, drawing), _LOSS)
+    finish(axes, "Training loss of each step", x_axis(axes, drawing), drawing.loss_label)
     run_legend(figure, drawing)
     return titled(figure, drawing)
 
@@ -69,7 +68,7 @@ def _loss_panels(drawing: Drawing, series: list[tuple[np.ndarray, np.ndarray]]) 
         if not len(series[place][1]):
             axes.text(0.5, 0.5, "no loss logged", ha="center", va="center", transform=axes.transAxes, color="0.3")
     figure.supxlabel(label, fontsize=11)
-    figure.supylabel(f"training {_LOSS}", fontsize=11)
+    figure.supylabel(f"training {drawing.loss_label}", fontsize=11)
     return figure
 
 
@@ -81,7 +80,7 @@ def draw_loss_smoothed(drawing: Drawing) -> Figure:
     for place, curve in enumerate(curves):
         draw_line(axes, curve, Style.of(place))
     log_y_if_wide(axes)
-    finish(axes, "Training loss, mean of up to 100 steps", x_axis(axes, drawing), _LOSS)
+    finish(axes, "Training loss, mean of up to 100 steps", x_axis(axes, drawing), drawing.loss_label)
     legend(figure, group_handles(drawing), group_names(drawing))
     return titled(figure, drawing)
 
@@ -103,7 +102,12 @@ def draw_loss_per_epoch(drawing: Drawing) -> Figure:
                 curve.x[-1:], curve.y[-1:], style.marker, color=style.colour, markerfacecolor="white", markersize=7
             )
     log_y_if_wide(axes)
-    finish(axes, "Mean training loss of each epoch", "epoch (hollow: unfinished)" if hollow else "epoch", _LOSS)
+    finish(
+        axes,
+        "Mean training loss of each epoch",
+        "epoch (hollow: unfinished)" if hollow else "epoch",
+        drawing.loss_label,
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
     legend(figure, group_handles(drawing), group_names(drawing))
     return titled(figure, drawing)

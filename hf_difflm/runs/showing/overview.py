@@ -13,8 +13,9 @@ from ..derived.document import summarize
 from ..derived.metrics import losses_by_epoch
 from ..journal.append_only import RECORDS_LOST
 from ..journal.measurements import last_measurements, measurement_lines
+from ..journal.quantities import STEP
 from ..journal.run import KILLED, Run
-from ..journal.schema import STATUS_OF_EVENT
+from ..journal.schema import STATUS_OF_EVENT, EvaluationRecord
 from ..journal.tables import (
     UNKNOWN,
     count,
@@ -31,15 +32,15 @@ from ..reading.places import typed
 
 # Quantities of a step in the order people ask for them, with how they are written.
 _QUANTITIES = (
-    ("loss", "loss (nats/token)"),
-    ("accuracy", "accuracy"),
-    ("grad_norm", "gradient norm"),
-    ("lr", "learning rate"),
-    ("time_ms", "step time (ms)"),
-    ("tokens_per_sec", "tokens/s"),
-    ("mfu", "MFU (%)"),
-    ("noise_level", "noise level"),
-    ("masking_rate", "masking rate"),
+    "loss",
+    "accuracy",
+    "grad_norm",
+    "lr",
+    "time_ms",
+    "tokens_per_sec",
+    "mfu",
+    "noise_level",
+    "masking_rate",
 )
 _SUMMARY_HEADINGS = (
     "run",
@@ -51,7 +52,7 @@ _SUMMARY_HEADINGS = (
     "lowest loss",
     "epochs",
     "last epoch's loss",
-    "best nll ± se",
+    "best evaluation ± se",
 )
 
 
@@ -86,7 +87,7 @@ def list_text(runs: Sequence[Run], width: int) -> str:
         ]
         for row in list_rows(runs)
     ]
-    return line_table(["run", "status", "steps", "loss", "best nll", "started"], cells, width)
+    return line_table(["run", "status", "steps", "loss", "best eval", "started"], cells, width)
 
 
 def summary_text(runs: Sequence[Run], names: Sequence[str] | None, width: int) -> str:
@@ -132,7 +133,7 @@ def show_data(run: Run) -> dict[str, Any]:
         "start_time": run.start_time,
         "end_time": run.end_time,
         "summary": summarize(run),
-        "statistics": {name: found for name, _ in _QUANTITIES if (found := _statistics(run, name))},
+        "statistics": {name: found for name in _QUANTITIES if (found := _statistics(run, name))},
         "config": run.config,
         "data": header.data,
         "model": header.model,
@@ -162,7 +163,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         ("model", _model(run)),
         ("engine", _engine(run)),
         ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
-        ("best", f"{with_error(best.nll, best.nll_stderr)} nats/token at step {best.iter:,}" if best else UNKNOWN),
+        ("best", f"{_with_unit(run, best)} at step {best.iter:,}" if best else UNKNOWN),
         ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
         ("command", command if isinstance(command, str) else UNKNOWN),
     ]
@@ -172,7 +173,8 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
     if run.damaged_lines:
         facts.append(("damaged", f"{run.damaged_lines} lines of the journal could not be read"))
     lines = [f"{name:<10} {' '.join(printable(text).split())}" for name, text in facts]
-    titles = dict(_QUANTITIES)
+    titles = {name: STEP[name].label for name in _QUANTITIES}
+    titles["loss"] += f" ({run.loss_unit})" if run.loss_unit else ""
     cells = [
         [titles[name], *(significant(found[key]) for key in ("mean", "min", "max", "last"))]
         for name, found in data["statistics"].items()
@@ -182,6 +184,11 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
     if settings:
         lines += ["", "settings", *(f"  {key}: {shortened(value, width)}" for key, value in run.config.items())]
     return "\n".join(lines)
+
+
+def _with_unit(run: Run, best: EvaluationRecord) -> str:
+    value = with_error(best.nll, best.nll_stderr)
+    return f"{value} {run.loss_unit}" if run.loss_unit else f"eval_loss {value}"
 
 
 def _statistics(run: Run, name: str) -> dict[str, float]:

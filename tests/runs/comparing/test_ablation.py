@@ -40,7 +40,7 @@ def test_the_verdict_is_of_the_difference_paired_by_seed_and_not_of_the_two_mean
     worse = _entry("worse", [2.1, 3.11, 4.09])
     table = _table(base, better, shaky, worse)
     verdicts = [table.verdict(entry) for entry in table.entries]
-    assert verdicts == ["baseline", "better", "no difference", "worse"]
+    assert verdicts == ["baseline", "better bound", "not resolved", "worse bound"]
     assert table.difference(better).mean == pytest.approx(-0.1, abs=1e-6)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import make_run
 
-from hf_difflm.runs.comparing.evaluation_table import EVALUATION_HEADINGS, evaluation_cells, train_losses
+from hf_difflm.runs.comparing.evaluation_table import evaluation_cells, evaluation_headings, train_losses
 from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.journal.schema import EvaluationRecord
 
@@ -33,8 +33,8 @@ def test_the_training_loss_before_an_evaluation_is_that_of_the_document(losses, 
 
 
 def test_a_row_has_a_cell_for_each_heading_and_dashes_where_a_number_is_unknown():
-    rows = evaluation_cells(make_run(steps=100, evaluations=2))
+    rows = evaluation_cells(run := make_run(steps=100, evaluations=2))
     assert [row[0] for row in rows] == ["0", "50", "100"]
-    assert {len(row) for row in rows} == {len(EVALUATION_HEADINGS)}
+    assert {len(row) for row in rows} == {len(evaluation_headings(run))}
     assert rows[0][1] == "-"
     assert rows[1][2].endswith("± 0.0100")

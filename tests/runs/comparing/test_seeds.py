@@ -115,7 +115,7 @@ def test_two_runs_are_paired_by_document_in_text_and_markdown_under_the_names_gi
         runs.append(dataclasses.replace(run, path=tmp_path / name / "journal.jsonl"))
     comparison = compare_runs(runs)
     assert "mdlm - ar: +0.5" in comparison.to_text(100)
-    assert "paired over 3 documents; one side is an upper bound" in comparison.to_markdown()
+    assert "paired over 3 documents): the number of mdlm is an upper bound" in comparison.to_markdown()
     assert str(compare_runs(runs, ["X", "Y"]).paired).startswith("X - Y: ")
     # The document of another run in the same folder has no right to the file that lies there.
     assert paired_difference(runs[0], dataclasses.replace(runs[1], path=runs[0].path)) is None

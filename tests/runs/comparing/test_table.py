@@ -62,7 +62,7 @@ def test_every_setting_data_property_and_size_that_differs_is_named(write_run):
 
 
 def test_tables_have_one_line_a_run_or_one_column_a_run_where_the_terminal_is_narrow(pair):
-    wide = compare_runs(pair).to_text(width=160)
+    wide = compare_runs(pair).to_text(width=180)
     narrow = compare_runs(pair).to_text(width=80)
     assert any(line.split()[:1] == ["mine"] and "± 0.0100" in line for line in wide.splitlines())
     assert any(line.split() == ["run", "mine", "twin"] for line in narrow.splitlines())

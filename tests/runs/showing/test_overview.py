@@ -79,7 +79,10 @@ def test_the_best_run_has_the_lowest_nll_and_says_where():
     best = best_run(runs)
     assert (best["run_name"], best["metric"], best["iter"], best["compared"]) == ("b", "eval_nll", 100, 2)
     assert best_text(best).startswith("somewhere/b: eval_nll 1.5")
-    assert best_text(best).endswith("± 0.0100 at step 100 (exact), best of 2 runs")
+    assert best_text(best).endswith(
+        "± 0.0100 at step 100 (exact), lowest of 2 runs; upper bounds and exact numbers are among them, and the model "
+        "behind a bound may be better"
+    )
     assert best_run(runs, "val_loss") == best
 
 
@@ -93,6 +96,25 @@ def test_best_knows_metrics_of_evaluations_steps_and_summary_and_which_are_bette
     for record in runs[1].evaluations:
         record.metrics.update(eval_bpb=4.0, eval_accuracy=0.4)
     assert best_run(runs, metric)["run_name"] == winner
+
+
+@pytest.mark.borders
+def test_of_a_metric_that_is_not_ours_the_user_says_which_way_is_better():
+    runs = [make_run("a"), make_run("b")]
+    for run, value in zip(runs, (0.2, 0.9), strict=True):
+        run.evaluations[-1].metrics["eval_f1"] = value
+    for metric, why in (("eval_f1", "is not one of ours"), ("lr", "is neither better lower nor higher")):
+        with pytest.raises(UserError, match=f"'{metric}' {why}; .* --direction lower or --direction higher"):
+            best_run(runs, metric)
+    assert best_run(runs, "eval_f1", "higher")["run_name"] == "b"
+    assert best_text(best_run(runs, "eval_f1", "lower")).endswith("eval_f1 0.2 at step 100, lowest of 2 runs")
+
+
+@pytest.mark.borders
+def test_accuracies_of_two_tasks_are_not_ranked_without_a_word():
+    runs = [make_run("a"), make_run("b", objective="ar", bound="exact")]
+    assert best_run(runs, "eval_accuracy")["caveats"] == ["masked accuracy and next accuracy are two tasks"]
+    assert best_run(runs[:1], "eval_accuracy")["caveats"] == []
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_one():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import Run, plot_comparison
-from ..runs.comparing.pairing import EVALUATION_FILE
+from ..runs.comparing.units import EVALUATION_FILE
 from ..runs.dashboard.figure import draw_dashboard
 from ..runs.dashboard.files import default_folder, text_samples
 from ..runs.journal.files import JOURNAL_NAME

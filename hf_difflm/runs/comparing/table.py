@@ -15,7 +15,7 @@ from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from .accuracies import accuracy_cells, accuracy_headings
 from .fairness import SEED_KEYS, differences, fairness_notes
-from .pairing import PairedDifference, paired_difference, paired_over_seeds
+from .pairing import Difference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
 
 
@@ -73,7 +73,7 @@ class Comparison:
     differences: dict[str, list[Any]]
     silent: list[str]
     source_nll: float | None
-    paired: PairedDifference | None
+    paired: Difference | None
     unit: str = NATS
 
     def to_text(self, width: int | None = None) -> str:
@@ -239,7 +239,7 @@ def same_name_warnings(runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[SeedGroup]) -> PairedDifference | None:
+def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[SeedGroup]) -> Difference | None:
     if len(runs) == 2:
         # By their objectives, where those tell them apart and nobody gave the runs other names.
         alike = runs[0].objective == runs[1].objective

@@ -140,6 +140,20 @@ def test_logs_that_do_not_say_what_they_scored_are_compared_without_pairing_and_
     assert "not resolved" in str(found)  # paired, the error would have been 0
 
 
+@pytest.mark.borders
+def test_a_lossy_tokenizer_is_named_in_every_comparison():
+    lossy = make_run("lossy")
+    lossy.header.data["round_trip"] = {"documents": 14, "changed": 12, "unknown_share": 0.031}
+    sentence = (
+        "lossy has no bits/byte: its tokenizer does not give back 12 of 14 evaluation documents; 3.1% of its tokens are "
+        "unknown."
+    )
+    comparison = compare_runs([lossy, make_run("plain")])
+    assert comparison.lossy == [sentence]
+    assert sentence in comparison.to_text(160)
+    assert sentence in comparison.to_markdown()
+
+
 def test_a_text_that_is_there_twice_is_paired_twice_and_not_four_times(tmp_path):
     runs = [evaluated(make_run(name), tmp_path / name, texts=["a", "a", "b"]) for name in "mn"]
     assert paired_difference(*runs, names=["m", "n"]).units == 3

@@ -6,9 +6,10 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 export TOKENIZERS_PARALLELISM := false
 SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk_margin,entropy,entropy_bounded,confidence_threshold,uncertainty
 # Tests of one file stay together; each process computes with one thread; none waits for a network.
-PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Commands that tests start find the package compiled, also where the environment asks Python to write no such files.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all torture lint types bench results docs clean
+.PHONY: help demo test test-all torture lint types bench gpu results docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,7 +32,7 @@ $(BIN)/.installed-test: $(BIN)/.installed
 demo: $(BIN)/.installed  ## train a masked diffusion model and its autoregressive twin, and compare them (minutes)
 	@$(BIN)/hf-difflm compare --recipe demo
 
-test: $(BIN)/.installed-test  ## the fast tests (under 8 minutes on two cores)
+test: $(BIN)/.installed-test  ## the fast tests (at most 5 minutes on two cores)
 	@$(PYTEST) -m "not slow"
 
 test-all: $(BIN)/.installed-test  ## every test CI runs
@@ -61,6 +62,9 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/noise_variance.py
 	@$(BIN)/python benchmarks/write_readme.py
 
+gpu:  ## everything that only a GPU can tell, in eight minutes; PYTHON=... is the interpreter (it needs no install)
+	@PYTHON=$(PYTHON) bash benchmarks/gpu.sh; status=$$?; $(PYTHON) benchmarks/write_readme.py; exit $$status
+
 results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinyshakespeare.txt; hours) and write it from the run logs
 	@$(BIN)/hf-difflm compare --recipe tinyshakespeare --dataset $(TEXT) --output-dir runs/tinyshakespeare
 	@$(BIN)/hf-difflm report runs/tinyshakespeare/mdlm runs/tinyshakespeare/ar --output docs/results/tinyshakespeare.md
@@ -76,8 +80,9 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 		--output docs/results/convert-evaluations.md
 	@$(BIN)/python docs/write_results.py
 
-docs: $(BIN)/.installed  ## write docs/commands.md from the command line's own help
+docs: $(BIN)/.installed-test  ## write docs/commands.md from the command line's own help, and draw docs/architecture.md from the imports
 	@$(BIN)/python docs/write_commands.py
+	@$(BIN)/python docs/draw_architecture.py
 
 clean:  ## remove the virtual environment and build leftovers (not runs/)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

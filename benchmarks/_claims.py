@@ -31,9 +31,14 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the number, to four decimals, is as asked."""
+        """Whether the number, rounded as it is shown, is as asked."""
         relation, bound = self.asked.split()
-        return bool(_RELATIONS[relation](round(self.value, 4), float(bound)))
+        return bool(_RELATIONS[relation](self._rounded, float(bound)))
+
+    @property
+    def _rounded(self) -> float:
+        """To four decimals; small differences, which those would make 0, to three digits."""
+        return round(self.value, 4) if abs(self.value) >= 0.01 else float(f"{self.value:.3g}")
 
     def to_json(self) -> dict[str, Any]:
         """Everything that a reader needs, the verdict included."""
@@ -42,7 +47,7 @@ class Claim:
             "sides": self.sides,
             "unit": self.unit,
             "measure": self.measure,
-            "value": round(self.value, 4),
+            "value": self._rounded,
             "asked": self.asked,
             "holds": self.holds,
         }

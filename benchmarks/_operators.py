@@ -13,6 +13,15 @@ KINDS = (
     "gradient norms, clipping, scaling and adding of gradients",
     "norms, activations, rotations, copies and all else",
 )
+KERNELS = ("matrix products", "attention", "fused by the compiler", "optimizer", "copies", "all else")
+# By what their names hold, the first that fits.
+_KERNELS = {
+    "attention": ("flash", "fmha", "attention", "sdpa"),
+    "optimizer": ("adam", "multi_tensor"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "xmma", "splitk"),
+    "fused by the compiler": ("triton",),
+    "copies": ("memcpy", "memset"),
+}
 _PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "matmul")
 _CROSS_ENTROPY = ("log_softmax", "nll_loss", "logsumexp")
 _OPTIMIZER = ("adam", "lerp")
@@ -41,3 +50,9 @@ def kind_of(name: str, shapes: Sequence[Sequence[int]], vocabulary: int) -> str:
     if any(word in plain for word in _GRADIENTS) or any(shape[:1] == [vocabulary] for shape in map(list, shapes)):
         return gradients
     return rest
+
+
+def kind_of_kernel(name: str) -> str:
+    """Return which of :data:`KERNELS` a kernel of a GPU is, by its name."""
+    plain = name.lower()
+    return next((kind for kind, words in _KERNELS.items() if any(word in plain for word in words)), KERNELS[-1])

@@ -15,7 +15,8 @@ from _bare_loop import bare_loop
 from _claims import Claim
 from transformers import set_seed
 
-from hf_difflm.data import load_tokenizer, prepare_data
+from hf_difflm import data as texts
+from hf_difflm.data import load_tokenizer
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
@@ -57,7 +58,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings("demo", {})
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    data = prepare_data(settings.data, tokenizer)
+    data = texts.prepare_data(settings.data, tokenizer)
     rows = settings.training["global_batch_size"]
     counts_V = count_tokens(data.train, len(tokenizer), 1000, tokenizer.bos_token_id)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -25,8 +25,9 @@ from _hooks import ONCE, clock_hooks
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
+from hf_difflm import data as texts
 from hf_difflm.callbacks import DashboardCallback, RunLogCallback
-from hf_difflm.data import load_tokenizer, prepare_data
+from hf_difflm.data import load_tokenizer
 from hf_difflm.experiments.monitoring import add_monitoring
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
@@ -94,7 +95,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings("demo", {})
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    data = prepare_data(settings.data, tokenizer)
+    data = texts.prepare_data(settings.data, tokenizer)
     set_seed(0)
     model = build_denoiser(settings.model, tokenizer, settings.data.block_size, NoiseSchedule())
     turns = _Turns(given.steps)

@@ -19,7 +19,8 @@ from _alternate import alternate, milliseconds, ratio, write
 from _claims import Claim
 from noise_variance import IMPORTANCE, PAIRS, PLAIN, STRATIFIED, BernoulliMasks, trained
 
-from hf_difflm.data import Collator, load_tokenizer, prepare_data
+from hf_difflm import data as texts
+from hf_difflm.data import Collator, load_tokenizer
 from hf_difflm.evaluation.likelihood.batches import EvaluationBatches, spread
 from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.experiments.recipe_settings import load_settings
@@ -132,7 +133,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings("demo", TOY if given.toy else {})
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    data = prepare_data(settings.data, tokenizer)
+    data = texts.prepare_data(settings.data, tokenizer)
     device = torch.device("cpu")
     model = trained(given, settings, tokenizer, data.train, device)
     collator = Collator(tokenizer)

@@ -10,16 +10,15 @@ against a plain matrix product. Claim, compiled: faster than the plain loop.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from _alternate import RESULTS, about, alternate, milliseconds, ratio
+from _alternate import alternate, milliseconds, ratio
 from _card import asked_device, forget, measured, peak_memory
 from _claims import Claim
+from _kept import Kept, add_arguments
 from gpu_train import MODES, VOCABULARY
 from sampling import plain_ancestral
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -52,7 +51,7 @@ def networks(size: tuple[int, int, int], vocabulary: int, length: int, attention
     return denoiser, causal.eval().to(device, torch.bfloat16)
 
 
-def measure(name: str, size: tuple[int, int, int], given: argparse.Namespace, device: torch.device, card: dict) -> dict:
+def measure(size: tuple[int, int, int], given: argparse.Namespace, device: torch.device, card: dict) -> dict:
     """Time the sides in turn at one size; the model is the same for the plain loop and for ours."""
     vocabulary, length = 64 if given.toy else VOCABULARY, given.new_tokens + 1
     denoiser, causal = networks(size, vocabulary, length, given.attention, device)
@@ -113,7 +112,6 @@ def measure(name: str, size: tuple[int, int, int], given: argparse.Namespace, de
     flops = 2 * given.texts * length * (weights + 2 * layers * width * length)
     rates = {label: flops * count * 1e3 / medians[label] for label, count in computed.items()}
     return {
-        "size": name,
         "compile": compiled,
         "vocabulary": vocabulary,
         "texts": given.texts,
@@ -147,13 +145,13 @@ def claims(result: dict) -> list[Claim]:
             asked="> 1",
         )
         for row in result["rows"]
+        if "error" not in row
     ]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--toy", action="store_true", help="a tiny network, to try this out on a CPU; nothing is kept")
+    add_arguments(parser)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["124M"])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--texts", type=int, help="generated together (default: 8)")
@@ -163,38 +161,30 @@ def main() -> None:
     parser.add_argument("--compile-mode", choices=MODES, default="default", help="reduce-overhead: CUDA graphs")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--attention", default="sdpa", help="attn_implementation")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/gpu_sample.json; with --toy: none")
     given = parser.parse_args()
     given.texts = given.texts or (2 if given.toy else 8)
     given.new_tokens = given.new_tokens or (15 if given.toy else 1023)
     given.steps = given.steps or (8 if given.toy else 256)
     device = asked_device(parser, given)
     card = measured(device, given.toy)
-    result: dict[str, Any] = {
-        **about("gpu_sample"),
+    head = {
         **card,
         "precision": "bf16 weights; probabilities of the plain loop in float64",
         "flops": "of the layers, every position of every row of each forward; the LM head is not counted",
         "attention": given.attention,
         "compile_mode": given.compile_mode,
-        "rows": [],
     }
-    output = given.output or (None if given.toy else RESULTS / "gpu_sample.json")
+    kept = Kept("gpu_sample", given, head, claims)
     for name, size in (TOY if given.toy else {name: SIZES[name] for name in given.sizes}).items():
-        row = measure(name, size, given, device, card)
-        result["rows"].append(row)
-        print(json.dumps(row), flush=True)
-        result["claims"] = [claim.to_json() for claim in claims(result)]
-        if output is not None:
-            output.parent.mkdir(exist_ok=True)
-            output.write_text(json.dumps(result, indent=2) + "\n")
+        kept.measure({"size": name}, lambda size=size: measure(size, given, device, card))
         torch._dynamo.reset()
         forget(device)
     print(
         f"{card['card']}: a product of {card['product_sizes']} at {card['product_flops_per_sec'] / 1e12:.3g} TFLOP/s",
         file=sys.stderr,
     )
+    return kept.finish()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -7,7 +7,7 @@ milliseconds the median of the blocks. Rows follow each other in one process; co
 those really required: forward and twice that for the backward pass, head at labelled positions only, the whole square of
 attention for masked diffusion and its causal half for its twin (``hf_difflm/flops/network.py``). MFU is against the card's
 dense peak; beside it the rate of a plain matrix product on the same card. A micro-batch that does not fit is halved and said.
-Every row is printed, and kept, as soon as it is known.
+Every row is printed, and kept, as soon as it is known; compiled rows come first.
 Claims, of compiled rows: at least 40 % MFU at 124M and 50 % at 350M, and 1.2 times the step rate of the full head.
 """
 
@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from _alternate import RESULTS, about
 from _card import asked_device, forget, measured, peak_memory, synchronize
 from _claims import Claim
 from _full_head import FullHead
+from _kept import Kept, add_arguments
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
@@ -51,7 +50,7 @@ CONVENTION = (
 )
 
 
-class _Tokens(Dataset):
+class Tokens(Dataset):
     """Uniform random tokens after a BOS, the same at each look-up."""
 
     def __init__(self, count: int, length: int, tokenizer: Any) -> None:
@@ -98,10 +97,18 @@ class _Clock(TrainerCallback):
                 self.flops += row.get("flops") or 0.0
 
 
-def train_once(
-    size: tuple[int, int, int, int], side: str, compiled: bool, given: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
-    """Train so many steps and say how fast."""
+def make_trainer(
+    size: tuple[int, int, int, int],
+    side: str,
+    compiled: bool,
+    given: argparse.Namespace,
+    device: torch.device,
+    folder: str,
+    steps: int,
+    callbacks: Sequence[TrainerCallback],
+    **arguments: Any,
+) -> DiffusionTrainer:
+    """A Trainer of one side; ``arguments`` go to the Trainer, over those of the benchmark."""
     width, layers, heads, rows = size
     tokenizer = load_tokenizer("bytes")
     options = ModelOptions(
@@ -118,37 +125,47 @@ def train_once(
     if side == "full":
         set_seed(0)  # the same weights
         model = FullHead(model.config)
-    steps = given.warmup + given.steps
+    settings: dict[str, Any] = {
+        "output_dir": folder,
+        "objective": objective,
+        "per_device_train_batch_size": rows,
+        "max_steps": steps,
+        "logging_steps": steps,  # nothing waits for the device in between
+        "logging_first_step": True,  # a step that logs has a graph of its own: it is compiled in the warm-up
+        "bf16": True,
+        "torch_compile": compiled,
+        "torch_compile_mode": given.compile_mode if compiled and given.compile_mode != "default" else None,
+        "torch_compile_backend": given.backend if compiled else None,
+        "static_shapes": compiled and objective == "mdlm",
+        "use_liger_kernel": given.liger,
+        "tf32": True if device.type == "cuda" else None,
+        "dataloader_num_workers": 0 if given.toy else 4,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "save_log_to_json": False,
+        "disable_tqdm": True,
+        "use_cpu": device.type == "cpu",
+    }
+    data = Tokens(rows * (steps + 1), given.length, tokenizer)
+    trainer = DiffusionTrainer(
+        model, DiffusionTrainingArguments(**settings | arguments), data, None, tokenizer, callbacks=list(callbacks)
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train_once(
+    size: tuple[int, int, int, int], side: str, compiled: bool, given: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Train so many steps and say how fast."""
     clock = _Clock(given.warmup, given.steps, device)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = DiffusionTrainingArguments(
-            output_dir=folder,
-            objective=objective,
-            per_device_train_batch_size=rows,
-            max_steps=steps,
-            logging_steps=steps,  # nothing waits for the device in between
-            logging_first_step=True,  # a step that logs has a graph of its own: it is compiled in the warm-up
-            bf16=True,
-            torch_compile=compiled,
-            torch_compile_mode=given.compile_mode if compiled and given.compile_mode != "default" else None,
-            static_shapes=compiled and objective == "mdlm",
-            use_liger_kernel=given.liger,
-            tf32=True if device.type == "cuda" else None,
-            dataloader_num_workers=0 if given.toy else 4,
-            eval_strategy="no",
-            save_strategy="no",
-            save_log_to_json=False,
-            disable_tqdm=True,
-            use_cpu=device.type == "cpu",
-        )
-        data = _Tokens(rows * (steps + 1), given.length, tokenizer)
-        trainer = DiffusionTrainer(model, arguments, data, None, tokenizer, callbacks=[clock])
-        trainer.remove_callback(PrinterCallback)
+        trainer = make_trainer(size, side, compiled, given, device, folder, given.warmup + given.steps, [clock])
         forget(device)
         trainer.train()
     loss = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1]
     return {
-        "parameters": model.num_parameters(),
+        "parameters": trainer.model.num_parameters(),
         "tokens": clock.tokens,
         "seconds": clock.seconds,
         "ms_per_step": clock.ms_per_step,
@@ -159,7 +176,6 @@ def train_once(
 
 
 def measure(
-    name: str,
     size: tuple[int, int, int, int],
     side: str,
     compiled: bool,
@@ -167,9 +183,12 @@ def measure(
     device: torch.device,
     card: dict[str, Any],
 ) -> dict[str, Any]:
-    """One row of the result; the micro-batch is halved while it does not fit."""
+    """What one row says; the micro-batch is halved while it does not fit.
+
+    Raises:
+        RuntimeError: not even one sequence fits.
+    """
     width, layers, heads, rows = size
-    row: dict[str, Any] = {"size": name, "side": side, "compile": compiled, "length": given.length}
     too_large = []
     while True:
         try:
@@ -178,16 +197,15 @@ def measure(
         except torch.cuda.OutOfMemoryError:
             too_large.append(rows)
             if rows == 1:
-                return row | {"error": "not even one sequence fits", "too_large": too_large}
+                raise RuntimeError("not even one sequence fits") from None
             rows //= 2
-        except Exception as error:  # one row that fails must not take the others with it
-            return row | {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
         finally:
             torch._dynamo.reset()
             gc.collect()
             forget(device)
     rate = done["flops"] / done["seconds"]
-    return row | {
+    return {
+        "length": given.length,
         "parameters": done["parameters"],
         "micro_batch": rows,
         "too_large": too_large,
@@ -224,30 +242,28 @@ def claims(result: dict) -> list[Claim]:
     return made
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--toy", action="store_true", help="a tiny network, to try this out on a CPU")
-    parser.add_argument("--quick", action="store_true", help="124M alone, and few steps")
+    add_arguments(parser)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--quick", action="store_true", help="few steps")
     parser.add_argument("--steps", type=int, help="steps that count")
     parser.add_argument("--warmup", type=int, help="steps before them; torch.compile does its work in them")
     parser.add_argument("--length", type=int, help="tokens of a sequence (default: 1024)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-eager", action="store_true", help="leave out what is not compiled")
     parser.add_argument("--compile-mode", choices=MODES, default="default", help="reduce-overhead: CUDA graphs")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--attention", default="sdpa", help="attn_implementation")
     parser.add_argument("--liger", action="store_true", help="with Liger's kernels, where the package is installed")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--budget", type=float, default=460, help="seconds after which no further row is begun")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/gpu_train.json; with --toy: none")
     given = parser.parse_args()
     given.steps = given.steps or (2 if given.toy else 10 if given.quick else 30)
     given.warmup = given.warmup or (2 if given.toy else 8)
     given.length = given.length or (32 if given.toy else 1024)
     device = asked_device(parser, given)
-    begin = time.perf_counter()
     card = measured(device, given.toy)
-    result: dict[str, Any] = {
-        **about("gpu_train"),
+    head = {
         **card,
         "precision": "bf16 autocast, float32 weights",
         "attention": given.attention,
@@ -258,33 +274,18 @@ def main() -> None:
         "vocabulary": 512 if given.toy else VOCABULARY,
         "steps": given.steps,
         "warmup": given.warmup,
-        "rows": [],
-        "not_begun": [],
     }
-    sizes = TOY if given.toy else {"124M": SIZES["124M"]} if given.quick else SIZES
-    output = given.output or (None if given.toy else RESULTS / "gpu_train.json")
-    for compiled in (False, True)[: 1 if given.no_compile else 2]:
+    kept = Kept("gpu_train", given, head, claims)
+    sizes = TOY if given.toy else {name: SIZES[name] for name in given.sizes}
+    for compiled in ([] if given.no_compile else [True]) + ([] if given.no_eager else [False]):
         for name, size in sizes.items():
             for side in given.sides:
-                if time.perf_counter() - begin > given.budget:
-                    result["not_begun"].append([name, side, compiled])
-                    continue
-                row = measure(name, size, side, compiled, given, device, card)
-                result["rows"].append(row)
-                print(json.dumps(row), flush=True)
-                _keep(result, output)
-    result["seconds"] = round(time.perf_counter() - begin, 1)
-    _keep(result, output)
-    if all("error" in row for row in result["rows"]):
-        raise SystemExit("no training ran through")
-
-
-def _keep(result: dict[str, Any], output: Path | None) -> None:
-    result["claims"] = [claim.to_json() for claim in claims(result)]
-    if output is not None:
-        output.parent.mkdir(exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
+                kept.measure(
+                    {"size": name, "side": side, "compile": compiled},
+                    lambda size=size, side=side, compiled=compiled: measure(size, side, compiled, given, device, card),
+                )
+    return kept.finish()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

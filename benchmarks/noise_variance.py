@@ -24,7 +24,8 @@ from _bare_loop import bare_loop
 from _claims import Claim
 from transformers import set_seed
 
-from hf_difflm.data import Collator, load_tokenizer, prepare_data
+from hf_difflm import data as texts
+from hf_difflm.data import Collator, load_tokenizer
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.models.build import build_denoiser
@@ -196,7 +197,7 @@ def main() -> None:
         given.steps, given.draws = 10, 24
     settings = load_settings("demo", flags)
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    data = prepare_data(settings.data, tokenizer)
+    data = texts.prepare_data(settings.data, tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     start = time.perf_counter()
     model = trained(given, settings, tokenizer, data.train, device).eval()

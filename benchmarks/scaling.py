@@ -23,7 +23,8 @@ from _claims import Claim
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
-from hf_difflm.data import load_tokenizer, prepare_data
+from hf_difflm import data as texts
+from hf_difflm.data import load_tokenizer
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
 
@@ -79,7 +80,7 @@ def train(toy: bool, steps: int, warmup: int, result: Path) -> None:
     options = TOY | {"global_batch_size": 8, "per_device_train_batch_size": 4} if toy else {}
     settings = load_settings("demo", {"per_device_train_batch_size": 16, **options})
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    data = prepare_data(settings.data, tokenizer)
+    data = texts.prepare_data(settings.data, tokenizer)
     set_seed(0)
     model = build_denoiser(settings.model, tokenizer, settings.data.block_size)
     training = settings.training | {

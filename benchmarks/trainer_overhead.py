@@ -24,8 +24,9 @@ from _sizes import SIZES, flags_of
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
+from hf_difflm import data as texts
 from hf_difflm.callbacks import RunLogCallback
-from hf_difflm.data import load_tokenizer, prepare_data
+from hf_difflm.data import load_tokenizer
 from hf_difflm.experiments.monitoring import add_monitoring
 from hf_difflm.experiments.recipe_settings import Settings, load_settings
 from hf_difflm.models.build import build_denoiser
@@ -90,7 +91,7 @@ def measure(size: str, pairs: int, steps: int) -> dict:
     """Time both sides at one size."""
     settings = watched(load_settings("demo", flags_of(size)), steps, pairs + 1)
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    data = prepare_data(settings.data, tokenizer)
+    data = texts.prepare_data(settings.data, tokenizer)
     rows = settings.training["global_batch_size"]
 
     def make_model():

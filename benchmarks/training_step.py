@@ -29,8 +29,9 @@ from trainer_overhead import watched
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments, MaskedDiffusionForMaskedLM
+from hf_difflm import data as texts
 from hf_difflm.callbacks import RunLogCallback
-from hf_difflm.data import load_tokenizer, prepare_data
+from hf_difflm.data import load_tokenizer
 from hf_difflm.experiments.monitoring import add_monitoring
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models.build import build_denoiser
@@ -100,7 +101,7 @@ def train(flags: dict[str, Any], forms: tuple[str, ...], steps: int, turns: int,
     settings.training["log_save_interval"] = rare
     settings.monitoring.viz_interval = settings.monitoring.statistics_interval = rare
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    data = prepare_data(settings.data, tokenizer)
+    data = texts.prepare_data(settings.data, tokenizer)
     set_seed(0)
     model = build_denoiser(settings.model, tokenizer, settings.data.block_size, NoiseSchedule())
     seen, logged = _Turns(model, forms, steps, chunk), _Losses()

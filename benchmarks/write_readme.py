@@ -1,6 +1,6 @@
 """Writes benchmarks/README.md from the JSON files of benchmarks/results/: a row a claim, and nothing that was not measured.
 
-A result lists its claims (``_claims.py``); one without has no row.
+A result lists its claims (``_claims.py``); one without has no row. docs/performance.md gets what ``gpu.sh`` measured.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from _claims import Claim
+from _gpu_page import with_gpu_part
 
 FOLDER = Path(__file__).parent
 HEAD = """# Benchmarks
@@ -21,7 +22,7 @@ Each row is a claim, and both sides of a row come from one run: they take turns,
 is the median of the ratios within the pairs, so a machine that slows down half-way changes little; the medians beside it are
 of each side alone. Other machines give other milliseconds, and other ratios where memory or cores are others. What was not
 measured is not here: a benchmark that has never run to its end has no row. `make bench` runs those for a CPU, with nothing
-else running; `gpu_train.py` and `gpu_sample.py` want a GPU, and `--device cpu --toy` tries them out without one.
+else running; `bash benchmarks/gpu.sh` runs those for a GPU in eight minutes (`--device cpu --toy` tries it out without one).
 """
 COLUMNS = ("claim", "compared", "asked", "measured", "holds", "medians", "device", "command")
 
@@ -58,6 +59,8 @@ def _number(value: float) -> str:
 
 def main() -> None:
     (FOLDER / "README.md").write_text(page(), encoding="utf-8")
+    performance = FOLDER.parent / "docs" / "performance.md"
+    performance.write_text(with_gpu_part(performance.read_text(encoding="utf-8"), FOLDER / "results"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ The names below are imported on first use, so that ``hf-difflm --help`` does not
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import on_first_use
 
 __version__ = "0.1.0"
 
@@ -28,8 +29,4 @@ if TYPE_CHECKING:
     from .models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
     from .training import DiffusionTrainer, DiffusionTrainingArguments
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

@@ -30,7 +30,7 @@ FLOORS = [
 ]
 LEVEL = {package: -depth for depth, packages in enumerate(FLOORS) for package in packages}
 # Below all floors: they import no package of ours.
-GROUND = {"errors", "recipes"}
+GROUND = {"errors", "lazy", "recipes"}
 # Read before torch is: the declarations of options, and what choices are called.
 LIGHT = {
     "data.options",
@@ -64,6 +64,7 @@ INSIDE = {
     "evaluation.quality.sampler_grid": "the choice of samplers is read before torch is",
     "experiments.ablation": "a report on finished runs needs no torch",
     "experiments.several_runs": "finished runs are reused, and wrong settings told, before torch is there",
+    "hub.log_files": "pictures need matplotlib; a training that pushes nothing does not",
     "hub.upload": "an upload needs no torch, unless a failure is to be told apart",
     "hub.weights": "copying files needs no torch; merging an adapter does",
     "models.__init__": "transformers is told of the models when one is first used",

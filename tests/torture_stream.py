@@ -53,6 +53,7 @@ def read(path: Path, tokenizer_name: str) -> dict[str, float]:
     )
     train = prepare_data(options, load_tokenizer(tokenizer_name)).train
     size, at = path.stat().st_size, []
+    gc.freeze()  # each collection need not walk what was imported
     start, index = time.perf_counter(), 0
     while True:
         for index in range(index, index + _WINDOW):  # noqa: B020 - from window to window

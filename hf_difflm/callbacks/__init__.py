@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 _HOMES = {
-    "AlertCallback": "alerts",
-    "DashboardCallback": "dashboard",
-    "GenerationSamplesCallback": "generation",
-    "GradientNormCallback": "gradients",
-    "ImportanceSamplesCallback": "importance_samples",
-    "Logger": "logger",
-    "ModelStatisticsCallback": "model_statistics",
-    "RunLogCallback": "run_log",
-    "ThroughputCallback": "throughput",
-    "TrackerCallback": "trackers",
+    "AlertCallback": ".alerts",
+    "DashboardCallback": ".dashboard",
+    "GenerationSamplesCallback": ".generation",
+    "GradientNormCallback": ".gradients",
+    "ImportanceSamplesCallback": ".importance_samples",
+    "Logger": ".logger",
+    "ModelStatisticsCallback": ".model_statistics",
+    "RunLogCallback": ".run_log",
+    "ThroughputCallback": ".throughput",
+    "TrackerCallback": ".trackers",
 }
 __all__ = [
     "AlertCallback",
@@ -42,8 +43,4 @@ if TYPE_CHECKING:
     from .throughput import ThroughputCallback
     from .trackers import TrackerCallback
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

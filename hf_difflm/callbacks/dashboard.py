@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..errors import UserError
 from ..runs.reading.dashboard_names import FOLDER
-from .journal.drawing_process import DrawingProcess
+from .recording.drawing_process import DrawingProcess
 from .reports import reports_of
 
 logger = logging.getLogger(__name__)

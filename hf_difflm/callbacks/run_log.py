@@ -12,8 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import UserError
-from ..runs.journal.file import Journal
-from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.append_only import Journal
+from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.reading import find_run
 from ..runs.journal.redaction import redact
 from ..runs.journal.schema import (
@@ -25,13 +25,13 @@ from ..runs.journal.schema import (
     Record,
     SampleRecord,
 )
-from .journal.log_writer import LogWriter
-from .journal.run_log_start import Place, begin_attempt
-from .journal.step_lines import StepLines
-from .journal.step_rates import StepRates
-from .journal.step_records import SinceEvaluation, step_record, step_records
-from .journal.trial_folder import training_folder, trial_of
 from .measuring.training_clock import TrainingClock
+from .recording.guarded_writer import LogWriter
+from .recording.run_log_start import Place, begin_attempt
+from .recording.step_lines import StepLines
+from .recording.step_rates import StepRates
+from .recording.step_records import SinceEvaluation, step_record, step_records
+from .recording.trial_folder import training_folder, trial_of
 from .reports import reports_of
 from .tracking.wandb_resume import WandbResume
 

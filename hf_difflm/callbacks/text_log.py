@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..runs.journal.schema import EventRecord, Record, now
 from ..runs.journal.tables import printable
-from .journal.log_lines import TEXT_LOG_NAME, joined, step_fields, validation_fields
-from .journal.trial_folder import trial_of
+from .recording.log_lines import TEXT_LOG_NAME, joined, step_fields, validation_fields
+from .recording.trial_folder import trial_of
 from .reports import reports_of
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ..runs.dashboard.importance_map import map_of
 from ..runs.journal.redaction import redact
 from ..runs.journal.schema import EventRecord, MeasurementRecord, Record, SampleRecord
 from ..runs.journal.strict_json import plain
-from .journal.trial_folder import training_folder
+from .recording.trial_folder import training_folder
 from .reports import Reports, reports_of
 from .tracking.backends import Backend, TensorBoardBackend
 from .tracking.formats import Bins, bins_of

@@ -17,9 +17,9 @@ from . import (
 )
 from .application import app
 from .data import data_app
-from .parsing import Command, TrainingCommand
 from .runs import runs_app
 from .several_values import SeveralValuesCommand
+from .spelling import Command, TrainingCommand
 
 __all__ = ["app"]
 

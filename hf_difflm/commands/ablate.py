@@ -19,8 +19,8 @@ from ..training.declarations.fields import own_fields
 from .application import INTERRUPTED
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
-from .parsing import declared_flags
 from .several_values import whole_numbers
+from .spelling import declared_flags
 
 
 @with_flags(field for name, field in own_fields().items() if name not in ("objective", "seed"))

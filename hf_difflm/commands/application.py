@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -13,7 +14,7 @@ from typer.main import get_command
 
 from .. import __version__
 from ..errors import UserError
-from .parsing import Commands
+from .spelling import Commands
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -35,11 +36,15 @@ class Application(typer.Typer):
             code = BROKEN_PIPE
         sys.exit(code)
 
+    @cached_property
+    def _parser(self) -> Any:
+        """All commands with all their flags; a program that calls several has them built once."""
+        return get_command(self)
+
     def _run(self, args: list[str], prog_name: str) -> int:
-        command = get_command(self)
         try:
-            with command.make_context(prog_name, args) as ctx:
-                command.invoke(ctx)
+            with self._parser.make_context(prog_name, args) as ctx:
+                self._parser.invoke(ctx)
         except typer.Exit as stop:
             return stop.exit_code
         except UserError as error:

@@ -42,7 +42,7 @@ def dashboard(
 def _watch(path: Path, interval: float, output_dir: Path | None) -> None:
     """Draw whenever the log has changed, one line each, until the run has ended."""
     from ..runs.dashboard.figure import last_step
-    from ..runs.journal.file import seems_abandoned
+    from ..runs.journal.append_only import seems_abandoned
     from ..runs.journal.schema import RUNNING
     from ..runs.journal.tables import count
 

@@ -12,7 +12,7 @@ import typer
 from ..experiments.recipe_settings import load_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
-from .parsing import Command, Commands, declared_flags
+from .spelling import Command, Commands, declared_flags
 
 data_app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", help="Prepare text for repeated use."

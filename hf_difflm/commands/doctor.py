@@ -14,7 +14,7 @@ from ..experiments.recipe_settings import load_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
-from .parsing import declared_flags
+from .spelling import declared_flags
 
 
 @with_flags(own_fields().values())
@@ -77,7 +77,7 @@ def _check_machine() -> None:
 
 def _check_run(path: Path, as_json: bool) -> None:
     from ..runs import load_run
-    from ..runs.checklist.answers import check_run, checklist_data, checklist_text, is_sound
+    from ..runs.checklist.all_checks import check_run, checklist_data, checklist_text, is_sound
     from ..runs.journal.strict_json import dumps, plain
 
     run = load_run(path)

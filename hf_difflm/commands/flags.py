@@ -10,8 +10,8 @@ from typing import Any
 import typer
 
 from ..training.declarations.fields import Field, own_fields
-from ..training.declarations.values import alternatives, typed_value
-from .parsing import trainer_flags
+from ..training.declarations.typed_values import alternatives, typed_value
+from .spelling import trainer_flags
 
 PANELS = {
     "data": "Data",

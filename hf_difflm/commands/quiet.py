@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 
 
 def quiet_libraries() -> None:
-    """Call before a command that trains, evaluates or generates; imports transformers and datasets."""
-    import datasets
+    """Call before a command that trains, evaluates or generates; it imports transformers, not datasets."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
+    else:
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the error itself is one sentence
     warnings.filterwarnings("ignore", module="torch.utils.data")  # pinned memory without a GPU

@@ -11,8 +11,8 @@ import typer
 
 from ..errors import UserError, did_you_mean
 from ..runs.journal.quantities import DIRECTIONS
-from .parsing import Command, Commands
 from .reading import load
+from .spelling import Command, Commands
 
 runs_app = typer.Typer(
     cls=Commands,
@@ -189,7 +189,7 @@ def _width() -> int:
 
 def _has_ended(journal: Path) -> bool:
     from ..runs import load_run
-    from ..runs.journal.file import seems_abandoned
+    from ..runs.journal.append_only import seems_abandoned
     from ..runs.journal.schema import RUNNING
 
     return load_run(journal).status != RUNNING or seems_abandoned(journal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UserError
-from .parsing import Command
+from .spelling import Command
 
 _FLAGS = ("--names", "--kind")
 

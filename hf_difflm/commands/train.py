@@ -12,7 +12,7 @@ from ..experiments.recipe_settings import load_settings, resumed_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .help_all import HelpAll
-from .parsing import declared_flags
+from .spelling import declared_flags
 
 # What --test sets, where no flag says otherwise.
 TEST_RUN = {

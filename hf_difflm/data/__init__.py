@@ -5,9 +5,9 @@ The names below are imported on first use: the option declaration is needed befo
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import on_first_use
 from .options import DataOptions
 
 _HOMES = {
@@ -26,8 +26,4 @@ if TYPE_CHECKING:
     from .sources.markov import MarkovSource
     from .tokenizers import load_tokenizer
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+"""Of the files that are read."""
+
 
 @dataclass
 class DataOptions:

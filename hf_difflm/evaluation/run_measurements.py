@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..runs.derived.rebuild import write_derived
-from ..runs.journal.file import Journal
-from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.append_only import Journal
+from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.schema import MeasurementRecord
 
 

@@ -17,8 +17,8 @@ from ..models.adapters import is_model_folder
 from ..models.hub_source import hub_folder
 from ..models.loading import is_denoiser, load_model
 from ..runs import load_run
+from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.checkpoints import EMA_FILE, MANIFEST, checkpoints, damage, newest_good
-from ..runs.journal.files import JOURNAL_NAME
 
 
 @dataclass

@@ -18,7 +18,7 @@ from ..runs.journal.schema import COMPLETED
 from ..runs.journal.tables import printable
 from ..runs.pages.write_markdown import write_markdown
 from ..training.declarations.fields import fields_of
-from ..training.declarations.values import typed_value
+from ..training.declarations.typed_values import typed_value
 from .ablation_grid import AblationGrid, Variant, slug
 from .recipe_settings import Settings
 from .run_folder import keeps_log

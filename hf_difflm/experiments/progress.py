@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
-from ..callbacks.journal.log_lines import evaluation_fields, joined, step_fields
+from ..callbacks.recording.log_lines import evaluation_fields, joined, step_fields
 
 _UNLIMITED = 10_000  # columns
 

@@ -18,7 +18,7 @@ from ..recipes import Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.redaction import REDACTED
 from ..training.declarations.fields import REFUSED, find_field, own_fields, trainer_fields
 from ..training.declarations.monitoring_options import MonitoringOptions
-from ..training.declarations.values import shown, typed_value
+from ..training.declarations.typed_values import shown, typed_value
 from ..training.noise_combinations import check_noise
 from ..training.options import DiffusionOptions
 

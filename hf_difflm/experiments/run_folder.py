@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..callbacks.journal.log_lines import TEXT_LOG_NAME
+from ..callbacks.recording.log_lines import TEXT_LOG_NAME
 from ..errors import UserError
 from ..runs import load_run
 from ..runs.derived.rebuild import derived_files
-from ..runs.journal.file import has_other_writer
-from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.append_only import has_other_writer
+from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.reading import dashboard_names
 from ..runs.reading.dashboard_names import FOLDER as DASHBOARD
 from ..training.declarations.identity import another_experiment, only_watching, refusal

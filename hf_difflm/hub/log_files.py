@@ -6,11 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..runs import Run, plot_comparison
+from ..runs import Run
 from ..runs.comparing.units import EVALUATION_FILE
-from ..runs.dashboard.figure import draw_dashboard
-from ..runs.dashboard.files import default_folder, text_samples
-from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.strict_json import dumps, dumps_line, loads
 from ..runs.reading.dashboard_names import LATEST, SAMPLES
 from ..runs.reading.places import relative
@@ -34,6 +32,11 @@ def write_log_files(run: Run, twin: Run | None, folder: Path) -> None:
     Raises:
         UserError: a picture cannot be drawn.
     """
+    # They draw: a training that pushes nothing needs no matplotlib.
+    from ..runs import plot_comparison
+    from ..runs.dashboard.figure import draw_dashboard
+    from ..runs.dashboard.files import default_folder, text_samples
+
     place = run.path.parent
     if run.path.suffix == ".jsonl":
         (folder / JOURNAL_NAME).write_bytes(portable_journal(run.path.read_bytes()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..runs import Run, differences, load_run
-from ..runs.journal.files import JOURNAL_NAME
+from ..runs.journal.atomic_files import JOURNAL_NAME
 
 AR = "ar"
 

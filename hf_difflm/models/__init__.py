@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import on_first_use
 from .options import ModelOptions
 
 _HOMES = {
@@ -44,8 +44,4 @@ def register_auto_classes() -> None:
     AutoModelForMaskedLM.register(MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, exist_ok=True)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        register_auto_classes()
-        return getattr(importlib.import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES, before=register_auto_classes)

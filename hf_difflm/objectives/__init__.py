@@ -5,8 +5,9 @@ The names below are imported on first use: what the objectives are called is nee
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 _HOMES = {
     "AdaptiveMaskingObjective": ".adaptive.objective",
@@ -49,8 +50,4 @@ if TYPE_CHECKING:
     from .causal import CausalObjective
     from .masked_diffusion import MaskedDiffusionObjective
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

@@ -10,7 +10,7 @@ loss). Since L - k is as uniform as k, the mean over k = 1..L-1 of the two halve
 has the 1/L that it has there: the same number, exactly.
 
 Importance sampling draws small k more often and gives each draw the weight 1 / (L p(k)): the same number, with less noise
-(`count_law.py`).
+(`masked_counts.py`).
 
 Time form: NELBO(x) = E_{t, z_t} sum_i lambda_t 1[z_t^i = m] (-log mu^i(x^i)), tokens masked independently with probability
 1 - alpha_t (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329).
@@ -26,7 +26,7 @@ import torch
 
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
-from .count_law import FEWEST_STRATA, draw_counts
+from .masked_counts import FEWEST_STRATA, counts_by_importance, uniform_counts
 from .noise import jittered_uniforms, row_uniforms, stratified_uniforms
 from .static_shapes import StaticPositions
 
@@ -135,11 +135,11 @@ class MaskedDiffusionObjective(Objective):
         return _with_complements(drawn.masked_BL, scored_BL) if self.noise_sampling == "pairs" else drawn
 
     def _exact_counts(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
-        # k = 1 + floor(u L); a sequence without scored tokens (k = 1 > L = 0) masks nothing: its scores are all inf.
-        return self._hide(1 + np.floor(u_B * counts_B).astype(np.int64), scores_BL, counts_B)
+        # A sequence without scored tokens (k = 1 > L = 0) masks nothing: its scores are all inf.
+        return self._hide(uniform_counts(u_B, counts_B), scores_BL, counts_B)
 
     def _by_importance(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
-        k_B, draw_weights_B = draw_counts(u_B, counts_B)
+        k_B, draw_weights_B = counts_by_importance(u_B, counts_B)
         hidden = self._hide(k_B, scores_BL, counts_B)
         return replace(hidden, weights_B=draw_weights_B * hidden.weights_B, draw_weights_B=draw_weights_B)
 

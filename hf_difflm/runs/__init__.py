@@ -5,21 +5,22 @@ The names below are imported on first use, so that importing one part does not w
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 _HOMES = {
-    "Journal": "journal.file",
-    "Run": "journal.run",
-    "compare_runs": "comparing.table",
-    "differences": "comparing.table",
-    "load_run": "reading.load",
-    "load_runs": "reading.load",
-    "plot_comparison": "plots.kinds",
-    "plot_runs": "plots.kinds",
-    "recover": "derived.rebuild",
-    "write_html_report": "pages.html",
-    "write_report": "pages.markdown",
+    "Journal": ".journal.append_only",
+    "Run": ".journal.run",
+    "compare_runs": ".comparing.table",
+    "differences": ".comparing.table",
+    "load_run": ".reading.load",
+    "load_runs": ".reading.load",
+    "plot_comparison": ".plots.kinds",
+    "plot_runs": ".plots.kinds",
+    "recover": ".derived.rebuild",
+    "write_html_report": ".pages.html",
+    "write_report": ".pages.markdown",
 }
 __all__ = [
     "Journal",
@@ -38,15 +39,11 @@ __all__ = [
 if TYPE_CHECKING:
     from .comparing.table import compare_runs, differences
     from .derived.rebuild import recover
-    from .journal.file import Journal
+    from .journal.append_only import Journal
     from .journal.run import Run
     from .pages.html import write_html_report
     from .pages.markdown import write_report
     from .plots.kinds import plot_comparison, plot_runs
     from .reading.load import load_run, load_runs
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 _HOMES = {"DiffusionTrainer": ".trainer", "DiffusionTrainingArguments": ".arguments"}
 __all__ = ["DiffusionTrainer", "DiffusionTrainingArguments"]
@@ -12,8 +13,4 @@ if TYPE_CHECKING:
     from .arguments import DiffusionTrainingArguments
     from .trainer import DiffusionTrainer
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

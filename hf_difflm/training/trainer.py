@@ -19,9 +19,9 @@ from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..objectives import Batch, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
+from .batch_flops import BatchFlops
 from .data_order import EpochSampler
 from .ema import ExponentialMovingAverage
-from .flops import BatchFlops
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for

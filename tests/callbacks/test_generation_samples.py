@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 from any_trainer import build_trainer
+from generated import generate_texts
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_difflm.callbacks import RunLogCallback
@@ -16,7 +17,6 @@ from hf_difflm.callbacks.generation import DEFAULT_PROMPTS, GenerationSamplesCal
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.generation.options import GenerationOptions
-from hf_difflm.evaluation.generation.texts import generate_texts
 from hf_difflm.evaluation.quality.reference_model import load_reference
 from hf_difflm.evaluation.quality.reference_perplexity import reference_perplexity
 from hf_difflm.evaluation.quality.text_statistics import text_quality
@@ -71,7 +71,7 @@ def _outcome(trainer):
 
 
 def test_weights_and_losses_are_bit_equal_with_and_without_dropout_on(generative):
-    callback = GenerationSamplesCallback(("", "ab", "abc"), interval=1, before_training=True)
+    callback = GenerationSamplesCallback(("", "ab", "abc"), interval=1, max_new_tokens=12, before_training=True)
     board = Board()
     weights_with, losses_with = _outcome(generative(board, callback))
     weights, losses = _outcome(generative())
@@ -114,7 +114,7 @@ def test_samples_come_at_the_interval_and_at_the_last_step_with_their_quality(ge
 
 def test_same_weights_and_seeds_write_the_same_whatever_the_step(generative):
     board = Board()
-    generative(board, GenerationSamplesCallback(("a",), interval=1), learning_rate=0.0).train()
+    generative(board, GenerationSamplesCallback(("a",), interval=1, max_new_tokens=24), learning_rate=0.0).train()
     for mode in ("greedy", "sampled"):
         texts = [sample.text for sample in board.samples if sample.extra["mode"] == mode]
         assert len(texts) == 6

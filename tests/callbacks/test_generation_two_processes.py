@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 from any_trainer import build_trainer
+from generated import generate_texts
 
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.generation import GenerationSamplesCallback
 from hf_difflm.evaluation.generation.options import GenerationOptions
-from hf_difflm.evaluation.generation.texts import generate_texts
 from hf_difflm.runs import load_run
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_difflm.callbacks import RunLogCallback
-from hf_difflm.callbacks.journal.log_lines import evaluation_fields, joined, step_fields, validation_fields
+from hf_difflm.callbacks.recording.log_lines import evaluation_fields, joined, step_fields, validation_fields
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.callbacks.text_log import TextLogCallback
 from hf_difflm.runs.journal.schema import EventRecord

@@ -121,7 +121,7 @@ def _finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "--help"]])
 def test_help_answers_with_less_than_a_second_of_work(args):
-    """The best of five, and the processor's time: other work on the machine only ever adds to it."""
+    """The best of up to five, and the processor's time: other work on the machine only ever adds to it."""
     times = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -129,6 +129,8 @@ def test_help_answers_with_less_than_a_second_of_work(args):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert code == 0
+        if times[-1] < 1.0:
+            break
     assert min(times) < 1.0
 
 

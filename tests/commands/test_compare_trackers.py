@@ -40,6 +40,7 @@ def compare(tiny, cache_folder):
     return call
 
 
+@pytest.mark.slow
 def test_each_run_of_a_comparison_reports_to_a_wandb_run_of_its_own(compare):
     pytest.importorskip("wandb")
     assert "wandb was imported: True" in compare("--report-to", "wandb")
@@ -49,5 +50,6 @@ def test_each_run_of_a_comparison_reports_to_a_wandb_run_of_its_own(compare):
     assert files == {f"run-{run_id}.wandb" for run_id in ids}
 
 
+@pytest.mark.slow
 def test_wandb_is_not_imported_where_nobody_asked_for_it(compare):
     assert "wandb was imported: False" in compare()

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from hf_difflm.commands.application import Application
 from hf_difflm.commands.dashboard import dashboard
-from hf_difflm.commands.parsing import Command, Commands
+from hf_difflm.commands.spelling import Command, Commands
 from hf_difflm.runs import Journal
 from hf_difflm.runs.journal.schema import EventRecord, StepRecord
 

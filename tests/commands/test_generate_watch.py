@@ -51,7 +51,7 @@ def _in_terminal(*args, stdout_too=True, **environment):
     return process.wait(timeout=300), seen.decode().replace("\r\n", "\n"), piped.decode()
 
 
-@pytest.mark.parametrize("kind", ["trained", "trained_ar"])
+@pytest.mark.parametrize("kind", ["trained", pytest.param("trained_ar", marks=pytest.mark.slow)])
 def test_a_terminal_shows_drafts_in_colours_and_is_left_with_the_text_alone(hf, request, kind):
     run = request.getfixturevalue(kind)
     flags = FLAGS if kind == "trained" else [*FLAGS[:2], *FLAGS[4:]]
@@ -75,6 +75,7 @@ def test_data_on_stdout_is_alone_there_while_the_view_goes_to_the_terminal(hf, t
     assert "▒▒▒" in seen
 
 
+@pytest.mark.slow
 def test_without_a_terminal_or_with_a_dumb_one_the_text_comes_out_plainly(hf, trained):
     plain = hf("generate", trained, *FLAGS)
     watched = hf("generate", trained, "--watch", *FLAGS)
@@ -101,3 +102,25 @@ def test_the_page_of_a_causal_lm_speaks_of_no_masks(hf, trained_ar, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "masked</span>" not in page
     assert "<tr><th>sampler</th>" not in page
+
+
+QUIET = """
+import sys
+from hf_difflm.commands import app
+try:
+    app(["generate", *sys.argv[1:]])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+imported = "datasets" in sys.modules
+import datasets
+print(imported, datasets.is_progress_bar_enabled())
+"""
+
+
+@pytest.mark.slow
+def test_generating_imports_no_datasets_and_its_bars_stay_off_where_it_is_imported_later(trained):
+    environment = _environment(PYTHONPATH=str(CLI.parent))
+    command = [sys.executable, "-c", QUIET, str(trained), *FLAGS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False False"

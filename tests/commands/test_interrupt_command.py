@@ -128,6 +128,7 @@ def test_ctrl_c_stops_two_processes_at_the_same_step(start, wait_for_steps, tiny
     assert damage(Path(f"run/checkpoint-{run.steps[-1].iter}")) is None
 
 
+@pytest.mark.slow
 def test_piped_output_is_free_of_progress_bars(start, tiny):
     process = start("train", *tiny, "--max-steps", "3", "--output-dir", "run")
     out, err = process.communicate(timeout=60)
@@ -136,6 +137,7 @@ def test_piped_output_is_free_of_progress_bars(start, tiny):
     assert all(line.startswith("Step ") for line in err.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_a_progress_bar_and_lines_that_fit_it(tiny, cache_folder):
     import fcntl
@@ -149,7 +151,7 @@ def test_a_terminal_gets_a_progress_bar_and_lines_that_fit_it(tiny, cache_folder
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(cache_folder)}
     environment.pop("COLUMNS", None)
     cli = Path(__file__).parents[2] / "cli.py"
-    command = [sys.executable, str(cli), "train", *tiny, "--max-steps", "300", "--output-dir", "run"]
+    command = [sys.executable, str(cli), "train", *tiny, "--max-steps", "60", "--output-dir", "run"]
     process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     written = b""

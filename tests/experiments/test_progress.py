@@ -9,7 +9,7 @@ import sys
 import pytest
 from transformers import TrainerState
 
-from hf_difflm.callbacks.journal.log_lines import evaluation_fields, joined, step_fields
+from hf_difflm.callbacks.recording.log_lines import evaluation_fields, joined, step_fields
 from hf_difflm.experiments import progress
 from hf_difflm.experiments.progress import ConsoleCallback
 

@@ -69,6 +69,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.slow
 def test_a_revision_is_what_it_names_and_every_refusal_of_the_hub_is_a_sentence(
     loopback_hub, tmp_path, files, tiny_denoiser, tiny_causal, tokenizer
 ):
@@ -118,6 +119,7 @@ def test_the_command_ends_with_2_and_one_line(loopback_hub, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_malicious_repositories_are_refused_and_nothing_of_theirs_runs(loopback_hub, tmp_path, files):
     proof = tmp_path / "proof"
     bomb = pickle.dumps(_Bomb(proof))

@@ -59,6 +59,7 @@ def events(run: Path) -> list[tuple[str, int, str]]:
     return [(r["event"], r["iter"], r.get("message", "")) for r in records if r["type"] == "event"]
 
 
+@pytest.mark.slow
 def test_a_failing_hub_is_a_line_and_an_event_and_the_next_push_makes_up_for_it(loopback_hub, tmp_path):
     loopback_hub.fail("POST /api/models/o/n/commit", 500)
     flags = ("--hub-strategy", "checkpoint", "--hub-token", loopback_hub.token)
@@ -189,3 +190,10 @@ def test_another_machine_evaluates_generates_and_goes_on_from_what_was_pushed(lo
     began = load((tmp_path / "run" / "best" / "model.safetensors").read_bytes())
     ended = load((home / "next" / "checkpoint-1" / "model.safetensors").read_bytes())
     assert all(torch.allclose(value, ended[name], atol=1e-9) for name, value in began.items())
+
+
+@pytest.mark.slow
+def test_a_training_that_pushes_nothing_imports_no_matplotlib():
+    code = "import sys, hf_difflm.training.trainer; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

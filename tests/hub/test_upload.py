@@ -67,6 +67,7 @@ def push_times(hub: LoopbackHub, folder, home, times, **more):
     return json.loads(out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_each_failure_is_one_sentence_the_folder_stays_and_the_next_push_completes(loopback_hub, folder, tmp_path):
     before = contents(folder)
     for pattern, status, _ in FAULTS:

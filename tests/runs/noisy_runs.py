@@ -10,7 +10,7 @@ from made_runs import make_run
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.runs import Run
-from hf_difflm.runs.checklist.answers import check_run
+from hf_difflm.runs.checklist.all_checks import check_run
 from hf_difflm.runs.checklist.checks import Check
 
 STEPS, BATCH, TOKENS = 200, 8, 32

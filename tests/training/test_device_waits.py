@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 from watched_device import DEVICE, DeviceWaits, counted_waits
 
 from hf_difflm.callbacks import GradientNormCallback, ModelStatisticsCallback, RunLogCallback, ThroughputCallback
 from hf_difflm.callbacks.alerts import AlertCallback
+from hf_difflm.errors import UserError
 
 EVERY = 4  # steps between logs
 MDLM: dict[str, dict[str, Any]] = {
@@ -39,10 +42,12 @@ class _Steps(TrainerCallback):
 
 
 @pytest.fixture
-def waits_of(make_diffusion_trainer, monkeypatch):
+def waits_of(make_diffusion_trainer, monkeypatch, tmp_path):
     """``waits_of(rows, **arguments)``: train two logging intervals and return the waits by step, from 1."""
+    numbers = itertools.count()
 
     def run(rows: Any = None, **arguments: Any) -> dict[int, Counter[str]]:
+        arguments["output_dir"] = str(tmp_path / f"run{next(numbers)}")
         monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", DEVICE.type)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # where there is a GPU, it would be taken
         with counted_waits() as waits:
@@ -71,6 +76,26 @@ _AT_ONCE = ("plain", "accumulation", "average", "atat")
 def test_nothing_waits_for_the_device_between_logging_steps(waits_of, case):
     waits = waits_of(**MDLM[case])
     assert [step for step, found in waits.items() if found] == [EVERY, 2 * EVERY]
+
+
+class _Stream(IterableDataset):
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Any:
+        return iter(self._rows)
+
+
+@pytest.mark.parametrize("objective", ["mdlm", "ar"])
+def test_a_stream_of_rows_trains_on_a_device_and_waits_no_more_than_a_list_of_them(waits_of, train_rows, objective):
+    """accelerate puts the batches of an iterable set on the device, from where the host would have to read them."""
+    rows = train_rows(4 * 2 * EVERY)
+    assert waits_of(_Stream(rows), objective=objective) == waits_of(rows, objective=objective)
+
+
+def test_batches_that_one_process_sends_to_the_devices_of_all_are_refused(waits_of, train_rows):
+    with pytest.raises(UserError, match="dispatch_batches=True puts the batches"):
+        waits_of(_Stream(train_rows(8)), accelerator_config={"dispatch_batches": True})
 
 
 def test_a_look_for_packed_sequences_is_all_that_the_causal_model_of_transformers_waits_for(waits_of):

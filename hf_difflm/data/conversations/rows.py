@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
 from ..caching import code_digest
+from ..sources.arithmetic import sums_conversations
 from ..sources.corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
 from ..sources.local_files import find_files, generated, is_saved, json_lines, json_records, split_files
-from ..sources.sums import sums_conversations
 from . import messages
 from .messages import ASSISTANT, MESSAGES, checked_messages
 

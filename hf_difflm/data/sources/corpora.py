@@ -9,9 +9,10 @@ import datasets
 
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
+from ..options import SUFFIXES
 from .articles import group_articles, is_wikitext
 from .columns import text_only
-from .local_files import SUFFIXES, load_local
+from .local_files import load_local
 from .markov import MarkovSource, markov_documents
 from .python_docs import python_docs
 

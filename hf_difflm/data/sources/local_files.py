@@ -14,11 +14,12 @@ from datasets.exceptions import DatasetGenerationError
 from hf_difflm.errors import UserError, first_line
 
 from ..caching import code_digest
+from ..options import SUFFIXES
 from .columns import missing_column, text_only
 
-_PARSED_HERE = (".txt", ".jsonl", ".json")  # for byte-exact text and for messages with line numbers
 _BUILDERS = {".csv": "csv", ".parquet": "parquet"}
-SUFFIXES = (*_PARSED_HERE, *_BUILDERS)
+# The others are parsed here, for byte-exact text and for messages with line numbers.
+_PARSED_HERE = tuple(suffix for suffix in SUFFIXES if suffix not in _BUILDERS)
 _SPLIT_FILE = re.compile(r"(train|validation|valid|val|dev|test)(-\d+(-of-\d+)?)?")
 _SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 

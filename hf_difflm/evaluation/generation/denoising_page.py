@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...runs.journal.files import write_page
+from ...runs.journal.atomic_files import write_page
 from ...runs.journal.tables import printable
 from ...runs.pages.self_contained import asset, page
 from ...runs.pages.self_contained import text as text_of

@@ -76,11 +76,6 @@ Importance = Callable[[torch.Tensor], torch.Tensor]
 """Weights of positions for the (R, L) draft of some rows, see ``MaskedDiffusionForMaskedLM.generate``."""
 
 
-def generate_texts(model: Any, tokenizer: Any, prompts: Sequence[str], options: GenerationOptions) -> list[str]:
-    """Continue each prompt; the texts of :func:`generate_samples`."""
-    return [sample.text for sample in generate_samples(model, tokenizer, prompts, options)]
-
-
 def generate_samples(
     model: Any,
     tokenizer: Any,

@@ -6,11 +6,11 @@ No heavy import in here.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError
+from .standard_errors import standard_error_of_draws
 
 FEWEST_REPLICATES = 4
 """With a target, so many replicates are drawn before the standard error is believed."""
@@ -78,14 +78,5 @@ class Draws:
             until = -(-self.fewest // at_once) * at_once
         else:
             # A spread that is no number does not become one.
-            until = drawn + at_once if (standard_error(nll_K) or 0.0) > self.target_stderr else drawn
+            until = drawn + at_once if (standard_error_of_draws(nll_K) or 0.0) > self.target_stderr else drawn
         return range(drawn, min(until, self.max_replicates))
-
-
-def standard_error(nll_K: Sequence[float]) -> float | None:
-    """Standard error of the mean of K independent replicates; None with fewer than two."""
-    if len(nll_K) < 2:
-        return None
-    if not all(map(math.isfinite, nll_K)):
-        return math.nan
-    return statistics.stdev(nll_K) / math.sqrt(len(nll_K))

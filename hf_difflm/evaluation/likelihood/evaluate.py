@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from ...objectives import Batch, Objective
-from .draws import MOST_REPLICATES, Draws, standard_error
+from .draws import MOST_REPLICATES, Draws
+from .standard_errors import standard_error_of_data, standard_error_of_draws
 from .sums import NOISE_BINS, LikelihoodSums, merge, score
 
 Progress = Callable[[Iterable[Batch], str], Iterable[Batch]]
@@ -159,16 +160,14 @@ def _result(objective: Objective, totals: LikelihoodSums, data_unit: str) -> Lik
     nll_K = totals.means()
     nll = float(np.mean(nll_K))
     unit_nll = totals.nll().mean(0)
-    units = len(totals.unit_ids)
-    residual = unit_nll - nll * totals.unit_tokens
     correct, predicted = float(totals.correct_K.sum()), float(totals.predicted_K.sum())
     bins = totals.bins_K3N.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         by_noise = bins[:2] / bins[2] if objective.stochastic else (None, None)
     return LikelihoodResult(
         nll=nll,
-        nll_stderr=standard_error(nll_K) if objective.stochastic else 0.0,
-        nll_data_stderr=float(math.sqrt(units / (units - 1) * (residual**2).sum()) / tokens) if units > 1 else None,
+        nll_stderr=standard_error_of_draws(nll_K) if objective.stochastic else 0.0,
+        nll_data_stderr=standard_error_of_data(nll, unit_nll, totals.unit_tokens),
         data_unit=data_unit,
         bound=objective.bound,
         scored_tokens=tokens,

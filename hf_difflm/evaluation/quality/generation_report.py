@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from ...errors import UserError
 from ...runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
-from ...runs.journal.files import JOURNAL_NAME
+from ...runs.journal.atomic_files import JOURNAL_NAME
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import markdown_table, printable, shortened, text_table
 from ...runs.pages.write_markdown import write_markdown

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...runs.journal.files import write_text
+from ...runs.journal.atomic_files import write_text
 from ...runs.journal.strict_json import dumps, plain
 from ..generation.importance_weights import importance_for
 from ..generation.options import GenerationOptions

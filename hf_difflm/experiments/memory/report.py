@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from ...errors import UserError, did_you_mean
+from ...training.launch.configs import FOLDER
 from .estimate import USABLE, MemoryEstimate
 from .sharding import ENGINES
 
-CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
 _UNITS = {"": 1e9, "gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12}
 _ROWS = {
     "weights": "weights",
@@ -53,11 +53,11 @@ def of_accelerate_config(name: str) -> tuple[str, int, bool]:
     Raises:
         UserError: there is no such configuration, or it is of an engine that cannot be estimated.
     """
-    path = CONFIGS / f"{name}.yaml"
+    path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
-        known = sorted(config.stem for config in CONFIGS.glob("*.yaml"))
+        known = sorted(config.stem for config in FOLDER.glob("*.yaml"))
         hint = did_you_mean(name, known) or f"; give a YAML file, or one of {', '.join(known)}"
         raise UserError(f"there is no accelerate configuration {name!r}{hint}")
     try:

@@ -14,8 +14,12 @@ MARKS = {PASSED: "✓", FAILED: "✗", UNKNOWN: "–"}
 
 FEW = 20
 """Rows below which nothing is said of what is random."""
+FEW_FOR_TRENDS = 100
+"""Rows below which a trend that is not seen may still come."""
 SURE = 5.0
 """Standard errors beyond which a deviation is no chance: 6 in 10 million."""
+TREND = 3.0
+"""Standard errors beyond which a trend is none by chance."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,20 @@ def ends(values: np.ndarray, share: float = 0.1) -> tuple[float, float, float]:
     first, last = values[:count], values[-count:]
     error = float(np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / count))
     return float(first.mean()), float(last.mean()), error
+
+
+def falling(run: Run, quantity: str, name: str, advice: str) -> Check:
+    """Whether a quantity of the steps is lower at the end than at the start, beyond chance."""
+    values = known_rows(run, quantity)[:, 1]
+    if len(values) < FEW:
+        return unknown(name, f"too early to tell: {len(values)} steps logged, {FEW} are needed")
+    first, last, error = ends(values)
+    finding = f"{first:.4f} in the first tenth, {last:.4f} ± {error:.4f} in the last"
+    if first - last > TREND * error:
+        return passed(name, finding)
+    if len(values) < FEW_FOR_TRENDS and last - first <= TREND * error:
+        return unknown(name, f"{finding}: not clear yet")
+    return failed(name, finding, advice)
 
 
 def setting(run: Run, name: str) -> float | None:

@@ -8,15 +8,28 @@ import numpy as np
 
 from ..journal.run import Run
 from ..journal.tables import printable
-from .checks import FEW, Check, ends, failed, judged, known_rows, passed, planned_steps, setting, unknown, warmup_steps
+from .checks import (
+    FEW,
+    FEW_FOR_TRENDS,
+    TREND,
+    Check,
+    ends,
+    failed,
+    falling,
+    judged,
+    known_rows,
+    passed,
+    planned_steps,
+    setting,
+    unknown,
+    warmup_steps,
+)
 
 BOUNDARIES = {"thirds": (1 / 3, 2 / 3), "30-70": (0.3, 0.7), "early": (0.1, 0.3), "late": (0.5, 0.9)}
 """Shares of training at which the medium and the hard stage of each curriculum begin."""
 
 _LEAST_SPREAD = 0.1
 _LEAST_CORRELATION = 0.05
-_SURE = 3.0  # standard errors
-_FEWEST_LATE = 100
 _SPREAD = "importance tells tokens apart"
 _CORRELATION = "importance goes with difficulty"
 _LOSS = "importance loss falls"
@@ -52,7 +65,7 @@ def _late(run: Run, name: str) -> np.ndarray | None:
     start = max(warmup_steps(run, planned) or 0, 0.1 * (planned or 0))
     rows = known_rows(run, name)
     rows = rows[rows[:, 0] > start]
-    if len(rows) < FEW or rows[-1, 0] - start < _FEWEST_LATE:
+    if len(rows) < FEW or rows[-1, 0] - start < FEW_FOR_TRENDS:
         return None
     return rows[-max(len(rows) // 4, FEW // 2) :, 1]
 
@@ -81,7 +94,7 @@ def _correlation(run: Run) -> Check:
     advice = (
         "the estimator does not rank tokens by what the model finds hard: train on, or raise importance_loss_weight"
     )
-    return judged(_CORRELATION, mean > max(_LEAST_CORRELATION, _SURE * error), finding, advice)
+    return judged(_CORRELATION, mean > max(_LEAST_CORRELATION, TREND * error), finding, advice)
 
 
 def _gradients(run: Run) -> Check:
@@ -93,30 +106,20 @@ def _gradients(run: Run) -> Check:
         if len(values) < FEW:
             return unknown(_GRADIENTS, f"too early to tell: {len(values)} steps logged, {FEW} are needed")
         first, last, error = ends(values)
-        (moved if abs(last - first) > _SURE * error and last != first else still).append(
+        (moved if abs(last - first) > TREND * error and last != first else still).append(
             f"{name} went from {first:.3f} to {last:.3f}"
         )
     finding = ", ".join(moved or still)
     if moved:
         return passed(_GRADIENTS, finding)
-    if len(known_rows(run, "importance_mean")) < _FEWEST_LATE:
+    if len(known_rows(run, "importance_mean")) < FEW_FOR_TRENDS:
         return unknown(_GRADIENTS, f"{finding}: not clear yet")
     return failed(_GRADIENTS, f"{finding}: it does not move", "check that importance_loss_weight is above 0")
 
 
 def _loss(run: Run) -> Check:
-    losses = known_rows(run, "importance_loss")[:, 1]
-    if len(losses) < FEW:
-        return unknown(_LOSS, f"too early to tell: {len(losses)} steps logged, {FEW} are needed")
-    first, last, error = ends(losses)
-    finding = f"{first:.4f} in the first tenth, {last:.4f} ± {error:.4f} in the last"
-    if first - last > _SURE * error:
-        return passed(_LOSS, finding)
-    if len(losses) < _FEWEST_LATE and last - first <= _SURE * error:
-        return unknown(_LOSS, f"{finding}: not clear yet")
-    return failed(
-        _LOSS, finding, "raise importance_loss_weight; a rising loss may also follow a denoiser that learns fast"
-    )
+    advice = "raise importance_loss_weight; a rising loss may also follow a denoiser that learns fast"
+    return falling(run, "importance_loss", _LOSS, advice)
 
 
 def _weights(run: Run) -> Check:

@@ -9,10 +9,11 @@ import numpy as np
 from ..journal.run import KILLED, Run
 from ..journal.tables import count, duration, printable, with_error
 from .checks import (
-    FEW,
+    FEW_FOR_TRENDS,
+    TREND,
     Check,
-    ends,
     failed,
+    falling,
     judged,
     known_rows,
     last_step,
@@ -23,8 +24,6 @@ from .checks import (
     warmup_steps,
 )
 
-_FEW_FOR_TRENDS = 100
-_FALLEN = 3.0  # standard errors
 _LR_TOLERANCE = 0.02  # of the peak: steps that a float16 scaler skipped shift the schedule
 _SLOWEST = 0.5
 _GROWTH = 1.2
@@ -73,18 +72,8 @@ def _finite(run: Run) -> Check:
 
 
 def _loss(run: Run) -> Check:
-    name = "loss falls"
-    losses = known_rows(run, "loss")[:, 1]
-    if len(losses) < FEW:
-        return unknown(name, f"too early to tell: {len(losses)} steps logged, {FEW} are needed")
-    first, last, error = ends(losses)
-    finding = f"{first:.4f} in the first tenth, {last:.4f} ± {error:.4f} in the last"
-    if first - last > _FALLEN * error:
-        return passed(name, finding)
-    if len(losses) < _FEW_FOR_TRENDS and last - first <= _FALLEN * error:
-        return unknown(name, f"{finding}: not clear yet")
     advice = "check learning_rate and, with `runs show`, that gradients flow; then try another seed"
-    return failed(name, finding, advice)
+    return falling(run, "loss", "loss falls", advice)
 
 
 def _learning_rate(run: Run) -> Check:
@@ -143,7 +132,7 @@ def _evaluations(run: Run) -> Check:
         f"{with_error(first.nll, first.nll_stderr)} at step {first.iter:,}, {with_error(last.nll, last.nll_stderr)} at "
         f"step {last.iter:,}, best at step {best.iter:,}"
     )
-    error = _FALLEN * math.hypot(first.nll_stderr or 0.0, last.nll_stderr or 0.0)
+    error = TREND * math.hypot(first.nll_stderr or 0.0, last.nll_stderr or 0.0)
     fall = (first.nll or 0.0) - (last.nll or 0.0)
     if abs(fall) <= error:
         return unknown(name, f"{finding}: not clear yet")
@@ -154,8 +143,8 @@ def _evaluations(run: Run) -> Check:
 def _throughput(run: Run) -> Check:
     name = "throughput is steady"
     rates = known_rows(run, "tokens_per_sec")[:, 1]
-    if len(rates) < _FEW_FOR_TRENDS:
-        return unknown(name, f"{count(run.tokens_per_sec)} tokens/s; {_FEW_FOR_TRENDS} steps are needed to tell")
+    if len(rates) < FEW_FOR_TRENDS:
+        return unknown(name, f"{count(run.tokens_per_sec)} tokens/s; {FEW_FOR_TRENDS} steps are needed to tell")
     usual, late = float(np.median(rates)), float(np.median(rates[-len(rates) // 5 :]))
     seconds = duration(float(np.nansum(run.column("time_ms") * run.column("steps"))) / 1e3)
     finding = f"median {usual:,.0f} tokens/s over {seconds} of training, {late:,.0f} in the last fifth"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..journal.files import write_text
+from ..journal.atomic_files import write_text
 from ..journal.run import Run
 from ..journal.strict_json import dumps
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..journal.files import JOURNAL_NAME, remove_leftovers, replacing, write_text
+from ..journal.atomic_files import JOURNAL_NAME, remove_leftovers, replacing, write_text
 from ..journal.run import Run
 from ..journal.strict_json import dumps, plain
 from ..reading.dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
-from ..journal.files import JOURNAL_NAME, document_name, metrics_name, write_text
+from ..journal.atomic_files import JOURNAL_NAME, document_name, metrics_name, write_text
 from ..journal.reading import GrowingRun, read_journal
 from ..journal.run import Run
 from ..journal.strict_json import dumps

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from .file import parse_lines
+from .append_only import parse_lines
 from .schema import STEP_NUMBERS, EventRecord, Record, StepRecord
 from .steps import Steps, finite
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import UserError
-from .files import JOURNAL_NAME
+from .atomic_files import JOURNAL_NAME
 from .quantities import NATS
 from .schema import (
     RUNNING,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from ...errors import UserError
-from .file import parse_lines, read_records
+from .append_only import parse_lines, read_records
 from .run import Run
 from .schema import EventRecord, Record
 from .steps import Steps

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ...errors import UserError
-from .file import seems_abandoned
-from .files import JOURNAL_NAME
+from .append_only import seems_abandoned
+from .atomic_files import JOURNAL_NAME
 from .quantities import loss_unit
 from .schema import (
     RUNNING,

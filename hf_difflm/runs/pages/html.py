@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..comparing.seeds import seed_groups
 from ..comparing.table import compare_runs, labels
-from ..journal.files import write_page
+from ..journal.atomic_files import write_page
 from ..journal.run import Run
 from ..journal.strict_json import plain
 from ..reading.places import relative, shown, shown_run

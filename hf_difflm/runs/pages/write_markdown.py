@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..journal.files import write_page
+from ..journal.atomic_files import write_page
 from ..journal.tables import fenced
 from ..reading.places import relative
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOMES = {"KINDS": "kinds", "Plots": "kinds", "plot_comparison": "kinds", "plot_runs": "kinds"}
+from ...lazy import on_first_use
+
+_HOMES = {"KINDS": ".kinds", "Plots": ".kinds", "plot_comparison": ".kinds", "plot_runs": ".kinds"}
 __all__ = ["KINDS", "Plots", "plot_comparison", "plot_runs"]
 
 if TYPE_CHECKING:
     from .kinds import KINDS, Plots, plot_comparison, plot_runs
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

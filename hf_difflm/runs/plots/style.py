@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from ...errors import UserError
-from ..journal.files import replacing
+from ..journal.atomic_files import replacing
 from ..journal.tables import printable
 from .axes import AXES
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOMES = {"load_run": "load", "load_runs": "load"}
+from ...lazy import on_first_use
+
+_HOMES = {"load_run": ".load", "load_runs": ".load"}
 __all__ = ["load_run", "load_runs"]
 
 if TYPE_CHECKING:
     from .load import load_run, load_runs
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, _HOMES)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..journal.files import JOURNAL_NAME, METRICS_SUFFIX
+from ..journal.atomic_files import JOURNAL_NAME, METRICS_SUFFIX
 from ..journal.reading import read_journal
 from ..journal.run import Run
 from ..journal.strict_json import loads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..journal.files import JOURNAL_NAME
+from ..journal.atomic_files import JOURNAL_NAME
 from ..journal.run import Run
 
 _ABSOLUTE = re.compile(r"(?:^|(?<=[\s='\"(\[,]))/(?:[^\s'\"/]+/)*([^\s'\"/]+)/?")

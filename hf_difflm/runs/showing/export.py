@@ -14,7 +14,7 @@ from ...errors import UserError, did_you_mean
 from ..comparing.evaluation_table import train_losses
 from ..comparing.table import compare_runs, labels
 from ..derived.document import build_document, render_document, summarize
-from ..journal.files import replacing
+from ..journal.atomic_files import replacing
 from ..journal.measurements import measurement_rows
 from ..journal.run import Run
 from ..journal.strict_json import dumps, plain

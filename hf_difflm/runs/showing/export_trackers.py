@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import UserError
 from ..comparing.table import labels
-from ..journal.files import document_name
+from ..journal.atomic_files import document_name
 from ..journal.measurements import numbers
 from ..journal.run import Run
 from ..journal.strict_json import plain

@@ -11,7 +11,7 @@ import numpy as np
 from ..comparing.table import labels
 from ..derived.document import summarize
 from ..derived.metrics import losses_by_epoch
-from ..journal.file import RECORDS_LOST
+from ..journal.append_only import RECORDS_LOST
 from ..journal.measurements import last_measurements, measurement_lines
 from ..journal.quantities import STEP
 from ..journal.run import KILLED, Run

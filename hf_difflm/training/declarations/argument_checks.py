@@ -13,7 +13,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from ...errors import UserError, did_you_mean
 from ..launch.liger import check_liger
 from .complaints import complaints_about
-from .values import shown
+from .typed_values import shown
 
 # What the Trainer passes itself.
 _GIVEN_BY_TRAINER = frozenset({"optimizer", "num_warmup_steps", "num_training_steps"})

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "accelerate_configs"
+FOLDER = Path(__file__).parents[2] / "accelerate_configs"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from ...errors import UserError
 from ...objectives import Batch
 from ...objectives.base import to_device
 from ..data_order import order_of
@@ -21,7 +24,8 @@ class LoadingPart(TrainerPart):
     def get_train_dataloader(self) -> DataLoader:
         dataset = self.train_dataset
         if dataset is None or isinstance(dataset, IterableDataset):
-            return super().get_train_dataloader()
+            with self._batches_on_the_host():
+                return super().get_train_dataloader()
         optimiser_batch = self.get_total_train_batch_size(self.args)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self._train_order = order_of(dataset, optimiser_batch, seed, self.args.max_steps)
@@ -40,6 +44,22 @@ class LoadingPart(TrainerPart):
             generator=torch.Generator().manual_seed(seed),  # iterating must not move the global generator
         )
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
+
+    @contextmanager
+    def _batches_on_the_host(self) -> Iterator[None]:
+        """Inside the block accelerate prepares loaders whose batches stay on the host, where the noise is drawn."""
+        given: Any = self.args.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says
+        if given.dispatch_batches:
+            raise UserError(
+                "dispatch_batches=True puts the batches of one process on its device, but their noise is drawn on the host; "
+                "leave it out of accelerator_config: each process then reads its own rows"
+            )
+        placed = self.accelerator.device_placement
+        self.accelerator.device_placement = False
+        try:
+            yield
+        finally:
+            self.accelerator.device_placement = placed
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Batch], Any]:
         """Fetch an accumulation window and number its sequences by their place in the optimiser batch."""

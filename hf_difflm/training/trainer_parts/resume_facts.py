@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...runs.journal.atomic_files import write_text
 from ...runs.journal.checkpoints import EMA_FILE, FACTS_FILE
-from ...runs.journal.files import write_text
 from ..declarations.identity import TRAINER_IDENTITY, Changes, another_experiment, keeping, only_watching, refusal
 from ..options import DiffusionOptions
 

@@ -40,6 +40,7 @@ assert not {"WANDB_RUN_ID", "WANDB_RESUME"} & os.environ.keys()
 """
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_in_the_wandb_run_of_the_journal(offline, make_trainer, tmp_path):
     """In a process of its own, as after a crash: wandb reads its environment once a process."""
     before = RunLogCallback(header={"metadata": {"wandb_run_id": "before77"}})

@@ -7,11 +7,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from generated import generate_texts
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.generation.options import GenerationOptions
-from hf_difflm.evaluation.generation.texts import encode, generate_samples, generate_texts
+from hf_difflm.evaluation.generation.texts import encode, generate_samples
 from hf_difflm.evaluation.undisturbed import undisturbed
 
 OPTIONS = GenerationOptions(max_new_tokens=6, seed=3)

@@ -13,8 +13,9 @@ import torch
 from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
-from hf_difflm.evaluation.likelihood.draws import FEWEST_REPLICATES, MOST_REPLICATES, Draws, standard_error
+from hf_difflm.evaluation.likelihood.draws import FEWEST_REPLICATES, MOST_REPLICATES, Draws
 from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.standard_errors import standard_error_of_draws
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.noise import row_uniforms, stratified_uniforms
 
@@ -206,6 +207,6 @@ def test_numbers_that_make_no_sense_are_refused(settings, sentence):
 
 def test_the_standard_error_is_that_of_a_mean():
     values = np.random.default_rng(0).normal(size=9)
-    assert standard_error(values.tolist()) == pytest.approx(values.std(ddof=1) / 3, rel=1e-12)
-    assert standard_error([1.0]) is None
+    assert standard_error_of_draws(values.tolist()) == pytest.approx(values.std(ddof=1) / 3, rel=1e-12)
+    assert standard_error_of_draws([1.0]) is None
     assert Draws(1, 1e-9).next_pass([0.0] * MOST_REPLICATES) == range(MOST_REPLICATES, MOST_REPLICATES)

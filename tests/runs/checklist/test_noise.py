@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from noisy_runs import NOISE, STEPS, TOKENS, atat, drawn, found, outcomes, sound_run
 
-from hf_difflm.runs.checklist.answers import check_run
+from hf_difflm.runs.checklist.all_checks import check_run
 
 
 @pytest.mark.parametrize("seed", range(5))

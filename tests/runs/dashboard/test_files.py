@@ -22,7 +22,7 @@ from hf_difflm.runs.dashboard.files import (
     write_dashboard,
     write_picture,
 )
-from hf_difflm.runs.journal.files import write_text
+from hf_difflm.runs.journal.atomic_files import write_text
 from hf_difflm.runs.journal.schema import MeasurementRecord
 from hf_difflm.runs.journal.steps import Steps
 

@@ -139,7 +139,7 @@ def test_it_ends_when_nobody_can_ask_any_more(tmp_path, start):
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from hf_difflm.callbacks.journal.drawing_process import DrawingProcess
+from hf_difflm.callbacks.recording.drawing_process import DrawingProcess
 process = DrawingProcess(Path(sys.argv[1]), Path(sys.argv[2]), 0)
 worker = os.fork()
 if worker == 0:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.derived.document import build_document, summarize
 from hf_difflm.runs.derived.rebuild import DerivedWriter, write_derived
-from hf_difflm.runs.journal.files import document_name, replacing
+from hf_difflm.runs.journal.atomic_files import document_name, replacing
 from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, StepRecord
 
 SUMMARY = set(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.derived.metrics import build_metrics
 from hf_difflm.runs.derived.rebuild import write_derived
-from hf_difflm.runs.journal.files import metrics_name
+from hf_difflm.runs.journal.atomic_files import metrics_name
 from hf_difflm.runs.journal.schema import RunRecord, StepRecord
 
 KEYS = ["model_type", "experiment_name", "start_time", "end_time", "epochs", "epoch_losses", "steps", "step_losses"]

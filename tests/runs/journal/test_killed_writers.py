@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hf_difflm.runs import load_run
-from hf_difflm.runs.journal.files import remove_leftovers
+from hf_difflm.runs.journal.atomic_files import remove_leftovers
 from hf_difflm.runs.journal.strict_json import dumps
 
 KILLS, RUNS = 200, 10
@@ -27,8 +27,8 @@ FORKER = textwrap.dedent(
     import os, random, select, signal, sys, time
     from pathlib import Path
     from hf_difflm.runs.derived.rebuild import DerivedWriter
-    from hf_difflm.runs.journal.files import write_text
-    from hf_difflm.runs.journal.file import Journal
+    from hf_difflm.runs.journal.atomic_files import write_text
+    from hf_difflm.runs.journal.append_only import Journal
     from hf_difflm.runs.journal.reading import find_run
     from hf_difflm.runs.journal.schema import CheckpointRecord, EvaluationRecord, EventRecord, RunRecord, StepRecord
 

@@ -15,7 +15,7 @@ from hf_difflm.runs import Run, load_run
 from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.journal import arrow as arrow
 from hf_difflm.runs.journal import reading as reading
-from hf_difflm.runs.journal.file import read_records
+from hf_difflm.runs.journal.append_only import read_records
 from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord, encode
 
 wide = st.floats(width=64) | st.integers(-(2**53), 2**53)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from hf_difflm.runs import Journal
-from hf_difflm.runs.journal import file as journal_module
-from hf_difflm.runs.journal.file import read_records
+from hf_difflm.runs.journal import append_only as journal_module
+from hf_difflm.runs.journal.append_only import read_records
 from hf_difflm.runs.journal.schema import StepRecord
 
 fcntl = pytest.importorskip("fcntl")
@@ -140,7 +140,7 @@ def test_the_lock_of_a_journal_that_nobody_closed_goes_with_it(tmp_path):
 def test_a_run_that_nobody_writes_and_that_was_silent_for_a_minute_seems_abandoned(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(StepRecord(iter=1))
-    look = "import sys, pathlib; from hf_difflm.runs.journal.file import seems_abandoned as seems; "
+    look = "import sys, pathlib; from hf_difflm.runs.journal.append_only import seems_abandoned as seems; "
     reader = look + f"sys.exit(seems(pathlib.Path({str(journal.path)!r})))"
 
     def seems() -> bool:

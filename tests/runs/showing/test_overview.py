@@ -13,7 +13,7 @@ from made_runs import make_run, write_run
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
 from hf_difflm.runs.comparing.best import best_run, best_text
-from hf_difflm.runs.journal.files import JOURNAL_NAME
+from hf_difflm.runs.journal.atomic_files import JOURNAL_NAME
 from hf_difflm.runs.journal.schema import EventRecord
 from hf_difflm.runs.journal.strict_json import dumps, plain
 from hf_difflm.runs.showing.overview import list_rows, list_text, show_data, show_text, summary_text

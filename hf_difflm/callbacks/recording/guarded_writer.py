@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
-from ...runs.journal.file import RECORDS_LOST, Journal
+from ...runs.journal.append_only import RECORDS_LOST, Journal
 from ...runs.journal.schema import EventRecord, Record
 from .derived_files import DerivedFiles
 

@@ -1,11 +1,12 @@
-"""How often each number of hidden tokens is drawn, where small ones are drawn more often and count for less.
+"""How many of a sequence's L scored tokens are hidden: k uniform on 1..L, or small k more often, which then count for less.
 
-The mean of k cross-entropies out of L has a variance of about S^2 (1/k - 1/L), so most of the noise of the any-order form is
-that of its small k. Draws are best given to the k in proportion to their standard deviation (Neyman's allocation; Cochran,
-Sampling Techniques, section 5.5), with the weight 1 / (L p(k)), whose mean is 1, in front. In theory that is p(k) ~ k^-1/2;
-but weights that vary let the differences between sequences through, and k^-1/3 is as good for short texts and better for long
-ones (`benchmarks/evaluation_cost.py` measures what it gives). No weight is larger than that of k = L, about 3/2. Strata
-cancel what the weights let through of what sequences have in common, so a few sequences are better drawn uniformly.
+By importance: the mean of k cross-entropies out of L has a variance of about S^2 (1/k - 1/L), so most of the noise of the
+any-order form is that of its small k. Draws are best given to the k in proportion to their standard deviation (Neyman's
+allocation; Cochran, Sampling Techniques, section 5.5), with the weight 1 / (L p(k)), whose mean is 1, in front. In theory
+that is p(k) ~ k^-1/2; but weights that vary let the differences between sequences through, and k^-1/3 is as good for
+short texts and better for long ones (`benchmarks/evaluation_cost.py` measures what it gives). No weight is larger than
+that of k = L, about 3/2. Strata cancel what the weights let through of what sequences have in common, so a few sequences
+are better drawn uniformly.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ FEWEST_STRATA = 16
 """With fewer sequences the weights would bring more noise than they save."""
 
 
-def draw_counts(u_B: np.ndarray, scored_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def uniform_counts(u_B: np.ndarray, scored_B: np.ndarray) -> np.ndarray:
+    """(B,) int64 k = 1 + floor(u L), each of 1..L as often; 1 where L is 0. Arguments as below."""
+    return 1 + np.floor(u_B * scored_B).astype(np.int64)
+
+
+def counts_by_importance(u_B: np.ndarray, scored_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn uniform numbers into numbers of hidden tokens with p(k) ~ k^-1/3, k = 1..L.
 
     Args:

@@ -7,11 +7,11 @@ import os
 
 import pytest
 
-from hf_difflm.callbacks.journal.log_writer import LogWriter
+from hf_difflm.callbacks.recording.guarded_writer import LogWriter
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run, recover
 from hf_difflm.runs.derived.rebuild import derived_files
-from hf_difflm.runs.journal.file import RECORDS_LOST
+from hf_difflm.runs.journal.append_only import RECORDS_LOST
 from hf_difflm.runs.journal.schema import EventRecord, RunRecord, StepRecord
 
 

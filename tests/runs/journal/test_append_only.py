@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_difflm.runs import Journal, load_run
-from hf_difflm.runs.journal.file import read_records
+from hf_difflm.runs.journal.append_only import read_records
 from hf_difflm.runs.journal.schema import (
     CheckpointRecord,
     EvaluationRecord,
@@ -189,9 +189,8 @@ for step in range(1, 10_000_000):
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
 def test_the_package_runs_does_not_import(package):
-    modules = (
-        "comparing.table derived.document html journal.file journal.run pages.markdown plots.kinds reading.load schema"
-    )
+    modules = "comparing.table derived.document html journal.append_only journal.run pages.markdown plots.kinds"
+    modules += " reading.load schema"
     program = (
         "import importlib, sys\n"
         f"for name in {modules.split()!r}: importlib.import_module('hf_difflm.runs.' + name)\n"

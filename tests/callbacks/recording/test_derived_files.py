@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_difflm.callbacks.journal import derived_files as module
-from hf_difflm.callbacks.journal.derived_files import DerivedFiles
+from hf_difflm.callbacks.recording import derived_files as module
+from hf_difflm.callbacks.recording.derived_files import DerivedFiles
 from hf_difflm.runs import Journal
 from hf_difflm.runs.derived.rebuild import derived_files
 from hf_difflm.runs.journal.schema import RunRecord, StepRecord

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
-from hf_difflm.objectives.count_law import draw_counts
+from hf_difflm.objectives.masked_counts import counts_by_importance
 
 
 @given(scored=st.integers(1, 3000))
 def test_a_grid_of_numbers_gives_every_count_its_share_and_weights_with_a_mean_of_one(scored):
     """Each count's weight, from the share of a fine grid that falls to it, is 1 / (L p(k))."""
     points = 40_000
-    counts, weights = draw_counts((np.arange(points) + 0.5) / points, np.full(points, scored))
+    counts, weights = counts_by_importance((np.arange(points) + 0.5) / points, np.full(points, scored))
     assert (np.diff(counts) >= 0).all()
     assert counts[0] == 1
     assert counts[-1] == scored
@@ -31,15 +31,15 @@ def test_a_grid_of_numbers_gives_every_count_its_share_and_weights_with_a_mean_o
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=20), seed=st.integers(0, 2**32))
 def test_rows_of_several_lengths_are_drawn_each_by_its_own(lengths, seed):
     u = np.random.default_rng(seed).random(len(lengths))
-    counts, weights = draw_counts(u, np.array(lengths))
+    counts, weights = counts_by_importance(u, np.array(lengths))
     for row, scored in enumerate(lengths):
-        alone = draw_counts(u[row : row + 1], np.array([scored]))
+        alone = counts_by_importance(u[row : row + 1], np.array([scored]))
         assert (counts[row], weights[row]) == (alone[0][0], alone[1][0])
         assert 1 <= counts[row] <= max(scored, 1)
 
 
 def test_a_number_just_below_one_is_all_tokens():
-    counts, _ = draw_counts(np.full(3, np.nextafter(1.0, 0.0)), np.array([1, 7, 1024]))
+    counts, _ = counts_by_importance(np.full(3, np.nextafter(1.0, 0.0)), np.array([1, 7, 1024]))
     assert counts.tolist() == [1, 7, 1024]
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_difflm.callbacks.journal.step_records import step_record, step_records
+from hf_difflm.callbacks.recording.step_records import step_record, step_records
 from hf_difflm.runs.journal.schema import encode
 from hf_difflm.runs.journal.strict_json import loads
 

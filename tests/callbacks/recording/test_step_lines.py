@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_difflm.callbacks.journal.step_lines import StepLines
-from hf_difflm.callbacks.journal.step_records import step_records
+from hf_difflm.callbacks.recording.step_lines import StepLines
+from hf_difflm.callbacks.recording.step_records import step_records
 from hf_difflm.runs import load_run
 from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.journal.schema import RunRecord, decode, encode
@@ -67,7 +67,7 @@ def test_lines_are_those_of_the_records(windows):
 
 def test_a_usual_row_is_written_in_one_formatting_and_read_back(monkeypatch):
     monkeypatch.setattr(
-        "hf_difflm.callbacks.journal.step_lines.step_records", None
+        "hf_difflm.callbacks.recording.step_lines.step_records", None
     )  # it would be called for another row
     row = {
         "iter": 3,

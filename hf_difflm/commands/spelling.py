@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UserError, did_you_mean
-from ..training.declarations.values import FALSE_WORDS, TRUE_WORDS
+from ..training.declarations.typed_values import FALSE_WORDS, TRUE_WORDS
 
 _TRAINER_FLAGS = "hf_difflm.trainer_flags"
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")

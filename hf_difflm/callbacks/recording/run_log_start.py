@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 
 from ...errors import UserError
 from ...runs.derived.rebuild import derived_files
-from ...runs.journal.file import Journal
-from ...runs.journal.files import remove_leftovers
+from ...runs.journal.append_only import Journal
+from ...runs.journal.atomic_files import remove_leftovers
 from ...runs.journal.reading import find_run
 from ...runs.journal.run import Run
 from ...runs.journal.schema import EventRecord

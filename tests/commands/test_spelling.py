@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hf_difflm.commands.application import Application
 from hf_difflm.commands.flags import given_flags, with_flags
-from hf_difflm.commands.parsing import Commands, TrainingCommand
+from hf_difflm.commands.spelling import Commands, TrainingCommand
 from hf_difflm.errors import UserError
 from hf_difflm.training.declarations.fields import own_fields
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...runs.derived.rebuild import write_derived
-from ...runs.journal.files import remove_leftovers
+from ...runs.journal.atomic_files import remove_leftovers
 from .process import JournalProcess
 
 logger = logging.getLogger(__name__)

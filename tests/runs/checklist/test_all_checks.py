@@ -11,7 +11,7 @@ from noisy_runs import CURRICULUM, IMPORTANCE, NOISE, STEPS, atat, found, outcom
 
 from hf_difflm.objectives.adaptive import curriculum
 from hf_difflm.runs import Run, load_run
-from hf_difflm.runs.checklist.answers import check_run, checklist_data, checklist_text, is_sound
+from hf_difflm.runs.checklist.all_checks import check_run, checklist_data, checklist_text, is_sound
 from hf_difflm.runs.checklist.importance import BOUNDARIES
 from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, MeasurementRecord
 from hf_difflm.runs.journal.steps import Steps

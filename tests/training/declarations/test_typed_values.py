@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
 from hf_difflm.training.declarations.fields import Field, own_fields
-from hf_difflm.training.declarations.values import typed_value
+from hf_difflm.training.declarations.typed_values import typed_value
 
 
 class Colour(enum.Enum):

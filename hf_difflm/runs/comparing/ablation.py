@@ -79,6 +79,7 @@ class AblationTable:
 
     entries: Sequence[Entry]
     baseline: str
+    _same: dict[str, dict[int, bool | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def to_text(self, width: int) -> str:
         """Return the table for a terminal, and below it what the differences mean."""
@@ -151,8 +152,14 @@ class AblationTable:
         return all(self._same_units(entry, [seed for seed in entry.runs if seed in self._baseline().runs]))
 
     def _same_units(self, entry: Entry, seeds: Sequence[int]) -> list[bool | None]:
-        pairs = ((entry.runs[seed], self._baseline().runs[seed]) for seed in seeds)
-        return [None if ours is None or theirs is None else same_units(ours, theirs) for ours, theirs in pairs]
+        if entry.name not in self._same:  # a file of each run is read for it
+            base = self._baseline().runs
+            pairs = {seed: (run, base.get(seed)) for seed, run in entry.runs.items()}
+            self._same[entry.name] = {
+                seed: None if ours is None or theirs is None else same_units(ours, theirs)
+                for seed, (ours, theirs) in pairs.items()
+            }
+        return [self._same[entry.name][seed] for seed in seeds]
 
     def _baseline(self) -> Entry:
         return next(entry for entry in self.entries if entry.name == self.baseline)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_difflm.runs import Journal, Run
+from hf_difflm.runs.comparing.units import write_best_evaluation
 from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
 from hf_difflm.runs.journal.steps import Steps
 
@@ -77,6 +80,28 @@ def make_run(
         else [SampleRecord(iter=step, time=TIME, prompt="The", text=f" text at {step}") for step in at[1:]],
         events=[EventRecord(event="started", iter=0, time=TIME), EventRecord(event="completed", iter=steps, time=TIME)],
     )
+
+
+def evaluated(
+    run: Run,
+    folder: Path,
+    *,
+    texts: Sequence[str] = ("a", "b", "c"),
+    nll: Sequence[float] = (1.0, 2.0, 3.0),
+    unit: str = "documents",
+    known: bool = True,
+    **digests: Sequence[str],
+) -> Run:
+    """The run in a folder, with its best evaluation there by unit: text i has (i + 1) * 10 tokens and bytes, ``nll`` each.
+
+    ``digests`` are ``tokens`` or ``context``, where the same text has others; ``known``: whether there are any digests.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = [10 * (place + 1) for place in range(len(texts))]
+    contents = {"text": texts, "tokens": texts, "context": texts, "num_bytes": tokens, **digests}
+    totals = [count * each for count, each in zip(tokens, nll, strict=True)]
+    write_best_evaluation(folder, 100, unit, list(range(len(texts))), tokens, totals, contents if known else None)
+    return replace(run, path=folder / "journal.jsonl")
 
 
 def million_steps(spike_at: int = 123_456) -> Run:

@@ -86,8 +86,8 @@ def tail(
 def compare(runs: Runs, as_json: AsJson = False) -> None:
     """Compare runs by their best evaluations, and list every setting, data property and size that differs.
 
-    Several seeds of one configuration get a line with their mean and its standard error. Two runs that were evaluated
-    on the same documents are compared paired by document.
+    Several seeds of one configuration get a line with their mean and its standard error. Two runs are compared paired
+    by document over what both were evaluated on, as far as their logs prove it the same.
     """
     from ..runs.comparing.table import compare_runs
     from ..runs.showing.export import comparison_json

@@ -44,6 +44,7 @@ class DocumentEncoder:
         self._ids_of_bytes = _byte_level_ids(description)
         self._backend = Tokenizer.from_str(self.description)
         self._backend.encode_special_tokens = True  # "encode the text of special tokens, too"
+        self.unk_token_id = _unknown_id(description["model"], self._backend)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"description": self.description, "mask_token_id": self.mask_token_id}
@@ -56,6 +57,15 @@ class DocumentEncoder:
     def fingerprint(self) -> str:
         """A SHA-256 of everything the ids depend on."""
         return hashlib.sha256(f"{self.mask_token_id} {self.description}".encode()).hexdigest()
+
+    @property
+    def is_of_bytes(self) -> bool:
+        """Whether each byte of UTF-8 is a token, so that all text comes back."""
+        return self._ids_of_bytes is not None
+
+    def decode(self, ids: list[np.ndarray]) -> list[str]:
+        """Return the text of each row of ids, (T,) int32; special tokens, the unknown one among them, by their names."""
+        return self._backend.decode_batch([each.tolist() for each in ids], skip_special_tokens=False)
 
     def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (ids, bytes of UTF-8 text behind each id), both (T,) int32, for each text.
@@ -130,6 +140,13 @@ def bytes_of_tokens(text: str, ends: np.ndarray) -> np.ndarray:
     covered = bytes_before[np.maximum.accumulate(ends)]
     covered[-1] = bytes_before[-1]
     return np.diff(covered, prepend=0).astype(np.int32)
+
+
+def _unknown_id(model: dict[str, Any], backend: Tokenizer) -> int | None:
+    """The id that the model of a tokenizer gives to what it does not know; the tokenizer may have no name for it."""
+    if model.get("unk_id") is not None:  # Unigram
+        return int(model["unk_id"])
+    return backend.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
 
 def _encode_bytes(text: str, ids_of_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

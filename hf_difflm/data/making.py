@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 from transformers import PreTrainedTokenizerBase
 
@@ -11,9 +13,17 @@ from .encoding import DocumentEncoder, encode_documents
 from .options import DataOptions
 from .packing import Packer, pack_documents
 from .prepared import SideCounts
+from .round_trip import RoundTrip, round_trip
 from .sentences import plural
 from .sources.documents import Documents
 from .sources.markov import MarkovSource
+
+
+def total_bytes(blocks: datasets.Dataset) -> int | None:
+    """Return the bytes of text behind some blocks; None where they are not known."""
+    if "num_bytes" not in blocks.column_names:
+        return None
+    return int(sum(blocks.with_format("numpy")["num_bytes"][:]))
 
 
 class BlockMaker:
@@ -25,6 +35,7 @@ class BlockMaker:
         self.encoder = DocumentEncoder(tokenizer)
         self.notes: list[str] = []
         self.counts: dict[str, SideCounts] = {}
+        self.round_trip: dict[str, Any] = {}
 
     def blocks(
         self, side: str, documents: Documents, source: MarkovSource | None, most: int | None
@@ -46,14 +57,27 @@ class BlockMaker:
         if most is not None and most < len(blocks):
             self.notes.append(f"{side}: used the first {most:,} of {plural(len(blocks), 'block')}")
             blocks = blocks.select(range(most))
+        if side == "eval":
+            workers = self.options.num_preprocessing_workers
+            blocks = self.without_lost_bytes(
+                blocks, round_trip(documents.dataset, self.encoder, key=documents.fingerprint, workers=workers)
+            )
         self.counts[side] = SideCounts(
             documents=len(documents),
             blocks=len(blocks),
             tokens=len(blocks) * (self.options.block_size - 1),
             dropped_tokens=dropped,
-            num_bytes=int(sum(blocks.with_format("numpy")["num_bytes"][:])),
+            num_bytes=total_bytes(blocks),
         )
         return blocks.with_format("numpy")
+
+    def without_lost_bytes(self, blocks: datasets.Dataset, trip: RoundTrip) -> datasets.Dataset:
+        """Return evaluation blocks, without ``num_bytes`` where the tokenizer does not give their text back; note that."""
+        self.round_trip = trip.facts()
+        if not trip.changed:
+            return blocks
+        self.notes.append(trip.sentence())
+        return blocks.remove_columns("num_bytes")
 
     def _check_one_token_per_letter(self, encoded: datasets.Dataset) -> None:
         width = self.options.block_size - 1

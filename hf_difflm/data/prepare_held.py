@@ -41,6 +41,7 @@ class Preparation(BlockMaker):
             counts=self.counts,
             block_size=self.options.block_size,
             notes=self.notes,
+            round_trip=self.round_trip,
         )
 
     def _encoding(self) -> str:

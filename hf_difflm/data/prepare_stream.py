@@ -43,6 +43,7 @@ class StreamPreparation(BlockMaker):
             counts=dict(reversed(self.counts.items())),
             block_size=options.block_size,
             notes=self.notes,
+            round_trip=self.round_trip,
         )
 
     @property

@@ -50,6 +50,8 @@ class PreparedData:
         counts: by side, ``train`` and ``eval``; no ``train`` where that is a stream without an end.
         block_size: tokens in a block, BOS included.
         notes: sentences on what was decided on the way.
+        round_trip: where the tokenizer does not give the evaluation text back, how much of it; else empty. There are no
+            ``num_bytes`` then.
     """
 
     train: Any
@@ -59,6 +61,7 @@ class PreparedData:
     counts: dict[str, SideCounts]
     block_size: int
     notes: list[str] = field(default_factory=list)
+    round_trip: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return a line for each side and each note, for the terminal."""

@@ -127,6 +127,7 @@ def write_prepared(
             "counts": {side: asdict(count) for side, count in counts.items()},
             "source_nll": data.source_nll,
             "notes": data.notes,
+            "round_trip": data.round_trip,
         }
         _write_card(folder, card)
     except OSError as error:
@@ -181,6 +182,7 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
         counts=counts if need_train else {"eval": counts["eval"]},
         block_size=options.block_size,
         notes=notes,
+        round_trip=card.get("round_trip", {}),  # of a folder prepared before it was looked at, nothing is known
     )
 
 

@@ -144,7 +144,8 @@ def _explanation(grid: AblationGrid) -> str:
         f"Means over {seeds} seed{'s' if seeds > 1 else ''}, ± half the {CONFIDENCE:.0%} interval (Student's t over seeds). "
         "nats/token (P0) is the NELBO of plain masked diffusion on the same denoiser, from the evaluation with the lowest "
         "value (exact for an autoregressive model). difference is to "
-        f"`{printable(grid.baseline)}`, paired by seed; where its interval holds 0 the verdict is {NOT_RESOLVED}; of "
+        f"`{printable(grid.baseline)}`, paired by seed (unpaired where the logs do not prove that both scored the "
+        f"same text); where its interval holds 0 the verdict is {NOT_RESOLVED}; of "
         "two upper bounds (nelbo) the lower one is the better bound. "
         "A variant without all of its runs has no numbers. "
         + (f"Samples: {grid.samples} texts a run from an empty prompt." if grid.samples else "")

@@ -262,6 +262,7 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
             "fingerprint": data.fingerprint,
             "counts": {side: dataclasses.asdict(counts) for side, counts in data.counts.items()},
             "source_nll": data.source_nll,
+            **({"round_trip": data.round_trip} if data.round_trip else {}),
             "notes": data.notes,
         },
     }

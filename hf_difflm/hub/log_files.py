@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import Run
-from ..runs.comparing.pairing import EVALUATION_FILE
+from ..runs.comparing.units import EVALUATION_FILE
 from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.strict_json import dumps, dumps_line, loads
 from ..runs.reading.dashboard_names import LATEST, SAMPLES

@@ -15,6 +15,7 @@ from ..callbacks import RunLogCallback
 from ..callbacks.measuring.device_peak import device_peak
 from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
+from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..objectives import Batch, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
@@ -101,6 +102,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self.add_callback(StepHooks(after_update=self._after_update, left_out=self._leave_out))
         self.ema: ExponentialMovingAverage | None = None
         self.last_evaluation: LikelihoodResult | None = None
+        self._last_evaluated: tuple[Any, Any] | None = None
+        self._contents: tuple[Any, UnitContents] | None = None
         self._window = MetricsWindow()
         self._clock_started = False
         self._resumed_from: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import datasets
@@ -12,9 +13,11 @@ from transformers import PreTrainedTokenizerBase
 from hf_difflm.errors import UserError
 
 from ..caching import cached_map, code_digest
+from ..making import total_bytes
 from ..options import DataOptions
 from ..prepare_held import Preparation
 from ..prepared import SideCounts
+from ..round_trip import round_trip
 from ..sentences import plural
 from ..sources.corpora import Corpus
 from ..sources.documents import Documents
@@ -23,7 +26,8 @@ from . import answers, chat_template
 from . import rows as conversations
 from .answers import AnswerEncoder, AnswerTables
 from .chat_template import complete_chat_template
-from .rows import load_conversations
+from .messages import MESSAGES
+from .rows import COMPLETION, load_conversations
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class ConversationCounts(SideCounts):
             plural(self.blocks, "conversation"),
             f"{self.tokens + self.context_tokens:,} tokens",
             f"{self.tokens:,} of them scored ({100 * self.scored_share:.1f} %)",
-            f"{self.num_bytes:,} bytes",
+            "" if self.num_bytes is None else f"{self.num_bytes:,} bytes",
         ]
-        return ", ".join(words)
+        return ", ".join(word for word in words if word)
 
 
 class SftPreparation(Preparation):
@@ -104,16 +108,26 @@ class SftPreparation(Preparation):
         rows = rows.with_format("numpy")
         total = sum(len(ids) for ids in rows["input_ids"])
         context = sum(int((labels == -100).sum()) for labels in rows["labels"])
+        if side == "eval":
+            trip = round_trip(documents.dataset, self.encoder, key=documents.fingerprint, texts_of=scored_texts)
+            rows = self.without_lost_bytes(rows, trip)
         self.counts[side] = ConversationCounts(
             documents=len(documents),
             blocks=len(rows),
             tokens=total - context,
             dropped_tokens=0,
-            num_bytes=int(sum(rows["num_bytes"][:])),
+            num_bytes=total_bytes(rows),
             context_tokens=context,
             scored_share=(total - context) / total,
         )
         return rows
+
+
+def scored_texts(document: str) -> list[str]:
+    """Return what is scored of the JSON of a conversation, where that is text: the completion, or the last message."""
+    conversation = json.loads(document)
+    answer = conversation[MESSAGES][-1]["content"] if MESSAGES in conversation else conversation[COMPLETION]
+    return [answer] if isinstance(answer, str) else []
 
 
 def _code() -> str:

@@ -24,6 +24,7 @@ from ...data.encoding import DocumentEncoder
 from ...data.making import BlockMaker
 from ...data.prepared import PreparedData, SideCounts
 from ...data.prepared_folder import is_prepared
+from ...data.round_trip import round_trip
 from ...data.sentences import plural
 from ...data.sources.corpora import EMBEDDED, Corpus, load_corpus
 from ...data.sources.documents import hash_documents
@@ -104,6 +105,8 @@ class _ZeroShot(BlockMaker):
             rows = self._detokenized(rows, self.how.detokenizer)
         if self.how.packing == "mdlm":
             blocks, fingerprint = self._mdlm_blocks(rows, where)
+            full = rows.filter(_has_text) if len(rows) else rows
+            blocks = self.without_lost_bytes(blocks, round_trip(full, self.encoder, key=fingerprint))
         else:
             documents = hash_documents(rows, where, workers=self.options.num_preprocessing_workers)
             blocks = self.blocks("eval", documents, corpus.source, self.options.max_eval_blocks)
@@ -117,6 +120,7 @@ class _ZeroShot(BlockMaker):
             counts=self.counts,
             block_size=self.options.block_size,
             notes=self.notes,
+            round_trip=self.round_trip,
         )
 
     def _corpus(self) -> tuple[Corpus, str]:
@@ -188,6 +192,10 @@ class _ZeroShot(BlockMaker):
             num_bytes=int(blocks_3NW[1].sum(dtype=np.int64)),
         )
         return blocks, digest.hexdigest()
+
+
+def _has_text(row: dict[str, Any]) -> bool:
+    return bool(row["text"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import Any
 from ..journal.run import Run
 from ..journal.schema import COMPLETED
 from ..journal.tables import UNKNOWN, count, markdown_table, number, text_table
+from .pairing import unpaired
+from .units import same_units
 from .verdicts import Verdict, half_interval, verdict
 
 
@@ -77,6 +79,7 @@ class AblationTable:
 
     entries: Sequence[Entry]
     baseline: str
+    _same: dict[str, dict[int, bool | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def to_text(self, width: int) -> str:
         """Return the table for a terminal, and below it what the differences mean."""
@@ -106,7 +109,8 @@ class AblationTable:
             return "the baseline is not finished" if base.missing else "other data: not comparable"
         if difference.half is None:
             return "one seed: cannot tell"
-        return self._reading(entry, difference).short
+        said = self._reading(entry, difference).short
+        return said if self.is_paired(entry) else f"{said} (unpaired)"
 
     def _reading(self, entry: Entry, difference: Interval) -> Verdict:
         bounds = (entry.bound, self._baseline().bound)
@@ -121,17 +125,41 @@ class AblationTable:
             difference = None if entry is base or same else self.difference(entry)
             if difference is not None and difference.half is not None:
                 sentence = self._reading(entry, difference).sentence
-                found.append(f"- {entry.name} - {base.name}: {difference.signed()} nats/token: {sentence}.")
+                how = "" if self.is_paired(entry) else " (not paired: what text their runs scored the logs do not say)"
+                found.append(f"- {entry.name} - {base.name}: {difference.signed()} nats/token{how}: {sentence}.")
         return found
 
     def difference(self, entry: Entry) -> Interval | None:
-        """nll(entry) - nll(baseline) in nats per scored token over the seeds of both; None where it cannot be told."""
+        """nll(entry) - nll(baseline) in nats per scored token over the seeds of both; None where it cannot be told.
+
+        Paired by seed where both runs of each are proved to have been evaluated on the same units; else of the two means.
+        """
         base = self._baseline()
         ours, theirs = entry.nll(), base.nll()
-        shared = [seed for seed in ours if seed in theirs]
-        if not shared or any(_data(entry.runs[seed]) != _data(base.runs[seed]) for seed in shared):
+        seeds = [seed for seed in ours if seed in theirs]
+        if not seeds or any(_data(entry.runs[seed]) != _data(base.runs[seed]) for seed in seeds):
             return None
-        return interval([ours[seed] - theirs[seed] for seed in shared])
+        same = self._same_units(entry, seeds)
+        if False in same:
+            return None
+        if all(same):
+            return interval([ours[seed] - theirs[seed] for seed in seeds])
+        mean, stderr, degrees = unpaired([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+        return Interval(mean, None if stderr is None else half_interval(stderr, degrees))
+
+    def is_paired(self, entry: Entry) -> bool:
+        """Whether the logs prove that the runs of each seed were evaluated on the same units as those of the baseline."""
+        return all(self._same_units(entry, [seed for seed in entry.runs if seed in self._baseline().runs]))
+
+    def _same_units(self, entry: Entry, seeds: Sequence[int]) -> list[bool | None]:
+        if entry.name not in self._same:  # a file of each run is read for it
+            base = self._baseline().runs
+            pairs = {seed: (run, base.get(seed)) for seed, run in entry.runs.items()}
+            self._same[entry.name] = {
+                seed: None if ours is None or theirs is None else same_units(ours, theirs)
+                for seed, (ours, theirs) in pairs.items()
+            }
+        return [self._same[entry.name][seed] for seed in seeds]
 
     def _baseline(self) -> Entry:
         return next(entry for entry in self.entries if entry.name == self.baseline)
@@ -147,6 +175,7 @@ class AblationTable:
             "eval_nll": _data_of(interval(nll.values())),
             "eval_native_nll": _data_of(self._mean(entry, _native)),
             "difference": _data_of(difference),
+            "paired": difference is not None and self.is_paired(entry),
             "tokens_per_sec": _data_of(self._mean(entry, lambda run: run.tokens_per_sec)),
         }
         found["generation"] = {name: _data_of(self._of_texts(entry, name)) for name in self._text_names()}

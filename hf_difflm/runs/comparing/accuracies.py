@@ -18,7 +18,7 @@ def accuracy_task(objective: str | None) -> str:
     """
     if objective is None:
         return ONE_TASK
-    return "next accuracy" if objective in _CAUSAL else "masked accuracy"
+    return "next-token accuracy" if objective in _CAUSAL else "masked-token accuracy"
 
 
 def accuracy_headings(objectives: Sequence[str | None]) -> list[str]:

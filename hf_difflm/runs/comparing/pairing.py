@@ -1,46 +1,42 @@
-"""Two models on the same documents: the difference of their nll, with the error of a paired comparison.
+"""Two models on the same units: the difference of their nll, with the error of a paired comparison.
 
 Documents differ far more among each other than two models do on one document, so the standard error of the paired
-difference is much smaller than the data errors of the two numbers suggest.
+difference is much smaller than the data errors of the two numbers suggest. That holds for the same text in the same tokens
+and context alone; where nothing proves them the same, the numbers are compared without pairing, or not at all.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..journal.atomic_files import write_text
 from ..journal.quantities import NATS
 from ..journal.run import Run, common_loss_unit
-from ..journal.strict_json import dumps
 from .seeds import SeedGroup, mean_and_error
+from .units import EvaluatedUnits, read_units, same_units, shared, units_file
 from .verdicts import Verdict, half_interval, verdict
 
-logger = logging.getLogger(__name__)
-
-EVALUATION_FILE = "best_evaluation.json"
-"""Beside the journal: nll by document of the evaluation that is kept in ``best/``."""
+BITS = "bits/byte"
+_UNTOLD = "what text {runs} scored {log} not say; evaluate again to pair them"
+_TRIPLE = ("text", "token_ids", "context")
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """nll(first) - nll(second) in nats per scored token, over the units both were scored on.
+    """The number of the first less that of the second, over the units both were scored on.
 
     Args:
         first, second: names of the runs.
-        nats: the difference.
+        nats: the difference, in the unit of ``measure``.
         stderr: its standard error over units.
         units: how many.
         unit: "documents", "blocks" or "seeds".
         bounds: bound of each number, "nelbo" or "exact".
-        measure: unit of the difference; "loss" of Trainers that do not say what they minimise.
+        measure: nats/token; bits/byte where only the text is the same; "loss" of Trainers that do not say what they minimise.
+        note: what else must be known of the units; may be empty.
     """
 
     first: str
@@ -51,6 +47,7 @@ class PairedDifference:
     unit: str
     bounds: tuple[str | None, str | None]
     measure: str = NATS
+    note: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -61,87 +58,175 @@ class PairedDifference:
     def __str__(self) -> str:
         return (
             f"{self.first} - {self.second}: {self.nats:+.4f} ± {self.stderr:.4f} {self.measure} "
-            f"(best evaluations, paired over {self.units} {self.unit}): {self.verdict.sentence}."
+            f"(best evaluations, paired over {self.units} {self.unit}{self.note}): {self.verdict.sentence}."
         )
 
 
-def paired_difference(first: Run, second: Run, *, names: Sequence[str] | None = None) -> PairedDifference | None:
-    """Compare the best evaluations of two runs; None where they do not share at least two documents (or blocks).
+@dataclass(frozen=True)
+class UnpairedDifference:
+    """The same of two runs that nothing proves to have scored the same units.
+
+    Args:
+        first, second: names of the runs.
+        why: they are not paired.
+        nats: the difference; None where the texts are known to differ, so that there is none.
+        stderr: its standard error, from the data errors of both or the spread of their seeds; None where unknown.
+        degrees: of freedom, plus 1; infinite for data errors.
+        bounds, measure: as in :class:`PairedDifference`.
+    """
+
+    first: str
+    second: str
+    why: str
+    nats: float | None
+    stderr: float | None
+    degrees: float
+    bounds: tuple[str | None, str | None]
+    measure: str = NATS
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it says of the two models."""
+        half = None if self.stderr is None else half_interval(self.stderr, self.degrees)
+        return verdict((self.first, self.second), self.bounds, math.nan if self.nats is None else self.nats, half)
+
+    def __str__(self) -> str:
+        if self.nats is None:
+            return f"{self.first} and {self.second} are not compared: {self.why}."
+        error = "" if self.stderr is None else f" ± {self.stderr:.4f}"
+        return (
+            f"{self.first} - {self.second}: {self.nats:+.4f}{error} {self.measure} "
+            f"(best evaluations, not paired: {self.why}): {self.verdict.sentence}."
+        )
+
+
+Difference = PairedDifference | UnpairedDifference
+
+
+def paired_difference(first: Run, second: Run, *, names: Sequence[str] | None = None) -> Difference | None:
+    """Compare the best evaluations of two runs; None where neither is kept unit by unit, or both are one and the same.
+
+    Paired are units with the same text, scored tokens and context. Where there are fewer than two, those with the same text
+    are compared in bits per byte; where the log of a run does not say what its units are, the two numbers are.
 
     Args:
         first, second: the runs.
         names: what to call the two; by default their objectives, else their own names.
     """
-    if _file(first) == _file(second):  # two documents in one folder: the file belongs to one of them at most
+    if units_file(first) == units_file(second):  # two documents in one folder: the file belongs to one of them at most
         return None
-    a, b = _read(first), _read(second)
-    if a is None or b is None or a["unit"] != b["unit"]:
+    a, b = read_units(first), read_units(second)
+    if a is None and b is None:
         return None
-    _, in_a, in_b = np.intersect1d(a["ids"], b["ids"], return_indices=True)
-    tokens_a, tokens_b = a["tokens"][in_a], b["tokens"][in_b]
-    if len(in_a) < 2 or not np.array_equal(tokens_a, tokens_b):
-        return None
-    difference = a["nll"][in_a] - b["nll"][in_b]
-    total, units = tokens_a.sum(), len(in_a)
-    mean = difference.sum() / total
-    residual = difference - mean * tokens_a
-    return PairedDifference(
-        first=names[0] if names else first.objective or first.name,
-        second=names[1] if names else second.objective or second.name,
-        nats=float(mean),
-        stderr=float(math.sqrt(units / (units - 1) * (residual**2).sum()) / total),
-        units=units,
-        unit=a["unit"],
-        bounds=(first.bound, second.bound),
-    )
+    called = (names[0], names[1]) if names else (first.objective or first.name, second.objective or second.name)
+    bounds = (first.bound, second.bound)
+    silent = [name for name, units in zip(called, (a, b), strict=True) if units is None or not units.proved]
+    if a is None or b is None or silent:
+        return _without_proof(first, second, called, silent)
+    if a.unit == b.unit:
+        in_a, in_b = shared(a.keys(*_TRIPLE), b.keys(*_TRIPLE))
+        if len(in_a) >= 2:
+            nats, stderr = _ratio(a.nll[in_a] - b.nll[in_b], a.tokens[in_a])
+            whole = len(in_a) == len(a.tokens) == len(b.tokens)
+            note = "" if whole else f" that both scored, of {len(a.tokens):,} and {len(b.tokens):,}"
+            return PairedDifference(*called, nats, stderr, len(in_a), a.unit, bounds, note=note)
+    in_a, in_b = shared(a.keys("text"), b.keys("text")) if a.text and b.text and a.unit == b.unit else ([], [])
+    without = [name for name, run in zip(called, (first, second), strict=True) if not _has_bits(run)]
+    if len(in_a) < 2 or without or a.num_bytes is None:
+        why = _what_differs(a, b)
+        if without:
+            why += f"; of {' and '.join(without)} there are no bits per byte"
+        return UnpairedDifference(*called, why, None, None, math.inf, bounds)
+    bits, stderr = _ratio((a.nll[in_a] - b.nll[in_b]) / math.log(2), a.num_bytes[in_a])
+    note = f" of the same text, of {len(a.tokens):,} and {len(b.tokens):,}; tokens or context differ"
+    return PairedDifference(*called, bits, stderr, len(in_a), a.unit, bounds, BITS, note)
 
 
-def paired_over_seeds(first: SeedGroup, second: SeedGroup) -> PairedDifference | None:
-    """Compare two configurations seed by seed, by the best evaluation of each run; None below two seeds in common."""
-    in_first, in_second = _nll_by_seed(first), _nll_by_seed(second)
-    shared = [seed for seed in in_first if seed in in_second]
-    mean, error = mean_and_error(in_first[seed] - in_second[seed] for seed in shared)
+def paired_over_seeds(first: SeedGroup, second: SeedGroup) -> Difference | None:
+    """Compare two configurations seed by seed, by the best evaluation of each run; None below two seeds in common.
+
+    Where the logs do not prove that both runs of each seed scored the same units, the two means are compared.
+    """
+    runs = [{str(seed): run for seed, run in zip(group.seeds, group.runs, strict=True)} for group in (first, second)]
+    nll = [{seed: _nll(run) for seed, run in side.items() if _nll(run) is not None} for side in runs]
+    seeds = [seed for seed in nll[0] if seed in nll[1]]
+    mean, error = mean_and_error(nll[0][seed] - nll[1][seed] for seed in seeds)  # type: ignore[operator]
     if mean is None or error is None:
         return None
     bounds = (first.runs[0].bound, second.runs[0].bound)
     measure = common_loss_unit([*first.runs, *second.runs]) or "loss"
-    return PairedDifference(first.label, second.label, mean, error, len(shared), "seeds", bounds, measure)
+    same = [same_units(runs[0][seed], runs[1][seed]) for seed in seeds]
+    if all(same):
+        return PairedDifference(first.label, second.label, mean, error, len(seeds), "seeds", bounds, measure)
+    if False in same:
+        why = f"the runs of seed {seeds[same.index(False)]} were evaluated on different units"
+        return UnpairedDifference(first.label, second.label, why, None, None, math.inf, bounds, measure)
+    difference, stderr, degrees = unpaired([nll[0][seed] for seed in seeds], [nll[1][seed] for seed in seeds])
+    why = _UNTOLD.format(runs="they", log="their logs do")
+    return UnpairedDifference(first.label, second.label, why, difference, stderr, degrees, bounds, measure)
 
 
-def write_best_evaluation(
-    folder: Path, step: int, unit: str, ids: Sequence[int], tokens: Sequence[int], nll: Sequence[float]
-) -> None:
-    """Record an evaluation unit by unit.
+def unpaired(first: Sequence[float | None], second: Sequence[float | None]) -> tuple[float, float | None, float]:
+    """Return the difference of two means, its standard error and its degrees of freedom plus 1, after Welch.
 
-    Args:
-        folder: the run's log folder.
-        step: optimiser steps done.
-        unit: "documents" or "blocks".
-        ids, tokens, nll: of each unit: its id, its scored tokens, its nll in nats.
+    The error is None below two values on either side.
     """
-    record = {"iter": step, "unit": unit, "ids": list(ids), "tokens": list(tokens), "nll": list(nll)}
-    write_text(folder / EVALUATION_FILE, dumps(record))
+    (mean_1, error_1), (mean_2, error_2) = mean_and_error(first), mean_and_error(second)
+    difference = (mean_1 or 0.0) - (mean_2 or 0.0)
+    if error_1 is None or error_2 is None:
+        return difference, None, 0.0
+    spread = error_1**4 / (len(first) - 1) + error_2**4 / (len(second) - 1)
+    degrees = (error_1**2 + error_2**2) ** 2 / spread if spread else math.inf
+    return difference, math.hypot(error_1, error_2), degrees + 1
 
 
-def _file(run: Run) -> Path:
-    return Path(run.path).parent / EVALUATION_FILE
-
-
-def _read(run: Run) -> dict[str, Any] | None:
-    path = _file(run)
-    if not path.exists():
+def _without_proof(first: Run, second: Run, names: tuple[str, str], silent: Sequence[str]) -> UnpairedDifference | None:
+    """The two numbers as they stand, with their data errors as if independent."""
+    best = [run.best_evaluation for run in (first, second)]
+    nll = [record.nll if record else None for record in best]
+    if nll[0] is None or nll[1] is None:
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        columns = {name: np.array(record[name], dtype=np.float64) for name in ("ids", "tokens", "nll")}
-        if len({column.shape for column in columns.values()}) == 1 and isinstance(record["unit"], str):
-            return {"unit": record["unit"], **columns}
-        logger.warning("%s is left out of the comparison: its lists differ in length", path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is left out of the comparison: it cannot be read (%s)", path, error)
-    return None
+    errors = [record.number("eval_nll_data_stderr") if record else None for record in best]
+    stderr = None if errors[0] is None or errors[1] is None else math.hypot(errors[0], errors[1])
+    log = "their logs do" if len(silent) > 1 else f"the log of {silent[0]} does"
+    why = _UNTOLD.format(runs="they" if len(silent) > 1 else "it", log=log)
+    bounds = (first.bound, second.bound)
+    measure = common_loss_unit([first, second]) or "loss"
+    return UnpairedDifference(*names, why, nll[0] - nll[1], stderr, math.inf, bounds, measure)
 
 
-def _nll_by_seed(group: SeedGroup) -> dict[str, float]:
-    best = ((str(seed), run.best_evaluation) for seed, run in zip(group.seeds, group.runs, strict=True))
-    return {seed: record.nll for seed, record in best if record is not None and record.nll is not None}
+def _ratio(difference_U: np.ndarray, weight_U: np.ndarray) -> tuple[float, float]:
+    """The sum of differences over the sum of weights (tokens, bytes), and its standard error over units."""
+    total, units = weight_U.sum(), len(weight_U)
+    mean = difference_U.sum() / total
+    residual_U = difference_U - mean * weight_U
+    return float(mean), float(math.sqrt(units / (units - 1) * (residual_U**2).sum()) / total)
+
+
+def _what_differs(a: EvaluatedUnits, b: EvaluatedUnits) -> str:
+    """Why two evaluations cannot be paired."""
+    texts = len(shared(a.keys("text"), b.keys("text"))[0]) if a.text and b.text else 0
+    tokens = len(shared(a.keys("text", "token_ids"), b.keys("text", "token_ids"))[0])
+    if a.unit != b.unit:
+        return f"one was evaluated by {a.unit}, the other by {b.unit}"
+    if tokens >= 2:
+        return (
+            f"{tokens} {a.unit} are the same text in the same tokens, read in another context (block size, neighbours)"
+        )
+    if texts >= 2:
+        return f"{texts} {a.unit} are the same text, cut into other tokens"
+    common = texts or tokens
+    return (
+        f"they were evaluated on different texts: of {len(a.tokens):,} and {len(b.tokens):,} {a.unit} "
+        f"{common or 'none'} {'is' if common == 1 else 'are'} the same"
+    )
+
+
+def _has_bits(run: Run) -> bool:
+    best = run.best_evaluation
+    return best is not None and best.number("eval_bpb") is not None
+
+
+def _nll(run: Run) -> float | None:
+    best = run.best_evaluation
+    return None if best is None else best.nll

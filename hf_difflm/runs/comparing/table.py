@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from .accuracies import accuracy_cells, accuracy_headings
 from .fairness import SEED_KEYS, differences, fairness_notes
-from .pairing import PairedDifference, paired_difference, paired_over_seeds
+from .lossy import lossy_note
+from .pairing import Difference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
 
 
@@ -66,6 +67,7 @@ class Comparison:
         paired: the difference of exactly two runs over the documents both were scored on, or of two configurations
             over the seeds both have; None where neither is known.
         unit: of what the runs are ranked by; empty where not all of them log a nll per token.
+        lossy: a sentence for each run whose tokenizer does not give the evaluation text back.
     """
 
     rows: list[ComparisonRow]
@@ -73,8 +75,9 @@ class Comparison:
     differences: dict[str, list[Any]]
     silent: list[str]
     source_nll: float | None
-    paired: PairedDifference | None
+    paired: Difference | None
     unit: str = NATS
+    lossy: list[str] = field(default_factory=list)
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -99,6 +102,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """Return what there is to say besides the numbers, one line each: the pair, the source, fairness."""
         notes = [] if self.paired is None else [str(self.paired)]
+        notes += self.lossy
         if self.source_nll is not None:
             notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
         if len(self.rows) > 1:
@@ -185,6 +189,7 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
         source_nll=sources.pop() if len(sources) == 1 else None,
         paired=_paired(runs, names if called else None, groups),
         unit=common_loss_unit(runs),
+        lossy=[note for run, name in zip(runs, names, strict=True) if (note := lossy_note(run, name)) is not None],
     )
 
 
@@ -239,7 +244,7 @@ def same_name_warnings(runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[SeedGroup]) -> PairedDifference | None:
+def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[SeedGroup]) -> Difference | None:
     if len(runs) == 2:
         # By their objectives, where those tell them apart and nobody gave the runs other names.
         alike = runs[0].objective == runs[1].objective

@@ -79,6 +79,7 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
         parts += ["<h3>Mean over seeds</h3>", _table(head, seeds, "summary")]
     if comparison.paired is not None:
         parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}</p>")
+    parts += [f"<p>{text(note)}</p>" for note in comparison.lossy]
     if comparison.source_nll is not None:
         parts.append(f"<p>The source itself has {number(comparison.source_nll, 4)} nats/token on these blocks.</p>")
     notes = f"{evaluation_note(comparison.unit)} Each line quotes the evaluation with the lowest value."

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from ...evaluation.likelihood.contents import UnitContents
 from ...evaluation.likelihood.evaluate import LikelihoodResult
 from ...objectives import Objective
 from ...runs.journal.checkpoints import newest_good
@@ -32,6 +33,9 @@ class TrainerPart(Trainer):
     training_objective: Objective
     ema: ExponentialMovingAverage | None
     last_evaluation: LikelihoodResult | None
+    _last_evaluated: tuple[Any, Any] | None
+    """The evaluation set as it was given, and what of it was scored."""
+    _contents: tuple[Any, UnitContents] | None
     _window: MetricsWindow
     _clock_started: bool
     _train_order: EpochSampler | None

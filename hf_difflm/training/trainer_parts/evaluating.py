@@ -39,12 +39,14 @@ class EvaluatingPart(TrainerPart):
             return metrics
         if dataset is None or len(dataset) == 0:
             raise UserError("there is no evaluation set; pass eval_dataset")
+        whole = dataset
         if self.args.eval_iters is not None:
             dataset = spread(dataset, self.args.eval_iters * self.args.per_device_eval_batch_size)
         start = time.perf_counter()
         fewest = Draws(self.args.eval_replicates, self.args.target_stderr, self.args.max_eval_replicates).fewest
         reported = self.training_objective.for_evaluation(self.args.eval_pairs, fewest)
         self.last_evaluation = result = self._likelihood(dataset, reported)
+        self._last_evaluated = (whole, dataset)
         native = self.training_objective.native(self.state.global_step)
         other = None if native is None else self._likelihood(dataset, native)
         seconds = time.perf_counter() - start

@@ -15,7 +15,9 @@ from safetensors import SafetensorError
 
 from ...callbacks.reports import reports_of
 from ...errors import UserError
-from ...runs.comparing.pairing import write_best_evaluation
+from ...evaluation.likelihood.contents import unit_contents
+from ...evaluation.likelihood.evaluate import LikelihoodResult
+from ...runs.comparing.units import write_best_evaluation
 from ...runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from .pushing import PushingPart
 from .resuming import ResumingPart
@@ -50,9 +52,22 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
                     shutil.rmtree(old, ignore_errors=True)
                     if (best := self.last_evaluation) is not None:
                         numbers = (best.unit_ids.tolist(), best.unit_tokens.tolist(), best.unit_nll.tolist())
-                        write_best_evaluation(target.parent, self.state.global_step, best.data_unit, *numbers)
+                        digests = self._contents_of(best)
+                        write_best_evaluation(
+                            target.parent, self.state.global_step, best.data_unit, *numbers, contents=digests
+                        )
             reports_of(self.state).leave_out("saving", time.perf_counter() - start)
         return is_best
+
+    def _contents_of(self, evaluation: LikelihoodResult) -> dict[str, list[Any]] | None:
+        """What the units of the last evaluation are, in their order; an evaluation set is read for it once."""
+        if self._last_evaluated is None:
+            return None
+        whole, dataset = self._last_evaluated
+        if self._contents is None or self._contents[0] is not whole:
+            found = unit_contents(dataset, self.data_collator, evaluation.data_unit, self.processing_class)
+            self._contents = (whole, found)
+        return self._contents[1].of(evaluation.unit_ids)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self._window:

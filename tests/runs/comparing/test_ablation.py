@@ -6,16 +6,22 @@ import json
 import math
 
 import pytest
-from made_runs import make_run
+from made_runs import evaluated, make_run
 
 from hf_difflm.runs.comparing.ablation import AblationTable, Entry, interval
 from hf_difflm.runs.journal.schema import EventRecord
 
 
-def _entry(name, finals, ending="completed", weights=None):
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def _entry(name, finals, ending="completed", weights=None, **evaluation):
     runs = {}
     for seed, final in enumerate(finals, start=1):
-        runs[seed] = None if final is None else make_run(f"{name}-seed{seed}", final=final, seed=seed)
+        run = None if final is None else make_run(f"{name}-seed{seed}", final=final, seed=seed)
+        runs[seed] = run and evaluated(run, run.path.parent, **evaluation)
         if final is not None and ending != "completed":
             runs[seed].events[-1] = EventRecord(event=ending, iter=50)
     return Entry(name, runs, weights=weights)
@@ -42,6 +48,21 @@ def test_the_verdict_is_of_the_difference_paired_by_seed_and_not_of_the_two_mean
     verdicts = [table.verdict(entry) for entry in table.entries]
     assert verdicts == ["baseline", "better bound", "not resolved", "worse bound"]
     assert table.difference(better).mean == pytest.approx(-0.1, abs=1e-6)
+
+
+@pytest.mark.borders
+def test_runs_that_scored_other_text_are_not_compared_and_those_that_do_not_say_are_not_paired():
+    base = _entry("base", [2.0, 3.0, 4.0])
+    other = _entry("other", [1.9, 2.91, 3.89], texts=["a", "b", "x"])
+    untold = _entry("untold", [1.9, 2.91, 3.89], known=False)
+    table = _table(base, other, untold)
+    assert (table.difference(other), table.verdict(other)) == (None, "other data: not comparable")
+    # The seeds differ far more than the variants, which only a pairing takes out.
+    assert table.difference(untold).mean == pytest.approx(-0.1, abs=1e-6)
+    assert table.difference(untold).half > 2
+    assert table.verdict(untold) == "not resolved (unpaired)"
+    assert "not paired: what text their runs scored the logs do not say" in table.to_markdown()
+    assert [row["paired"] for row in table.data()] == [True, False, False]
 
 
 def test_a_variant_without_all_its_finished_runs_has_no_number():

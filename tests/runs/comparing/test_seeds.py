@@ -7,22 +7,22 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import make_run
+from made_runs import evaluated, make_run
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs
-from hf_difflm.runs.comparing.pairing import paired_difference, write_best_evaluation
+from hf_difflm.runs.comparing.pairing import paired_difference
 from hf_difflm.runs.comparing.seeds import mean_and_error, seed_groups
 from hf_difflm.runs.comparing.table import labels, same_name_warnings
 
 
-def _both(seeds=(1, 2, 3)):
+def _both(seeds=(1, 2, 3), folder=None):
     mdlm = [make_run(f"demo-mdlm-seed{seed}", seed=seed, final=2 + seed / 10) for seed in seeds]
     ar = [
         make_run(f"demo-ar-seed{seed}", seed=seed, objective="ar", bound="exact", final=1.5 + seed / 10)
         for seed in seeds
     ]
-    return mdlm + ar
+    return mdlm + ar if folder is None else [evaluated(run, folder / run.name) for run in mdlm + ar]
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_group_with_their_common_name():
@@ -65,8 +65,8 @@ def test_one_value_has_no_error_and_none_has_no_mean():
     assert mean_and_error([None]) == (None, None)
 
 
-def test_the_comparison_has_a_line_a_configuration_and_pairs_them_by_seed():
-    runs = _both()
+def test_the_comparison_has_a_line_a_configuration_and_pairs_them_by_seed(tmp_path):
+    runs = _both(folder=tmp_path)
     comparison = compare_runs(runs)
     mdlm, _ = comparison.seed_rows
     assert (mdlm.configuration, mdlm.seeds, mdlm.bound) == ("demo-mdlm", [1, 2, 3], "nelbo")
@@ -81,6 +81,19 @@ def test_the_comparison_has_a_line_a_configuration_and_pairs_them_by_seed():
     for text in (comparison.to_text(120), comparison.to_markdown()):
         assert "Mean over seeds" in text
         assert "paired over 3 seeds" in text
+
+
+@pytest.mark.borders
+def test_seeds_whose_runs_do_not_say_what_they_scored_are_not_paired(tmp_path):
+    comparison = compare_runs(_both())
+    assert comparison.paired.nats == pytest.approx(0.5)
+    assert comparison.paired.stderr > 0.05  # that of two means: paired it is 0
+    assert "not paired: what text they scored their logs do not say" in comparison.to_text(160)
+    runs = _both(folder=tmp_path)
+    evaluated(runs[1], tmp_path / "demo-mdlm-seed2", texts=["other", "b", "c"])
+    comparison = compare_runs(runs)
+    assert comparison.paired.nats is None
+    assert "the runs of seed 2 were evaluated on different units" in comparison.to_markdown()
 
 
 def test_seeds_that_only_one_side_has_are_a_difference():
@@ -107,12 +120,9 @@ def test_names_that_do_not_fit_are_refused(names, sentence):
 def test_two_runs_are_paired_by_document_in_text_and_markdown_under_the_names_given(tmp_path):
     runs = []
     for name, objective, extra in (("one", "mdlm", 0.5), ("two", "ar", 0.0)):
-        (tmp_path / name).mkdir()
-        tokens = [10, 20, 30]
-        nll = [count * (2.0 + extra + place / 100 * extra) for place, count in enumerate(tokens)]
-        write_best_evaluation(tmp_path / name, 100, "documents", [1, 2, 3], tokens, nll)
+        nll = [2.0 + extra + place / 100 * extra for place in range(3)]
         run = make_run(name, objective=objective, bound="nelbo" if objective == "mdlm" else "exact")
-        runs.append(dataclasses.replace(run, path=tmp_path / name / "journal.jsonl"))
+        runs.append(evaluated(run, tmp_path / name, nll=nll))
     comparison = compare_runs(runs)
     assert "mdlm - ar: +0.5" in comparison.to_text(100)
     assert "paired over 3 documents): the number of mdlm is an upper bound" in comparison.to_markdown()

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from made_runs import make_run
+from made_runs import evaluated, make_run
 
 from hf_difflm.runs import compare_runs, write_html_report, write_report
 from hf_difflm.runs.comparing.ablation import AblationTable, Entry
@@ -81,6 +81,7 @@ def test_a_bound_below_an_exact_number_is_at_least_that_far_in_text_markdown_and
         for seed in (1, 2, 3):
             runs.append(make_run(f"{objective}-seed{seed}", objective=objective, bound=bound, final=nll, seed=seed))
             runs[-1].evaluations[-1].metrics["eval_nll"] += seed / 100 * (objective == "ar")
+            runs[-1] = evaluated(runs[-1], tmp_path / runs[-1].name)
     comparison = compare_runs(runs)
     sentence = "has the lower nll, by at least this much"
     page, _ = write_report(runs, tmp_path / "page.md")
@@ -91,14 +92,14 @@ def test_a_bound_below_an_exact_number_is_at_least_that_far_in_text_markdown_and
 
 
 @pytest.mark.borders
-def test_an_ablation_knows_bounds():
+def test_an_ablation_knows_bounds(tmp_path):
     def entry(name, finals, bound="nelbo"):
         objective = "ar" if bound == "exact" else "mdlm"
         runs = {
             seed: make_run(f"{name}-{seed}", final=final, seed=seed, bound=bound, objective=objective)
             for seed, final in enumerate(finals)
         }
-        return Entry(name, runs)
+        return Entry(name, {seed: evaluated(run, tmp_path / run.name) for seed, run in runs.items()})
 
     variants = {
         "exact below": ([1.0, 1.1, 1.21], "exact", "below a bound: open"),
@@ -130,8 +131,8 @@ def test_two_accuracies_of_two_tasks_are_two_columns(tmp_path):
     comparison = compare_runs(runs)
     interactive = write_html_report(runs, tmp_path / "page.html")
     for text in (comparison.to_markdown(), interactive.read_text()):
-        assert "masked accuracy" in text
-        assert "next accuracy" in text
+        assert "masked-token accuracy" in text
+        assert "next-token accuracy" in text
     first, second = (line for line in comparison.to_markdown().splitlines() if line.startswith(("| mdlm", "| ar")))
     cells = [[cell.strip() for cell in line.split("|")] for line in (first, second)]
     assert [row.index("0.5000") for row in cells] == [9, 10]

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from made_runs import make_run, million_steps
+from made_runs import evaluated, make_run, million_steps
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs.derived.document import build_document
@@ -67,11 +67,11 @@ def test_markdown_is_the_summary_table_with_the_columns_that_are_known():
     assert "eval_nll" in export_markdown([make_run()], "evaluations").splitlines()[0]
 
 
-def test_the_comparison_as_json_holds_rows_seeds_differences_and_the_pair():
+def test_the_comparison_as_json_holds_rows_seeds_differences_and_the_pair(tmp_path):
     runs = [
         make_run(f"{name}{seed}", seed=seed, batch=batch) for name, batch in (("a", 8), ("b", 16)) for seed in (1, 2)
     ]
-    data = json.loads(comparison_json(runs))
+    data = json.loads(comparison_json([evaluated(run, tmp_path / run.name) for run in runs]))
     assert [row["run"] for row in data["runs"]] == ["a1", "a2", "b1", "b2"]
     assert [row["seeds"] for row in data["seeds"]] == [[1, 2], [1, 2]]
     assert data["differences"] == {"batch": [8, 8, 16, 16]}

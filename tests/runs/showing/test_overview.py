@@ -113,7 +113,7 @@ def test_of_a_metric_that_is_not_ours_the_user_says_which_way_is_better():
 @pytest.mark.borders
 def test_accuracies_of_two_tasks_are_not_ranked_without_a_word():
     runs = [make_run("a"), make_run("b", objective="ar", bound="exact")]
-    assert best_run(runs, "eval_accuracy")["caveats"] == ["masked accuracy and next accuracy are two tasks"]
+    assert best_run(runs, "eval_accuracy")["caveats"] == ["masked-token accuracy and next-token accuracy are two tasks"]
     assert best_run(runs[:1], "eval_accuracy")["caveats"] == []
 
 

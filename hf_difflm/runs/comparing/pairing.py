@@ -129,6 +129,7 @@ def paired_difference(first: Run, second: Run, *, names: Sequence[str] | None = 
             nats, stderr = _ratio(a.nll[in_a] - b.nll[in_b], a.tokens[in_a])
             whole = len(in_a) == len(a.tokens) == len(b.tokens)
             note = "" if whole else f" that both scored, of {len(a.tokens):,} and {len(b.tokens):,}"
+            note += _other_steps(called, (first, second), (a, b))
             return PairedDifference(*called, nats, stderr, len(in_a), a.unit, bounds, note=note)
     in_a, in_b = shared(a.keys("text"), b.keys("text")) if a.text and b.text and a.unit == b.unit else ([], [])
     without = [name for name, run in zip(called, (first, second), strict=True) if not _has_bits(run)]
@@ -139,6 +140,7 @@ def paired_difference(first: Run, second: Run, *, names: Sequence[str] | None = 
         return UnpairedDifference(*called, why, None, None, math.inf, bounds)
     bits, stderr = _ratio((a.nll[in_a] - b.nll[in_b]) / math.log(2), a.num_bytes[in_a])
     note = f" of the same text, of {len(a.tokens):,} and {len(b.tokens):,}; tokens or context differ"
+    note += _other_steps(called, (first, second), (a, b))
     return PairedDifference(*called, bits, stderr, len(in_a), a.unit, bounds, BITS, note)
 
 
@@ -220,6 +222,16 @@ def _what_differs(a: EvaluatedUnits, b: EvaluatedUnits) -> str:
         f"they were evaluated on different texts: of {len(a.tokens):,} and {len(b.tokens):,} {a.unit} "
         f"{common or 'none'} {'is' if common == 1 else 'are'} the same"
     )
+
+
+def _other_steps(names: Sequence[str], runs: Sequence[Run], units: Sequence[EvaluatedUnits]) -> str:
+    """What is kept in ``best/`` need not be the evaluation with the lowest nll: another metric may have chosen it."""
+    found = ""
+    for name, run, known in zip(names, runs, units, strict=True):
+        best = run.best_evaluation
+        if best is not None and known.step is not None and known.step != best.iter:
+            found += f"; of {name} the one of step {known.step:,}, kept in best/"
+    return found
 
 
 def _has_bits(run: Run) -> bool:

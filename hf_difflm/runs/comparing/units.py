@@ -29,6 +29,7 @@ class EvaluatedUnits:
     """The units of one evaluation, each column of shape (U,).
 
     Attributes:
+        step: optimiser steps done.
         unit: "documents" or "blocks".
         tokens: scored tokens.
         nll: nats.
@@ -36,6 +37,7 @@ class EvaluatedUnits:
         num_bytes: UTF-8 bytes of the scored text, as the tokenizer gives it back; None where it is not known.
     """
 
+    step: int | None
     unit: str
     tokens: np.ndarray
     nll: np.ndarray
@@ -118,6 +120,7 @@ def read_units(run: Run) -> EvaluatedUnits | None:
         columns = [*numbers.values(), record["ids"], *contents.values()]
         if len({len(column) for column in columns}) == 1 and isinstance(record["unit"], str):
             return EvaluatedUnits(
+                record.get("iter"),
                 record["unit"],
                 numbers["tokens"],
                 numbers["nll"],

@@ -154,6 +154,12 @@ def test_a_lossy_tokenizer_is_named_in_every_comparison():
     assert sentence in comparison.to_markdown()
 
 
+def test_the_evaluation_that_another_metric_chose_is_named_by_its_step(tmp_path):
+    runs = [evaluated(make_run(name, steps=steps), tmp_path / name) for name, steps in (("m", 100), ("n", 200))]
+    said = str(paired_difference(*runs, names=["m", "n"]))
+    assert "paired over 3 documents; of n the one of step 100, kept in best/):" in said
+
+
 def test_a_text_that_is_there_twice_is_paired_twice_and_not_four_times(tmp_path):
     runs = [evaluated(make_run(name), tmp_path / name, texts=["a", "a", "b"]) for name in "mn"]
     assert paired_difference(*runs, names=["m", "n"]).units == 3

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import TrainingArguments
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
+from .declarations.fields import REFUSED
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 from .options import DiffusionOptions
 
@@ -28,8 +30,8 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     Raises:
         UserError: a metric whose direction is not known, or is said to be the wrong one; a launch that would do something
-            else (:func:`check_launch`); a global batch size that cannot be cut; numbers of evaluation draws that do not go
-            together.
+            else (:func:`check_launch`); a global batch size that cannot be cut, or that another field would overrule;
+            numbers of evaluation draws that do not go together.
     """
 
     def __post_init__(self) -> None:
@@ -38,6 +40,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         Draws(self.eval_replicates, self.target_stderr, self.max_eval_replicates)  # a check
         self._find_direction()
         super().__post_init__()
+        self._refuse_other_batches()
         self._turn_plateau()
         build_models_whole()
         # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the
@@ -49,6 +52,28 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
             use_one_gpu(self.n_gpu)
             self._n_gpu = 1
         self._derive_accumulation()
+
+    def _refuse_other_batches(self) -> None:
+        """What would make another optimiser batch than ``global_batch_size`` says, or another loss, without a word."""
+        for name in ("auto_find_batch_size", "label_smoothing_factor"):
+            if getattr(self, name):
+                raise UserError(f"{name} {REFUSED[name]}")
+        given: Any = self.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says
+        if given.dispatch_batches:
+            raise UserError(
+                "dispatch_batches=True puts the batches of one process on its device, but their noise is drawn on the host; "
+                "leave it out of accelerator_config: each process then reads its own rows"
+            )
+        if given.split_batches:
+            raise UserError(
+                "split_batches=True would divide each micro-batch among the processes, and make an optimiser batch smaller "
+                "than global_batch_size says; leave it out of accelerator_config"
+            )
+        if "num_steps" in (given.gradient_accumulation_kwargs or {}):
+            raise UserError(
+                f"num_steps {given.gradient_accumulation_kwargs['num_steps']} in gradient_accumulation_kwargs would "
+                "accumulate otherwise than global_batch_size says; set gradient_accumulation_steps"
+            )
 
     def _find_direction(self) -> None:
         """Before transformers guesses it: there, whatever does not end in "loss" is better when it is greater."""

@@ -133,3 +133,23 @@ def test_a_run_without_an_evaluation_set_trains_without_evaluating(make_diffusio
     assert not any("eval_nll" in entry for entry in trainer.state.log_history)
     with pytest.raises(UserError, match="eval_dataset"):
         trainer.evaluate()
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches=True puts the batches"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches=True would divide each micro-batch"),
+        (
+            {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 3}}},
+            "num_steps 3 in gradient_accumulation_kwargs",
+        ),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size would change the optimiser batch"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor would make the loss no likelihood bound"),
+    ],
+    ids=["dispatch", "split", "num_steps", "auto", "smoothing"],
+)
+def test_what_would_make_another_batch_or_loss_is_refused(tmp_path, fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        DiffusionTrainingArguments(str(tmp_path), use_cpu=True, **fields)

@@ -73,6 +73,17 @@ def test_the_run_log_has_a_row_for_every_step_and_counts_the_scored_tokens(make_
     assert trainer.state.num_input_tokens_seen == 4 * 11 * 6
 
 
+@pytest.mark.borders
+@pytest.mark.parametrize("include", ["no", "all", "non_padding"])
+def test_tokens_are_counted_once_whatever_transformers_is_asked_to_count(make_diffusion_trainer, include):
+    trainer = make_diffusion_trainer(include_num_input_tokens_seen=include, save_log_to_json=False)
+    trainer.train()
+    scored = 6 * 4 * 11  # of rows of 12 the BOS is context
+    assert trainer.state.num_input_tokens_seen == scored
+    logged = [entry["num_input_tokens_seen"] for entry in trainer.state.log_history if "num_input_tokens_seen" in entry]
+    assert logged[-1:] == ([] if include == "no" else [scored])
+
+
 def test_evaluation_reports_its_bound_and_both_errors(make_diffusion_trainer, train_rows):
     trainer = make_diffusion_trainer(evaluation=train_rows(10, seed=1))
     metrics = trainer.evaluate()

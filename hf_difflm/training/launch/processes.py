@@ -53,11 +53,15 @@ def check_launch(*, use_cpu: bool, bf16: bool, fp16: bool, fsdp: Any = None, dee
 
     Raises:
         UserError: processes that would train without each other, or by another engine than asked for; FSDP of
-            the first version; a precision in the configuration that the flags do not share.
+            the first version; a precision that a CPU does not have, or that the configuration and the flags do not share.
     """
     engine, processes = asked_engine(fsdp, deepspeed), _environment_number("WORLD_SIZE")
     has_devices = torch.accelerator.is_available()
     on_cpu = use_cpu or _is_set("ACCELERATE_USE_CPU") or not has_devices
+    if fp16 and on_cpu:
+        raise UserError(
+            "fp16 was asked for, but a CPU would compute in float32 all the same; use bf16, or leave it out"
+        )
     if on_cpu and engine not in ENGINES_ON_CPU:
         raise UserError(
             f"{_NAMES.get(engine[:4], engine)} was asked for, but accelerate has it on GPUs only and would quietly train "

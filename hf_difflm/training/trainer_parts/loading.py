@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from ...errors import UserError
 from ...objectives import Batch
 from ...objectives.base import to_device
 from ..data_order import order_of
@@ -48,12 +47,6 @@ class LoadingPart(TrainerPart):
     @contextmanager
     def _batches_on_the_host(self) -> Iterator[None]:
         """Inside the block accelerate prepares loaders whose batches stay on the host, where the noise is drawn."""
-        given: Any = self.args.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says
-        if given.dispatch_batches:
-            raise UserError(
-                "dispatch_batches=True puts the batches of one process on its device, but their noise is drawn on the host; "
-                "leave it out of accelerator_config: each process then reads its own rows"
-            )
         placed = self.accelerator.device_placement
         self.accelerator.device_placement = False
         try:

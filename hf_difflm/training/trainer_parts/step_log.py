@@ -84,6 +84,9 @@ class StepLogPart(TrainerPart):
             step, name, value = bad[0]
             self._diverged(f"{name} became {value} at step {step}")
 
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Nothing: ``num_input_tokens_seen`` is of scored tokens, counted above; those of the inputs would come on top."""
+
     def _logs_after_this_step(self) -> bool:
         step = self.state.global_step + 1
         if self.args.logging_strategy == IntervalStrategy.EPOCH and self._train_order is not None:

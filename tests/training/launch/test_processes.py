@@ -86,13 +86,23 @@ def test_the_first_version_of_fsdp_is_refused(monkeypatch, gpus):
         ("fp8", {"bf16": True}, r"fp8, which is not supported"),
     ],
 )
-def test_the_configuration_and_the_flags_must_agree_on_the_precision(monkeypatch, configured, flags, refused):
+def test_the_configuration_and_the_flags_must_agree_on_the_precision(monkeypatch, gpus, configured, flags, refused):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", configured)
     if refused is None:
         check(**flags)
         return
     with pytest.raises(UserError, match=refused):
         check(**flags)
+
+
+@pytest.mark.borders
+def test_float16_on_a_cpu_which_would_be_float32_is_refused(monkeypatch, gpus):
+    check(fp16=True)
+    with pytest.raises(UserError, match=r"fp16 was asked for, but a CPU would compute in float32.*use bf16"):
+        check(fp16=True, use_cpu=True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(UserError, match=r"fp16 was asked for"):
+        check(fp16=True)
 
 
 def test_zero_3_has_no_average_and_fsdp2_must_save_whole_weights():

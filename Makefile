@@ -8,7 +8,7 @@ SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk
 # Tests of one file stay together; each process computes with one thread; none waits for a network.
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-all torture lint types bench results docs clean
+.PHONY: help demo test test-all torture lint types bench results docs backbones clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -78,6 +78,9 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 
 docs: $(BIN)/.installed  ## write docs/commands.md from the command line's own help
 	@$(BIN)/python docs/write_commands.py
+
+backbones: $(BIN)/.installed  ## measure what each family of transformers reads, and write docs/backbones.md (20 minutes)
+	@$(BIN)/python docs/write_backbones.py --measure
 
 clean:  ## remove the virtual environment and build leftovers (not runs/)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -63,15 +63,14 @@ def configured(
         **special_tokens,
     }
     # Families differ: GPT-2 has no head_dim, and calls its feed-forward width n_inner.
-    wanted = {
-        name: value
-        for name, value in wanted.items()
-        if name.endswith("_token_id") or (hasattr(known, name) and not _is_derived(known, name))
-    }
+    wanted = {name: value for name, value in wanted.items() if name.endswith("_token_id") or _is_settable(known, name)}
     wanted |= _feed_forward(options, known)
     for name in ("cls_token_id", "sep_token_id"):
         if hasattr(known, name):
-            wanted[name] = None
+            if _may_be_none(options.backbone, name):
+                wanted[name] = None
+            else:
+                wanted[name] = special_tokens.get("bos_token_id" if name == "cls_token_id" else "eos_token_id")
     wanted.update(options.backbone_config)
     unknown = [name for name in options.backbone_config if not hasattr(known, name)]
     if unknown:
@@ -89,10 +88,23 @@ def configured(
         ) from error
 
 
-def _is_derived(config: Any, name: str) -> bool:
-    """Whether a family computes a field from others, as Falcon its head_dim."""
+def _is_settable(config: Any, name: str) -> bool:
+    """Whether a family has a field, one for all layers, that it does not compute from others, as Falcon its head_dim."""
     field = getattr(type(config), name, None)
-    return isinstance(field, property) and field.fset is None
+    if isinstance(field, property) and field.fset is None:
+        return False
+    try:
+        return hasattr(config, name)
+    except Exception:  # a field that differs from layer to layer
+        return False
+
+
+def _may_be_none(backbone: str, name: str) -> bool:
+    try:
+        AutoConfig.for_model(backbone, **{name: None})
+    except Exception:  # each family checks in its own way
+        return False
+    return True
 
 
 def _feed_forward(options: ModelOptions, known: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
@@ -14,6 +15,7 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
+from ...errors import UserError
 from ..options import ModelOptions
 from .configuration import configured
 from .measure import CAUSAL_LM, DENOISER, measure
@@ -46,13 +48,21 @@ def measure_family(name: str) -> dict[str, Verdict]:
     for role in (DENOISER, CAUSAL_LM):
         if role == DENOISER or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             try:
-                depth = min(depth_of(AutoConfig.for_model(name)), _DEPTH)
-                options = ModelOptions(backbone=name, num_hidden_layers=depth)
-                config = configured(options, 2 * VOCABULARY, _SPECIAL, 128)
+                config = _config(name)
                 verdicts[role] = measure(config, causal=role == CAUSAL_LM, whole=True)
             except Exception as error:  # a finding about the family, whatever it is
                 verdicts[role] = Verdict(name, role, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
     return verdicts
+
+
+def _config(name: str) -> Any:
+    """A family's configuration with the sizes that a training has by default; its own where it takes no others."""
+    published = AutoConfig.for_model(name)
+    options = ModelOptions(backbone=name, num_hidden_layers=min(depth_of(published), _DEPTH))
+    try:
+        return configured(options, 2 * VOCABULARY, _SPECIAL, 128)
+    except UserError:
+        return published
 
 
 def shipped() -> tuple[str, Table]:
@@ -129,6 +139,9 @@ def table_text(version: str, table: Table) -> str:
         for role, verdict in table[name].items():
             values = verdict.to_dict()
             roles[role] = {key: value for key, value in values.items() if key not in ("model_type", "role")}
+            if verdict.without_gradient:  # the same name in each layer is one
+                names = (re.sub(r"\.\d+\.", ".N.", name) for name in verdict.without_gradient)
+                roles[role]["without_gradient"] = list(dict.fromkeys(names))
         rows[name] = roles
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(roles)}" for name, roles in rows.items())
     return f'{{"transformers": {json.dumps(version)}, "families": {{\n{lines}\n}}}}\n'

@@ -97,7 +97,7 @@ def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False) -> None
 def _refuse_denoiser(verdict: Verdict, name: str, allow_causal_layers: bool) -> None:
     if verdict.direction == CAUSAL and verdict.padded_direction in (CAUSAL, None):
         raise UserError(
-            f"{name} is causal in each of its {verdict.layers} layers, and a denoiser has to read both sides; use another "
+            f"{name} is causal in {_each_layer(verdict.layers)}, and a denoiser has to read both sides; use another "
             "backbone such as llama, or --objective ar"
         )
     if verdict.direction == POINTWISE:
@@ -120,6 +120,12 @@ def _refuse_denoiser(verdict: Verdict, name: str, allow_causal_layers: bool) -> 
             f"{name} is causal in layers {layers_said(verdict.causal_layers)} of its {verdict.layers}, and a denoiser has to "
             f"read both sides; use another backbone such as llama, or go on with {ALLOW}"
         )
+
+
+def _each_layer(layers: int) -> str:
+    if layers == 0:
+        return "all that it reads"  # its own weights were asked, and no configuration
+    return "its only layer" if layers == 1 else f"each of its {layers} layers"
 
 
 def told(verdict: Verdict, longest: int | None = None) -> list[str]:
@@ -147,6 +153,40 @@ def told(verdict: Verdict, longest: int | None = None) -> list[str]:
     if verdict.bias_by_distance and verdict.role == "denoiser":
         found.append("its bias by distance (ALiBi) favours near tokens, and was made for reading back")
     return found
+
+
+def verdict_said(verdict: Verdict) -> str:
+    """Direction, whether it is taken, and what is told of it, in one line."""
+    if verdict.error is not None:
+        return f"does not run ({_shortened(verdict.error)})"
+    said = direction_said(verdict)
+    try:
+        refuse_unfit(verdict)
+    except UserError as error:
+        if verdict.direction == PART_CAUSAL and ALLOW in str(error):
+            said += f" (needs {ALLOW})"
+        elif verdict.direction == CAUSAL and verdict.role == "denoiser":
+            said += " (refused)"
+        else:
+            said += f" (refused: {_why(str(error))})"
+    if verdict.kernels == ("eager",):
+        said += "; eager attention only"
+    if verdict.role == "denoiser" and False in (verdict.right_padding, verdict.left_padding):
+        said += "; padding changes a row"
+    if verdict.without_gradient:
+        said += f"; no gradient for {len(verdict.without_gradient)} parameters"
+    if verdict.bias_by_distance:
+        said += "; ALiBi"
+    return said
+
+
+def _why(sentence: str) -> str:
+    """What the sentence of a refusal says between the family's name and the advice."""
+    return sentence.split("' ", 1)[1].split(";")[0].split(", which")[0].split(":")[0]
+
+
+def _shortened(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def named(parameters: Sequence[str]) -> str:

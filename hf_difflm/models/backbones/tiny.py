@@ -27,6 +27,7 @@ _SMALL = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
     "mamba_d_state": 8,
+    "mamba_chunk_size": 16,
     "ssm_state_size": 8,
     "state_size": 8,
     "linear_key_head_dim": 8,
@@ -106,9 +107,17 @@ def tiny_copies(config: Any, window: int) -> Iterator[Tiny]:
         yield Tiny(copied, real_layers, windows)
 
 
+def field_of(config: Any, name: str) -> Any:
+    """A field of a configuration; None where it has none, or one that differs from layer to layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # some families raise more than an AttributeError
+        return None
+
+
 def depth_of(config: Any) -> int:
     """Layers of a backbone; 0 where its configuration does not say."""
-    depth = getattr(config, "num_hidden_layers", None)
+    depth = field_of(config, "num_hidden_layers")
     return depth if isinstance(depth, int) else 0
 
 
@@ -158,22 +167,26 @@ def _experts(known: dict[str, Any]) -> dict[str, Any]:
 
 def _widths(config: Any, known: dict[str, Any]) -> dict[str, Any]:
     """Few widths: two heads of 16; what is a multiple of the model's width stays that multiple."""
-    width = getattr(config, "hidden_size", None)
+    width = field_of(config, "hidden_size")
     if type(width) is not int or width <= WIDTH:
         return {}
     changes: dict[str, Any] = {}
     for name, value in known.items():
-        if type(value) is not int or name in _vocabulary(known) or re.search("position|vocab|chunk_size", name):
+        if type(value) is not int or name in _vocabulary(known):
             continue
         if name in _SMALL:
             changes[name] = min(value, _SMALL[name])
+        elif name == "chunk_size" and known.keys() & {"state_size", "ssm_state_size", "mamba_d_state"}:
+            changes[name] = min(value, 16)  # of a scan's parts, which are filled up to whole ones
+        elif re.search("position|vocab|chunk_size", name):
+            continue
         elif "intermediate_size" in name or name in ("ffn_dim", "d_ff", "n_inner"):
             changes[name] = min(value, 2 * WIDTH)
         elif value >= width and value % width == 0 and re.search("size|dim|width|embd|model|channels|hidden", name):
             changes[name] = value // width * WIDTH
         elif name == "head_dim" or name.endswith("attention_head_dim"):
             changes[name] = _HEAD
-    heads = getattr(config, "num_attention_heads", None)
+    heads = field_of(config, "num_attention_heads")
     if type(heads) is int:
         for name, value in known.items():
             if name in _HEADS and type(value) is int:

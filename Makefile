@@ -9,7 +9,7 @@ SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk
 # Commands that tests start find the package compiled, also where the environment asks Python to write no such files.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all torture lint types bench gpu results docs clean
+.PHONY: help demo test test-all torture lint types bench gpu results docs backbones clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -83,6 +83,9 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 docs: $(BIN)/.installed-test  ## write docs/commands.md from the command line's own help, and draw docs/architecture.md from the imports
 	@$(BIN)/python docs/write_commands.py
 	@$(BIN)/python docs/draw_architecture.py
+
+backbones: $(BIN)/.installed  ## measure what each family of transformers reads, and write docs/backbones.md (20 minutes)
+	@$(BIN)/python docs/write_backbones.py --measure
 
 clean:  ## remove the virtual environment and build leftovers (not runs/)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

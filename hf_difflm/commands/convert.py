@@ -38,6 +38,10 @@ def convert(
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="tokenizer; default: the source's own")] = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of the model on the Hub")] = None,
+    allow_causal_layers: Annotated[
+        bool,
+        typer.Option("--allow-causal-layers", help="convert though some layers read back only, as those of hybrids do"),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON, alone on stdout")] = False,
 ) -> None:
     """Make a masked diffusion model of a language model that exists; `train --init-from FOLDER` goes on with it.
@@ -51,7 +55,13 @@ def convert(
     quiet_libraries()
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed, where it is installed, greets on stdout
         made = convert_model(
-            source, output_dir, mask_token=mask_token, shift=shift, tokenizer=tokenizer, revision=revision
+            source,
+            output_dir,
+            mask_token=mask_token,
+            shift=shift,
+            tokenizer=tokenizer,
+            revision=revision,
+            allow_causal_layers=allow_causal_layers,
         )
     if as_json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
@@ -60,5 +70,6 @@ def convert(
     print(f"{made.kind} {made.model_type}: {made.parameters:,} parameters; mask token {made.mask_token!r}{grown}")
     if made.difference is not None:
         print(f"logits: the source's, to {made.difference:.0e} of the largest")
+    print(f"reads {made.reads}")
     print(f"a token is predicted from {'the position before it' if made.shift_logits else 'its own position'}")
     print(f"next: hf-difflm train --objective mdlm --init-from {made.folder} --dataset ...")

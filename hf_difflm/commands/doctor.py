@@ -38,8 +38,11 @@ def doctor(
     device_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="memory of one device, e.g. 80GB; default: that of the GPU here")
     ] = None,
+    backbones: Annotated[
+        bool, typer.Option("--backbones", help="list what each family of networks reads, as measured, instead")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="print the estimate or the checklist as JSON, alone on stdout")
+        bool, typer.Option("--json", help="print the estimate, the checklist or the list as JSON, alone on stdout")
     ] = False,
     help_all: HelpAll = False,
     **flags: Any,
@@ -49,9 +52,15 @@ def doctor(
     Exits with code 1 if a check failed. With --recipe: estimate instead what a training needs of each device's memory;
     it takes every flag of `train`, and loads no data. With --run: answer from a run's log whether the training is sound,
     the diffusion at work and importance learnt - ✓ yes, ✗ no, with what to do (exit code 1), – does not apply or too early.
+    With --backbones: the table of docs/backbones.md, measured anew where the installed transformers is another version.
     """
     given = given_flags(ctx, flags)
     own = (devices, accelerate_config, engine, device_memory)
+    if backbones:
+        if run is not None or recipe is not None or given or any(value is not None for value in own):
+            raise UserError("--backbones lists families and takes no other flag than --json; leave the others out")
+        _list_backbones(as_json)
+        return
     if run is not None:
         if recipe is not None or given or any(value is not None for value in own):
             raise UserError("--run reads a log and takes no other flag than --json; leave the others out")
@@ -65,6 +74,27 @@ def doctor(
     else:
         settings = load_settings(recipe, given, declared_flags(ctx))
         _estimate(settings, devices, accelerate_config, engine, device_memory, as_json)
+
+
+def _list_backbones(as_json: bool) -> None:
+    from tqdm import tqdm
+
+    from ..models.backbones.families import family_table, table_text
+    from ..models.backbones.sentences import verdict_said
+    from .quiet import quiet_libraries
+
+    quiet_libraries()
+    version, table = family_table(lambda steps, count: tqdm(steps, "measuring", count, unit="family"))
+    if as_json:
+        print(table_text(version, table), end="")
+        return
+    width = max(map(len, table))
+    print(
+        f"what the {len(table)} families of transformers {version} read; measured on tiny copies with their own rules"
+    )
+    for name in sorted(table):
+        for place, (role, verdict) in enumerate(table[name].items()):
+            print(f"{name if place == 0 else '':<{width}}  {role:<9}  {verdict_said(verdict)}")
 
 
 def _check_machine() -> None:

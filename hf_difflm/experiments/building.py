@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from ..models.build import build_causal_lm, build_denoiser
+from ..models.backbones.check import check_backbone
+from ..models.build import backbone_config, build_causal_lm, build_denoiser, check_twin
+from ..models.loading import load_config
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..training.declarations.complaints import complaints_about
 from .recipe_settings import Settings
@@ -35,6 +37,29 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     return model
 
 
+def check_network(settings: Settings, tokenizer: Any) -> None:
+    """Refuse a network that is not what the objective asks of it, before data are read and anything is built.
+
+    Raises:
+        UserError: see :func:`~hf_difflm.models.backbones.check.check_backbone`.
+    """
+    kernel, causal = settings.model.attn_implementation, settings.training["objective"] == "ar"
+    config: Any
+    if settings.start is not None:
+        config = load_config(settings.start.folder, settings.start.name)
+    else:
+        config = backbone_config(settings.model, tokenizer, settings.data.block_size)
+    if causal:
+        check_twin(config, kernel)
+    else:
+        check_backbone(
+            getattr(config, "backbone_config", None) or config,
+            causal=False,
+            kernel=kernel,
+            allow_causal_layers=settings.training["allow_causal_layers"],
+        )
+
+
 def _build_model(settings: Settings, tokenizer: Any) -> Any:
     block_size, training = settings.data.block_size, settings.training
     if settings.start is not None:
@@ -44,4 +69,6 @@ def _build_model(settings: Settings, tokenizer: Any) -> Any:
     schedule = NoiseSchedule(
         training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
     )
-    return build_denoiser(settings.model, tokenizer, block_size, schedule)
+    return build_denoiser(
+        settings.model, tokenizer, block_size, schedule, allow_causal_layers=training["allow_causal_layers"]
+    )

@@ -20,6 +20,8 @@ from transformers import set_seed
 from .. import __version__
 from ..data import Collator, PreparedData, prepare_data
 from ..errors import UserError
+from ..models.backbones.check import check_model
+from ..models.backbones.sentences import direction_said
 from ..objectives import AdaptiveMaskingObjective, Batch, MaskedDiffusionObjective, NoiseKey, Objective
 from ..objectives.adaptive.bound import AdaptiveBound
 from ..objectives.base import scored_mask
@@ -155,7 +157,10 @@ def _model(subject: _Subject) -> str:
     if subject.objective.networks is not None:
         subject.objective.networks.to(subject.model.device)
     subject.objective.begin(max(arguments.max_steps, 1))
-    return f"{arguments.objective}, {subject.model.num_parameters():,} parameters on {subject.model.device}"
+    verdict = check_model(subject.model, allow_causal_layers=arguments.allow_causal_layers)
+    longest = getattr(subject.model.config, "max_position_embeddings", None)
+    reads = "" if verdict is None else f", {direction_said(verdict, longest)}"
+    return f"{arguments.objective}, {subject.model.num_parameters():,} parameters on {subject.model.device}{reads}"
 
 
 def _step(subject: _Subject) -> str:

@@ -25,10 +25,9 @@ from ..training.data_order import NO_END
 from ..training.declarations.complaints import complaints_about
 from ..training.declarations.identity import as_lines
 from ..training.launch.attention import check_attention
-from ..training.objective_choice import minimised
 from ..training.trainer import DiffusionTrainer
 from ..training.trainer_parts.pushing import keeps_no_weights
-from .building import build_model
+from .building import build_model, check_network
 from .doctor import sanity_checks
 from .monitoring import add_monitoring
 from .progress import ConsoleCallback
@@ -124,6 +123,7 @@ def train_run(
             "push_to_hub has nothing to push, since save_strategy and eval_strategy are no; set one of them"
         )
     tokenizer = open_tokenizer(settings)
+    check_network(settings, tokenizer)
     if is_main:
         ready = is_prepared(settings.data.dataset)
         print(
@@ -256,7 +256,7 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
         "objective": trainer.training_objective.name,
         "bound": trainer.training_objective.bound,
         "parent_run": None if settings.start is None else settings.start.parent,
-        "metadata": minimised(trainer.training_objective),
+        "metadata": trainer.facts(),
         "config": config,
         "data": {
             "fingerprint": data.fingerprint,

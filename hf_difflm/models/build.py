@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import UserError, did_you_mean
+from ..errors import UserError
 from . import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from .backbones.check import check_backbone
+from .backbones.configuration import configured
+from .masked_diffusion.both_sides import class_of, kernel_for
 from .masked_diffusion.noise_schedule import NoiseSchedule
 from .options import ModelOptions
 
 
 def build_denoiser(
-    options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int, schedule: NoiseSchedule | None = None
+    options: ModelOptions,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    schedule: NoiseSchedule | None = None,
+    *,
+    allow_causal_layers: bool = False,
 ) -> MaskedDiffusionForMaskedLM:
     """A freshly initialised denoiser; the noise schedule is log-linear unless one is given.
 
     Raises:
-        UserError: an unknown backbone, sizes that do not fit together, a tokenizer without a mask token.
+        UserError: an unknown backbone, sizes that do not fit together, a tokenizer without a mask token, a backbone that
+            does not read both sides (where ``allow_causal_layers``, in none of its layers).
     """
     if tokenizer.mask_token_id is None:
         raise UserError("the tokenizer has no mask token; load it with hf_difflm.data.load_tokenizer, which adds one")
     schedule = schedule or NoiseSchedule()
+    backbone = backbone_config(options, tokenizer, block_size)
+    check_backbone(backbone, causal=False, kernel=options.attn_implementation, allow_causal_layers=allow_causal_layers)
     config = MaskedDiffusionConfig(
-        backbone_config=_backbone_config(options, tokenizer, block_size),
+        backbone_config=backbone,
         mask_token_id=tokenizer.mask_token_id,
         tie_word_embeddings=options.tie_word_embeddings,
         noise_schedule=schedule.name,
@@ -50,19 +54,13 @@ def build_causal_lm(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, b
     """A freshly initialised stock causal LM with the same backbone sizes.
 
     Raises:
-        UserError: an unknown backbone, sizes that do not fit together, a backbone transformers has no causal LM for.
+        UserError: an unknown backbone, sizes that do not fit together, a backbone transformers has no causal LM for, or
+            whose causal LM reads the token that it predicts.
     """
-    config = _backbone_config(options, tokenizer, block_size)
-    config.tie_word_embeddings = options.tie_word_embeddings
-    try:
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=options.attn_implementation)
-    except ValueError as error:
-        if "AutoModelForCausalLM" not in str(error):
-            raise
-        raise UserError(
-            f"backbone {options.backbone!r} has no causal LM in transformers, so it cannot be trained with the objective "
-            "ar; use a decoder such as llama"
-        ) from error
+    config = backbone_config(options, tokenizer, block_size)
+    check_twin(config, options.attn_implementation)
+    kernel = kernel_for(class_of(config, AutoModelForCausalLM), options.attn_implementation)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
     for name, value in _special_tokens(tokenizer).items():
         setattr(model.generation_config, name, value)
     model.generation_config.max_new_tokens = block_size - 1
@@ -73,52 +71,26 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def _backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedConfig:
-    """The backbone's configuration: our sizes under the names of its family, no dropout, then ``backbone_config``."""
-    if options.backbone not in CONFIG_MAPPING:  # transformers' own and those that hf_difflm has registered
+def backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedConfig:
+    """The configuration of the backbone that both sides are built around.
+
+    Raises:
+        UserError: an unknown backbone, sizes or keys that do not fit.
+    """
+    config = configured(options, len(tokenizer), _special_tokens(tokenizer), block_size)
+    config.tie_word_embeddings = options.tie_word_embeddings
+    return config
+
+
+def check_twin(config: PreTrainedConfig, kernel: str) -> None:
+    """Refuse a configuration that makes no causal LM.
+
+    Raises:
+        UserError: transformers has none of this family, or it reads the token that it predicts.
+    """
+    if class_of(config, AutoModelForCausalLM) is None:
         raise UserError(
-            f"backbone {options.backbone!r} is not a transformers model type"
-            f"{did_you_mean(options.backbone, CONFIG_MAPPING)}"
+            f"backbone {config.model_type!r} has no causal LM in transformers, so it cannot be trained with the objective "
+            "ar; use a decoder such as llama"
         )
-    if options.hidden_size % options.num_attention_heads:
-        raise UserError(
-            f"hidden_size {options.hidden_size} is not a multiple of num_attention_heads {options.num_attention_heads}"
-        )
-    longest = options.max_position_embeddings or max(block_size, 1024)
-    if block_size > longest:
-        raise UserError(
-            f"block_size {block_size} is over the model's max_position_embeddings {longest}; lower one or raise the other"
-        )
-    known = AutoConfig.for_model(options.backbone)
-    wanted: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": options.hidden_size,
-        "num_hidden_layers": options.num_hidden_layers,
-        "num_attention_heads": options.num_attention_heads,
-        "num_key_value_heads": options.num_attention_heads,
-        "head_dim": options.hidden_size // options.num_attention_heads,
-        "intermediate_size": options.intermediate_size or -(-options.hidden_size * 8 // 3 // 32) * 32,
-        "max_position_embeddings": longest,
-        **{name: 0.0 for name in vars(known) if "dropout" in name or name.endswith("pdrop")},
-        **_special_tokens(tokenizer),
-    }
-    # Families differ: GPT-2 has no head_dim, and calls its feed-forward width n_inner.
-    wanted = {name: value for name, value in wanted.items() if hasattr(known, name) or name.endswith("_token_id")}
-    if hasattr(known, "n_inner"):
-        wanted["n_inner"] = options.intermediate_size
-    if getattr(known, "intermediate_size", 0) is None:  # the family has a width of its own
-        wanted["intermediate_size"] = options.intermediate_size
-    for name in ("cls_token_id", "sep_token_id"):
-        if hasattr(known, name):
-            wanted[name] = None
-    wanted.update(options.backbone_config)
-    unknown = [name for name in options.backbone_config if not hasattr(known, name)]
-    if unknown:
-        raise UserError(
-            f"backbone_config key {unknown[0]!r} is not one of {options.backbone}'s"
-            f"{did_you_mean(unknown[0], vars(known))}"
-        )
-    try:
-        return AutoConfig.for_model(options.backbone, **wanted)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"backbone {options.backbone!r} refuses this configuration: {error}".splitlines()[0]) from error
+    check_backbone(config, causal=True, kernel=kernel)

@@ -25,6 +25,10 @@ class DiffusionOptions:
             "choices": OBJECTIVES,
         },
     )
+    allow_causal_layers: bool = field(
+        default=False,
+        metadata={"help": "train a denoiser though some layers of its backbone read back only, as those of hybrids do"},
+    )
     loss_form: str = field(
         default="any_order",
         metadata={

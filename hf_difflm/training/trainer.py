@@ -17,6 +17,8 @@ from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
 from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
+from ..models.backbones.check import check_model
+from ..models.backbones.sentences import direction_said
 from ..objectives import Batch, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
@@ -52,7 +54,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         kwargs: anything else ``transformers.Trainer`` takes.
 
     Raises:
-        UserError: a training set with fewer sequences than one optimiser batch.
+        UserError: a training set with fewer sequences than one optimiser batch; a network that is not what the objective
+            asks of it, as a causal LM that reads ahead.
         TrainingDiverged: (from ``train``) a loss, gradient norm or weight that is not finite.
     """
 
@@ -75,6 +78,12 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             args.eval_strategy = type(args.eval_strategy)("no")
         if processing_class is not None:
             kwargs.setdefault("data_collator", Collator(processing_class))
+        # Not of a `model_init`: its models are built anew for each trial.
+        self.backbone_verdict = (
+            check_model(model, allow_causal_layers=args.allow_causal_layers) if model is not None else None
+        )
+        if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
+            args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
         prepare_for_zero3(args)
         model = with_adapters(model, args)
         super().__init__(
@@ -222,9 +231,20 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             header={
                 "objective": self.training_objective.name,
                 "bound": self.training_objective.bound,
-                "metadata": minimised(self.training_objective),
+                "metadata": self.facts(),
             },
         )
+
+    def facts(self) -> dict[str, Any]:
+        """What the header of a run log says of objective and network beyond the settings."""
+        found: dict[str, Any] = dict(minimised(self.training_objective))
+        if self.backbone_verdict is not None:
+            longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+            found["backbone"] = {
+                "reads": direction_said(self.backbone_verdict, longest),
+                **self.backbone_verdict.to_dict(),
+            }
+        return found
 
     def _on_any_rank(self, flag: bool) -> bool:
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), "sum") > 0)

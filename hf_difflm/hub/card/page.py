@@ -105,6 +105,9 @@ def _what(source: PushSource, config: dict[str, Any], is_denoiser: bool, needs_c
     if source.step is not None:
         lines.append(f"weights of step {count(source.step)}")
     what = ", ".join(lines) + "."
+    backbone = run.header.metadata.get("backbone") if run is not None else None
+    if isinstance(backbone, dict) and isinstance(backbone.get("reads"), str):
+        what += f" What it reads, measured: {escaped(backbone['reads'])}."
     if not needs_code:
         what += " It is the stock model of transformers."
     if source.is_averaged:

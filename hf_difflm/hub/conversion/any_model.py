@@ -11,6 +11,8 @@ from ...data import load_tokenizer
 from ...errors import UserError
 from ...evaluation.targets import Weights, find_weights
 from ...models import MaskedDiffusionForMaskedLM
+from ...models.backbones.check import check_backbone, check_model
+from ...models.backbones.sentences import direction_said
 from ...models.loading import is_denoiser, load_config
 from ...runs import load_run
 from .check import check_same
@@ -32,6 +34,7 @@ class Converted:
         shift_logits: whether a token is predicted from the position before it.
         difference: largest difference of a logit to the source's, relative to the largest logit, on random tokens and under
             the source's own attention mask; None for MDLM checkpoints, whose own code is never run.
+        reads: what the denoiser was measured to read.
     """
 
     folder: Path
@@ -43,6 +46,7 @@ class Converted:
     new_rows: int
     shift_logits: bool
     difference: float | None
+    reads: str
 
 
 def convert(
@@ -53,6 +57,7 @@ def convert(
     shift: bool | None = None,
     tokenizer: str | None = None,
     revision: str | None = None,
+    allow_causal_layers: bool = False,
 ) -> Converted:
     """Write a masked diffusion model with the weights of another model, as they are stored.
 
@@ -63,10 +68,11 @@ def convert(
         shift: whether a token is predicted from the position before it; default: as the source predicts.
         tokenizer: the tokenizer; default: the source's own.
         revision: branch, tag or commit on the Hub.
+        allow_causal_layers: take a network of which some layers read back only.
 
     Raises:
-        UserError: no such source; a kind of model that cannot be converted, or whose logits would come out differently; a
-            mask token that cannot be one; a folder that holds something.
+        UserError: no such source; a kind of model that cannot be converted, that does not read both sides, or whose logits
+            would come out differently; a mask token that cannot be one; a folder that holds something.
     """
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} exists and is not empty; give another --output-dir, or remove it")
@@ -84,6 +90,9 @@ def convert(
         model = convert_mdlm(found.folder, config, words, found.name)
     else:
         kind = kind_of(config, found.name)
+        check_backbone(  # before the weights are read
+            config, causal=False, kernel="sdpa", allow_causal_layers=allow_causal_layers
+        )
         if shift and kind == MASKED:
             raise UserError(
                 f"{found.name} is a masked LM, which predicts each token at its own position; leave out --shift"
@@ -93,6 +102,7 @@ def convert(
         old_rows = original.get_input_embeddings().weight.shape[0]
         model = convert_lm(original, words, kind, shift=kind == CAUSAL if shift is None else shift, name=found.name)
         difference = check_same(original, model, words, is_causal=kind == CAUSAL, name=found.name)
+    verdict = check_model(model, allow_causal_layers=allow_causal_layers)
     model.config.converted_from = _origin(source, found, kind, config)
     _write(model, words, output_dir)
     return Converted(
@@ -105,6 +115,7 @@ def convert(
         new_rows=model.config.vocab_size - old_rows,
         shift_logits=model.config.shift_logits,
         difference=difference,
+        reads="" if verdict is None else direction_said(verdict, model.config.max_position_embeddings),
     )
 
 

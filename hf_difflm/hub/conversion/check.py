@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...errors import UserError, first_line
 from ...models import MaskedDiffusionForMaskedLM
+from ...models.masked_diffusion.both_sides import read_both_sides
 
 _LENGTH = 8
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}  # relative to the largest logit
@@ -80,11 +81,15 @@ def _one_mask_a_row(model: MaskedDiffusionForMaskedLM, tokenizer: PreTrainedToke
 @contextmanager
 def _causal(model: MaskedDiffusionForMaskedLM) -> Iterator[None]:
     config: Any = model.backbone.config
+    attention: list[Any] = [module for module in model.backbone.modules() if hasattr(module, "is_causal")]
     config.is_causal = True
+    for module in attention:
+        module.is_causal = True
     try:
         yield
     finally:
         config.is_causal = False
+        read_both_sides(model.backbone)
 
 
 @contextmanager

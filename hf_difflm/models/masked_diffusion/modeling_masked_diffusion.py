@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from .bdh_backbone import BdhForCausalLM, BdhModel
 from .bdh_configuration import BdhConfig
+from .both_sides import class_of, kernel_for, read_both_sides
 from .configuration_masked_diffusion import MaskedDiffusionConfig
 from .dit_backbone import DiTModel
 from .dit_configuration import DiTConfig
@@ -83,7 +84,9 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         backbone_config = config.backbone_config
         own = _OWN_BACKBONES.get(backbone_config.model_type)
         build = AutoModel.from_config if own is None else own._from_config
-        self.backbone = build(backbone_config, attn_implementation=config._attn_implementation)
+        kernel = kernel_for(own or class_of(backbone_config), config._attn_implementation)
+        self.backbone = build(backbone_config, attn_implementation=kernel)
+        read_both_sides(self.backbone)
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # BERT's sentence vector: no loss reaches it, which DDP would wait for
         self.head_transform = head_transform(backbone_config)

@@ -161,6 +161,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         ("status", " ".join([run.shown_status, _last_message(run)]).strip()),
         ("time", _period(run, summary["train_seconds"])),
         ("model", _model(run)),
+        *_reads(run),
         ("engine", _engine(run)),
         ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
         ("best", f"{_with_unit(run, best)} at step {best.iter:,}" if best else UNKNOWN),
@@ -239,6 +240,13 @@ def _engine(run: Run) -> str:
         None if known.get("compile") is None else f"{'' if known['compile'] else 'not '}compiled",
     ]
     return ", ".join(str(part) for part in parts if part) or UNKNOWN
+
+
+def _reads(run: Run) -> list[tuple[str, str]]:
+    """What the network was measured to read, where the log says so."""
+    backbone = run.header.metadata.get("backbone")
+    reads = backbone.get("reads") if isinstance(backbone, dict) else None
+    return [("reads", reads)] if isinstance(reads, str) else []
 
 
 def _model(run: Run) -> str:

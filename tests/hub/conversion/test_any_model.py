@@ -376,7 +376,7 @@ def test_a_model_that_cannot_look_both_ways_is_refused(stored, tmp_path):
         folder, _ = stored("mamba")
     finally:
         del CAUSAL["mamba"]
-    with pytest.raises(UserError, match="both directions"):
+    with pytest.raises(UserError, match="has to read both sides"):
         convert(str(folder), tmp_path / "made")
 
 

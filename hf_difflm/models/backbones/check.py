@@ -1,0 +1,129 @@
+"""Measured once for each configuration, refused where it does not fit, told once where there is something to tell."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import torch
+import transformers
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from transformers import PreTrainedModel
+
+from ... import __version__
+from .measure import CAUSAL_LM, DENOISER, measure, measure_weights
+from .sentences import refuse_unfit, told
+from .verdict import BOTH, CAUSAL, Verdict
+
+logger = logging.getLogger(__name__)
+
+# What a configuration says that changes nothing of what is measured, and may differ before and after a model is built.
+_ASIDE = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "auto_map", "is_causal")
+_VERSIONS = (__version__, torch.__version__, transformers.__version__)
+_MOST_ON_CPU = 200e6  # parameters of a network that is asked itself; a larger one on a CPU would take seconds
+
+_verdicts: dict[tuple[Any, ...], Verdict] = {}
+_told: set[tuple[str, ...]] = set()
+
+
+def verdict_on(
+    config: Any, *, causal: bool, kernel: str | None = "sdpa", kind: type[PreTrainedModel] | None = None
+) -> Verdict | None:
+    """The verdict on the backbone with this configuration; measured once in a process for each configuration and version.
+
+    Args:
+        config: of a backbone or of a causal LM.
+        causal: whether it is trained as a causal LM; else as a denoiser.
+        kernel: attention kernel that is asked for.
+        kind: class of the causal LM; default: the family's own.
+
+    Returns:
+        The verdict; None within a fake tensor mode, where nothing is computed.
+    """
+    known = {name: value for name, value in config.to_dict().items() if name not in _ASIDE}
+    if causal:
+        known["is_causal"] = getattr(config, "is_causal", True)
+    else:
+        known.pop("tie_word_embeddings", None)
+    key = (json.dumps(known, sort_keys=True, default=str), type(config), causal, kernel, kind, _VERSIONS)
+    if key not in _verdicts:
+        if _get_current_dispatch_mode() is not None:
+            return None
+        _verdicts[key] = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=True)
+    return _verdicts[key]
+
+
+def check_backbone(
+    config: Any,
+    *,
+    causal: bool,
+    kernel: str | None = "sdpa",
+    allow_causal_layers: bool = False,
+    kind: type[PreTrainedModel] | None = None,
+) -> Verdict | None:
+    """Measure a backbone, refuse it where it is not what is asked of it, and tell once what is to be known of it.
+
+    Raises:
+        UserError: see :func:`~hf_difflm.models.backbones.sentences.refuse_unfit`.
+    """
+    verdict = verdict_on(config, causal=causal, kernel=kernel, kind=kind)
+    if verdict is None:
+        return None
+    refuse_unfit(verdict, allow_causal_layers=allow_causal_layers)
+    notes = told(verdict, getattr(config, "max_position_embeddings", None))
+    if notes and (key := (verdict.model_type, verdict.role, *notes)) not in _told:
+        _told.add(key)
+        logger.warning("backbone %s: %s", verdict.model_type, "; ".join(notes))
+    return verdict
+
+
+def check_model(model: Any, *, allow_causal_layers: bool = False) -> Verdict | None:
+    """The same for a model that is there, whoever built it; where it is small or on a GPU, with its own weights, too.
+
+    Args:
+        model: a denoiser, a causal LM of transformers, one with adapters of PEFT around it, or any module that takes
+            ``input_ids`` and returns ``logits``.
+        allow_causal_layers: take a denoiser of which some layers are causal.
+
+    Returns:
+        The verdict; None for what has no configuration of transformers.
+
+    Raises:
+        UserError: it is not what its kind is trained as.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config: Any = getattr(base, "config", None)
+    denoises = getattr(config, "model_type", None) == "masked_diffusion"
+    verdict = None
+    if isinstance(base, PreTrainedModel):
+        verdict = check_backbone(
+            config.backbone_config if denoises else config,
+            causal=not denoises,
+            kernel=config._attn_implementation,
+            allow_causal_layers=allow_causal_layers,
+            kind=None if denoises else type(base),
+        )
+    direction = measure_weights(base) if _can_be_asked(base) else None
+    name = getattr(getattr(config, "backbone_config", config), "model_type", type(base).__name__)
+    if direction is not None and ((denoises and direction == CAUSAL) or (not denoises and direction == BOTH)):
+        # Its configuration may say one thing and what was done to the modules another.
+        refuse_unfit(
+            Verdict(name, DENOISER if denoises else CAUSAL_LM, direction, layers=getattr(verdict, "layers", 0))
+        )
+    return verdict
+
+
+def _can_be_asked(model: Any) -> bool:
+    """Whether two short rows through the network itself cost next to nothing and are safe."""
+    if not isinstance(model, torch.nn.Module) or _get_current_dispatch_mode() is not None:
+        return False
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
+    parameters = list(model.parameters())
+    places = {parameter.device.type for parameter in parameters}
+    whole = len(places) == 1 and all(not hasattr(p, "ds_id") and p.numel() for p in parameters)
+    small = sum(parameter.numel() for parameter in parameters) <= _MOST_ON_CPU
+    return kernel in ("sdpa", "eager") and whole and (places == {"cuda"} or (places == {"cpu"} and small))
+
+
+__all__ = ["check_backbone", "check_model", "verdict_on"]

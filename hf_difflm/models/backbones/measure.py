@@ -161,7 +161,9 @@ def _aside() -> Iterator[None]:
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _no_partitions():
+        # As a mode it is asked at every call, which takes as long as the tiny network does.
+        place = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+        with place, torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _no_partitions():
             warnings.simplefilter("ignore")
             yield
     finally:

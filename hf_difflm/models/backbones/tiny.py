@@ -27,7 +27,6 @@ _SMALL = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
     "mamba_d_state": 8,
-    "mamba_chunk_size": 16,
     "ssm_state_size": 8,
     "state_size": 8,
     "linear_key_head_dim": 8,
@@ -86,7 +85,9 @@ def tiny_copies(config: Any, window: int) -> Iterator[Tiny]:
     known = config.to_dict()
     depth = depth_of(config)
     windows = {name: width for name, value in known.items() if (width := _window(name, value, config)) is not None}
-    common = {**_vocabulary(known), **_experts(known)}
+    # A scan fills its last chunk up: with chunks of the real length it would be of zeros.
+    chunks = {"mamba_chunk_size": 16} if type(known.get("mamba_chunk_size")) is int else {}
+    common = {**_vocabulary(known), **_experts(known), **chunks}
     few, layers = _fewer_layers(config, known, depth)
     whole = [[layer] for layer in range(depth)]
     seen = []

@@ -35,7 +35,7 @@ class SpentTime(TrainerCallback):
         self.page_a_log = page_a_log
         self.measured: list[MeasurementRecord] = []
         self.pages: list[dict[str, float]] = []
-        self._evaluates = False
+        self._within = "data"  # what reads rows
 
     def spend(self, name: str) -> None:
         self.now += self.costs[name]
@@ -43,18 +43,21 @@ class SpentTime(TrainerCallback):
 
     def live_in(self, trainer: Trainer) -> None:
         """Let this clock run in a Trainer; ``time.perf_counter`` must be replaced by ``lambda: self.now``."""
-        collate, evaluate, save = trainer.data_collator, trainer.evaluate, trainer._save_checkpoint
+        collate, save = trainer.data_collator, trainer._save_checkpoint
 
         def slow_collate(rows: Any) -> Any:
-            self.spend("evaluation" if self._evaluates else "data")
+            self.spend(self._within)
             return collate(rows)
 
-        def slow_evaluate(*args: Any, **kwargs: Any) -> Any:
-            self._evaluates = True
-            try:
-                return evaluate(*args, **kwargs)
-            finally:
-                self._evaluates = False
+        def within(name: str, function: Any) -> Any:
+            def reading(*args: Any, **kwargs: Any) -> Any:
+                self._within = name
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    self._within = "data"
+
+            return reading
 
         def slow_save(*args: Any, **kwargs: Any) -> None:
             save(*args, **kwargs)
@@ -65,7 +68,10 @@ class SpentTime(TrainerCallback):
                 self.spend("forward")
                 self.book["tokens"] += kwargs["input_ids"].numel()
 
-        trainer.data_collator, trainer.evaluate, trainer._save_checkpoint = slow_collate, slow_evaluate, slow_save
+        trainer.data_collator, trainer._save_checkpoint = slow_collate, slow_save
+        trainer.evaluate = within("evaluation", trainer.evaluate)
+        # The best weights are kept with digests of the texts that they were evaluated on.
+        trainer._determine_best_metric = within("saving", trainer._determine_best_metric)
         trainer.model.register_forward_pre_hook(forward, with_kwargs=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

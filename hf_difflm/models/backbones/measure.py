@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -372,7 +373,8 @@ def _gradients(verdict: Verdict, subject: _Subject) -> Verdict:
 
 
 def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
-    if verdict.error is not None:
+    if verdict.error is not None or int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        # Of several processes transformers lets one write, whatever the folder is: each would find something else.
         return verdict
     before = subject.hidden(subject.ids_1L)
     same = False

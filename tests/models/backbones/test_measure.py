@@ -324,3 +324,9 @@ def test_the_configuration_is_left_as_it_was():
     before = config.to_dict()
     measure(config, causal=False, whole=True)
     assert config.to_dict() == before
+
+
+def test_every_process_of_several_finds_the_same(monkeypatch):
+    """transformers saves on the first of them alone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert measure(small("llama"), causal=False, whole=True).same_after_loading is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -177,8 +178,11 @@ def _aside() -> Iterator[None]:
 @contextlib.contextmanager
 def _no_partitions() -> Iterator[None]:
     """ZeRO-3 would cut the tiny network into the shards of the large one."""
-    from transformers.integrations import deepspeed
-
+    # Where nobody has imported it there is no ZeRO; importing DeepSpeed takes seconds, and prints.
+    deepspeed = sys.modules.get("transformers.integrations.deepspeed")
+    if deepspeed is None:
+        yield
+        return
     kept = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed._hf_deepspeed_config_weak_ref = None
     try:

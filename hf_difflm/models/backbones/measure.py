@@ -167,7 +167,9 @@ def _aside() -> Iterator[None]:
         place = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
         with place, torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _no_partitions():
             warnings.simplefilter("ignore")
-            yield
+            # Saving imports DeepSpeed where it is installed, and that prints; stdout is for data alone.
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
     finally:
         torch.set_default_dtype(dtype)
         transformers_logging.set_verbosity(level)

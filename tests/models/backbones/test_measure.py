@@ -335,15 +335,13 @@ def test_every_process_of_several_finds_the_same(monkeypatch):
     assert measure(small("llama"), causal=False, whole=True).same_after_loading is None
 
 
-def test_measuring_imports_no_deepspeed_which_prints_to_stdout():
+def test_measuring_prints_nothing_to_stdout_whatever_it_imports():
     program = (
-        "import sys\n"
         "from transformers import LlamaConfig\n"
         "from hf_difflm.models.backbones.measure import measure\n"
-        "before = 'transformers.integrations.deepspeed' in sys.modules\n"
         "config = LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=99)\n"
-        "measure(config, causal=False)\n"
-        "print(before or 'transformers.integrations.deepspeed' not in sys.modules)\n"
+        "measure(config, causal=False, whole=True)\n"
+        "print('data')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "True\n", done.stderr[-2000:]
+    assert done.stdout == "data\n", done.stderr[-2000:]

@@ -181,7 +181,7 @@ def _aside() -> Iterator[None]:
 def _no_partitions() -> Iterator[None]:
     """ZeRO-3 would cut the tiny network into the shards of the large one."""
     # Where nobody has imported it there is no ZeRO; importing DeepSpeed takes seconds, and prints.
-    deepspeed = sys.modules.get("transformers.integrations.deepspeed")
+    deepspeed: Any = sys.modules.get("transformers.integrations.deepspeed")
     if deepspeed is None:
         yield
         return

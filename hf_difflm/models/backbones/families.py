@@ -22,6 +22,8 @@ from .measure import CAUSAL_LM, DENOISER, measure
 from .tiny import VOCABULARY, depth_of
 from .verdict import Verdict
 
+_WHERE = re.compile(r" from '/[^']*'")
+
 _TABLE = "families.json"
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers")
 _SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
@@ -51,7 +53,8 @@ def measure_family(name: str) -> dict[str, Verdict]:
                 config = _config(name)
                 verdicts[role] = measure(config, causal=role == CAUSAL_LM, whole=True)
             except Exception as error:  # a finding about the family, whatever it is
-                verdicts[role] = Verdict(name, role, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+                said = _WHERE.sub("", " ".join(str(error).split()))  # of this machine
+                verdicts[role] = Verdict(name, role, error=f"{type(error).__name__}: {said}")
     return verdicts
 
 

@@ -213,7 +213,12 @@ class _Watch(TrainerCallback):
     """Turns torch's watch for waits on between logging steps, the fetching of batches included."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        torch.cuda.set_sync_debug_mode("default" if (state.global_step + 1) % EVERY == 0 else "warn")
+        logs = state.global_step % EVERY == 0 or (state.global_step + 1) % EVERY == 0  # this step, or the next one
+        torch.cuda.set_sync_debug_mode("default" if logs else "warn")
+
+    def on_log(self, args, state, control, **kwargs):  # the window has been fetched by now
+        if state.global_step < state.max_steps:
+            torch.cuda.set_sync_debug_mode("warn")
 
     def on_train_end(self, args, state, control, **kwargs):
         torch.cuda.set_sync_debug_mode("default")

@@ -134,7 +134,7 @@ def test_piped_output_is_free_of_progress_bars(start, tiny):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "\r" not in out + err
-    assert all(line.startswith("Step ") for line in err.splitlines())
+    assert all(line.startswith("Step ") for line in err.splitlines()), err
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import other as accelerate_other
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -167,7 +168,7 @@ def _aside() -> Iterator[None]:
         place = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
         with place, torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _no_partitions():
             warnings.simplefilter("ignore")
-            # Saving imports DeepSpeed where it is installed, and that prints; stdout is for data alone.
+            # What a family imports may print, and stdout is for data alone.
             with contextlib.redirect_stdout(sys.stderr):
                 yield
     finally:
@@ -191,6 +192,20 @@ def _no_partitions() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = kept
+
+
+@contextlib.contextmanager
+def _no_engine() -> Iterator[None]:
+    """No import of DeepSpeed by ``save_pretrained``, which looks for its engine around any model: seconds, and lines."""
+    if "deepspeed" in sys.modules:
+        yield
+        return
+    kept = accelerate_other.is_deepspeed_available
+    accelerate_other.is_deepspeed_available = lambda: False
+    try:
+        yield
+    finally:
+        accelerate_other.is_deepspeed_available = kept
 
 
 # ---- direction and reach ----
@@ -385,7 +400,8 @@ def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
     before = subject.hidden(subject.ids_1L)
     same = False
     with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:
-        subject.model.save_pretrained(folder)
+        with _no_engine():
+            subject.model.save_pretrained(folder)
         loaded = type(subject.model).from_pretrained(
             folder, attn_implementation=subject.model.config._attn_implementation
         )

@@ -336,16 +336,17 @@ def test_every_process_of_several_finds_the_same(monkeypatch):
     assert measure(small("llama"), causal=False, whole=True).same_after_loading is None
 
 
-def test_measuring_prints_nothing_to_stdout_whatever_it_imports():
+def test_measuring_prints_nothing_and_imports_no_deepspeed():
     program = (
+        "import sys\n"
         "from transformers import LlamaConfig\n"
         "from hf_difflm.models.backbones.measure import measure\n"
         "config = LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=99)\n"
         "measure(config, causal=False, whole=True)\n"
-        "print('data')\n"
+        "print('data', 'deepspeed' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "data\n", done.stderr[-2000:]
+    assert (done.stdout, done.stderr) == ("data False\n", "")
 
 
 def test_the_shipped_table_says_nothing_of_the_machine_that_made_it():

@@ -67,6 +67,8 @@ def _usage_sentence(error: Any) -> str:
     """Return what the parser complains about as one sentence that ends in where to look."""
     sentence = " ".join(error.format_message().split()).rstrip(".")
     path = error.ctx.command_path if error.ctx is not None else "hf-difflm"
+    if path.endswith(" compare") and "extra argument" in sentence and not path.endswith("runs compare"):
+        return "compare takes no runs, since it trains them; `hf-difflm runs compare` compares those that are there"
     return f"{sentence[:1].lower()}{sentence[1:]}; see `{path} --help`"
 
 

@@ -69,7 +69,7 @@ def pick_fields(*names: str) -> dict[str, Field]:
 
 def _option(field: Field) -> inspect.Parameter:
     flag = f"--{field.name.replace('_', '-')}"
-    is_switch = field.hint is bool
+    is_switch = field.hint in (bool, bool | None)
     option = typer.Option(
         None,
         *([f"{flag}/--no-{flag[2:]}"] if is_switch else [flag, *field.metadata.get("also", ())]),

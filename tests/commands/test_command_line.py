@@ -66,7 +66,7 @@ def test_every_command_has_help(run, command):
         ("train --block-size 64 --max-position-embeddings 32", "block_size must be at most max_position_embeddings"),
         ("train --learnin-rate 1e-3", "flag --learnin-rate is unknown; did you mean '--learning-rate'?"),
         ("train --recip demo", "flag --recip is unknown; did you mean '--recipe'?"),
-        ("train --adam-beta2 abc", "adam_beta2 must be a number, got 'abc'"),
+        ("train --adam-beta2 abc", "adam_beta2 must be a number at least 0 and below 1, got 'abc'"),
         ("train --adam-beta2", "adam_beta2 needs a value"),
         ("train --do-train", "do_train has no use here"),
         ("train --bf16=maybe", "--bf16 must be true or false, got 'maybe'"),

@@ -30,6 +30,8 @@ COMMANDS = (
     "recipes",
     "doctor",
 )
+# Their help shows the common flags; of all, those of TrainingArguments are left to its own documentation.
+_OF_TRAINING = (["train"], ["compare"], ["ablate"], ["doctor"])
 
 
 def main() -> None:
@@ -44,8 +46,9 @@ def main() -> None:
 def _help(words: list[str]) -> str:
     environment = {**os.environ, "COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}
     program = "from hf_difflm.commands import app; app()"
-    command = [sys.executable, "-c", program, *words, "--help"]
+    command = [sys.executable, "-c", program, *words, "--help-all" if words[:1] in _OF_TRAINING else "--help"]
     text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    text = text.partition("Flags of transformers' TrainingArguments:")[0]
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 

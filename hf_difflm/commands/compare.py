@@ -14,7 +14,7 @@ from ..objectives.names import TWINS
 from ..training.declarations.fields import own_fields
 from .application import INTERRUPTED
 from .flags import given_flags, with_flags
-from .help_all import HelpAll
+from .help_pages import HelpAll
 from .several_values import whole_numbers
 from .spelling import declared_flags
 

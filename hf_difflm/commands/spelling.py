@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..errors import UserError, did_you_mean
 from ..training.declarations.other_names import hint_for
 from ..training.declarations.typed_values import FALSE_WORDS, TRUE_WORDS
+from .help_pages import COMMON, write_commands, write_options
 
 _TRAINER_FLAGS = "hf_difflm.trainer_flags"
 _OTHER_COMMANDS = {
@@ -50,14 +51,23 @@ class Commands(TyperGroup):
             raise UserError(f"command {cmd_name!r} is unknown{hint}")
         return command
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_options(ctx, formatter, self.get_params(ctx), only=None)
+        write_commands(ctx, formatter, self.commands)
+
 
 class Command(TyperCommand):
     """A subcommand that takes ``--kebab-case`` and ``--snake_case`` flags, and ``--switch=true`` for ``--switch``."""
 
     takes_trainer_flags = False
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_options(ctx, formatter, self.get_params(ctx), only=COMMON if self.takes_trainer_flags else None)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # ctx is a click.Context; typer has its own click in some versions and click's in others.
+        if ctx.resilient_parsing:  # a shell completes a line that is not whole yet
+            return super().parse_args(ctx, args)
         plain, trainer_flags = self._plain(ctx, args)
         ctx.meta[_TRAINER_FLAGS] = trainer_flags
         return super().parse_args(ctx, plain)

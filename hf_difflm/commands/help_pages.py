@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -53,7 +54,7 @@ def write_options(ctx: Any, formatter: Any, params: list[Any], *, only: frozense
         formatter.write_text(f"{left_out} more flags, and those of transformers' TrainingArguments: --help-all")
 
 
-def write_commands(ctx: Any, formatter: Any, commands: dict[str, Any]) -> None:
+def write_commands(ctx: Any, formatter: Any, commands: Mapping[str, Any]) -> None:
     """Write the commands of a group, each with the first sentence of its help."""
     rows = [(name, " ".join((one.help or "").split("\n\n")[0].split())) for name, one in commands.items()]
     with formatter.section("Commands"):
@@ -64,8 +65,8 @@ def _print_all(ctx: typer.Context, wanted: bool) -> None:
     if not wanted:
         return
     ctx.meta[_ALL] = True
-    formatter: Any = ctx.make_formatter()  # type: ignore[attr-defined]
-    ctx.command.format_help(ctx, formatter)  # type: ignore[arg-type]
+    formatter: Any = ctx.make_formatter()
+    ctx.command.format_help(ctx, formatter)
     rows = []
     for field in trainer_fields().values():
         default = "" if field.default in (None, dataclasses.MISSING, "", ()) else field.default

@@ -47,6 +47,7 @@ LIGHT = {
 WINGS = {
     "runs": [
         {"journal"},
+        {"foreign"},
         {"reading"},
         {"derived"},
         {"comparing"},

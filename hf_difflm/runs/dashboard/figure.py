@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..derived.document import summarize
-from ..journal.run import Run
+from ..journal.run import NOT_SAID, Run
 from ..journal.tables import count, duration, with_error
 from ..plots.style import save
 from .importance import Strip, draw_importance, strip_of
@@ -118,7 +118,7 @@ def header_facts(run: Run) -> list[str]:
     best = run.best_evaluation
     facts = [
         cut(run.objective) if run.objective else "",
-        run.status,
+        "" if run.shown_status == NOT_SAID else run.status,
         _progress(run),
         f"{count(run.tokens_seen)} tokens" if run.tokens_seen is not None else "",
         f"{duration(summary['train_seconds'])} of training" if summary["train_seconds"] is not None else "",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 KILLED = "killed"
 """What people are told of a run that counts as running, though nobody trains it."""
+NOT_SAID = "not said"
+"""What they are told where the log of another program does not say whether the training has ended."""
 
 _Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
@@ -165,7 +167,9 @@ class Run:
 
     @property
     def shown_status(self) -> str:
-        """The status for people, who also want to know which runs were ``killed``."""
+        """The status for people: also which runs were ``killed``, and of which the log does not say it."""
+        if not any(event.event in STATUS_OF_EVENT for event in self.events):
+            return NOT_SAID
         return KILLED if self.killed else self.status
 
     @property

@@ -239,6 +239,11 @@ def _is_plain(value: Any) -> bool:
     return type(value) is str
 
 
+def is_type(name: Any) -> bool:
+    """Whether this is what a record of a kind that is known says of its kind."""
+    return isinstance(name, str) and name in _CLASSES
+
+
 def decode(line: Mapping[str, Any]) -> Record | None:
     """Return the record of a parsed line; None for a type that this version does not know.
 

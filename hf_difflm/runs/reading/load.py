@@ -1,35 +1,37 @@
-"""Read runs back: from folders, journals and JSON logs, ours and those of others; whole, partial or torn."""
+"""Read runs back: from folders, journals and logs, ours and those of others; whole, partial or torn."""
 
 from __future__ import annotations
 
 import glob
-import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ...errors import UserError
+from ..foreign.recognition import KNOWN, is_generic, looks_like_log, read_log, run_of_events
+from ..foreign.scalars import NoScalars
 from ..journal.atomic_files import JOURNAL_NAME, METRICS_SUFFIX
 from ..journal.reading import read_journal
 from ..journal.run import Run
-from ..journal.strict_json import loads
 from .dashboard_names import FOLDER as DASHBOARD
-from .foreign import epoch_losses, reader_of
-from .partial_json import salvage
-
-logger = logging.getLogger(__name__)
 
 # Folders in a run folder that hold weights, and JSON files of transformers: no logs.
 _NO_LOGS = ("checkpoint-", "best", ".", "__pycache__")
+_SUFFIXES = (".json", ".jsonl", ".csv", ".wandb")
+_STATE = "trainer_state.json"
+# Several logs of one training in one folder: the first of them that is there is read.
+_SAME_TRAINING = (_STATE, "trainer_log.jsonl", "log_history.json", "metrics.jsonl", "metrics.json", "metrics.csv")
+# Where a Trainer's trackers write, in the folder that has its log.
+_TRACKERS = frozenset({"runs", "wandb", "logs", "tensorboard"})
 
 
 def load_run(path: str | Path) -> Run:
-    """Return the run in a folder, a journal (``journal.jsonl``) or a JSON log.
+    """Return the run in a folder, a journal (``journal.jsonl``) or a log of another program.
 
-    JSON logs are our document (``{run_name}.json``) and metrics (``{experiment}_metrics.json``), files of the same layout
-    by other programs, and lists of one object a step with ``step`` and ``loss``. In a folder the journal is preferred to
-    what is derived from it. Partial logs are read as far as they go, files that were cut off up to there.
+    What is read beside our journals, documents and metrics: ``trainer_state.json`` (the file, a checkpoint, an output
+    folder), dumps of ``log_history``, ``trainer_log.jsonl``, ``metrics.jsonl``, TensorBoard's event files (a file or their
+    folder), W&B's offline files, JSON and CSV of one row a step. Files are told by what is in them. In a folder the journal
+    is preferred to what is derived from it. Partial logs are read as far as they go, files that were cut off up to there.
 
     Raises:
         UserError: there is no run; the sentence says what was found instead.
@@ -39,7 +41,7 @@ def load_run(path: str | Path) -> Run:
         return _load_folder(path)
     if not path.exists():
         raise UserError(f"there is no run at {str(path)!r}; give a run folder, its {JOURNAL_NAME} or its JSON document")
-    return read_journal(path) if path.suffix == ".jsonl" else _read_log(path)
+    return read_log(path)
 
 
 def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -77,38 +79,51 @@ def _runs_at(place: Path, problems: list[str]) -> list[Run]:
     """
     if not place.is_dir() or (place / JOURNAL_NAME).exists():
         return [load_run(place)]
-    runs: list[Run] = []
     before = len(problems)
-    for folder, inside, names in os.walk(place):
-        inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS))
-        if JOURNAL_NAME in names:
-            inside[:] = [name for name in inside if name != DASHBOARD]  # tells of the same run
-            try:
-                runs.append(read_journal(Path(folder, JOURNAL_NAME)))
-            except UserError as error:
-                problems.append(str(error))
-        else:
-            runs += _logs_in(Path(folder), names, problems)
+    runs = list(_runs_below(place, problems))
     if not runs and len(problems) == before:
         raise UserError(f"{str(place)!r} holds no run (found {_contents(place)}); give a folder of runs or a log")
     return runs
+
+
+def _runs_below(place: Path, problems: list[str]) -> Iterator[Run]:
+    """Yield the runs of a folder and of all folders in it; one of a training that was found is not yielded again."""
+    tracked: list[Path] = []
+    for name, inside, names in os.walk(place):
+        folder = Path(name)
+        if JOURNAL_NAME in names:
+            inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS) and name != DASHBOARD)
+            tracked += [folder / name for name in _TRACKERS]
+            try:
+                yield read_journal(folder / JOURNAL_NAME)
+            except UserError as error:
+                problems.append(str(error))
+            continue
+        if _state_of(folder) is not None:
+            tracked += [folder / name for name in _TRACKERS]
+        yield from _logs_in(folder, names, problems, any(folder.is_relative_to(known) for known in tracked))
+        inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS))
 
 
 def _load_folder(folder: Path) -> Run:
     journal = folder / JOURNAL_NAME
     if journal.exists():
         return read_journal(journal)
-    logs = _logs_in(folder, os.listdir(folder), [])
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{JOURNAL_NAME}"))
+    problems: list[str] = []
+    logs = _logs_in(folder, os.listdir(folder), problems, False)
+    if not logs and not inside:
+        logs = list(_runs_below(folder, problems))
     if len(logs) == 1:
         return logs[0]
     if logs:
-        names = ", ".join(run.path.name for run in logs)
+        names = ", ".join(str(run.path.relative_to(folder)) for run in logs)
         raise UserError(f"{str(folder)!r} holds {len(logs)} runs ({names}); name one of the files")
-    inside = sorted(path.parent.name for path in folder.glob(f"*/{JOURNAL_NAME}"))
     if inside:
         raise UserError(f"{str(folder)!r} is not a run, but holds the runs {', '.join(inside)}; name one of them")
-    found = _contents(folder)
-    raise UserError(f"{str(folder)!r} is not a run (found {found}); give a folder with a {JOURNAL_NAME} in it")
+    if problems:
+        raise UserError(problems[0])
+    raise UserError(f"{str(folder)!r} is not a run (found {_contents(folder)}); give {KNOWN}")
 
 
 def _contents(folder: Path) -> str:
@@ -116,65 +131,55 @@ def _contents(folder: Path) -> str:
     return f"{count} other files and folders" if count else "an empty folder"
 
 
-def _logs_in(folder: Path, names: Sequence[str], problems: list[str]) -> list[Run]:
-    """The runs of the JSON logs in a folder without a journal; JSON files of other kinds are passed over."""
+def _logs_in(folder: Path, names: Sequence[str], problems: list[str], tracked: bool) -> list[Run]:
+    """The runs of the logs in a folder without a journal; files of other kinds are passed over.
+
+    Args:
+        folder: where they lie.
+        names: its files.
+        problems: what cannot be read is told here.
+        tracked: whether what trackers have written here is of a training that was found.
+    """
     runs: list[Run] = []
+    state = _state_of(folder)
+    same = next((name for name in _SAME_TRAINING if name in names), None)
+    events: list[Path] = []
     for name in sorted(names):
         path = folder / name
-        if not name.endswith(".json") or name.startswith(".") or not path.is_file():
+        if name.startswith(".") or not (name.endswith(_SUFFIXES) or ".tfevents" in name) or not path.is_file():
+            continue
+        if tracked and (name.endswith(".wandb") or ".tfevents" in name):
+            continue
+        if name in _SAME_TRAINING and (state is not None or name != same):
             continue
         try:
-            value, cut = _parse(path)
-            if reader_of(value) is not None:
-                runs.append(_run_of(path, value, cut))
+            if not looks_like_log(path):
+                continue
+            if ".tfevents" in name and is_generic(path):
+                events.append(path)
+            else:
+                runs.append(read_log(path))
         except UserError as error:
             problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{str(path)!r} cannot be read ({error.strerror}); give {KNOWN}")
+    try:
+        if state is not None:
+            runs.append(read_log(state))
+        elif events and same is None:
+            runs.append(run_of_events(events))
+    except NoScalars:  # settings alone, as transformers writes them into a folder of their own
+        pass
+    except UserError as error:
+        problems.append(str(error))
     # Our two derived files tell of one run; the document knows more.
     started = {run.start_time for run in runs if not run.path.name.endswith(METRICS_SUFFIX) and run.start_time}
     return [run for run in runs if not (run.path.name.endswith(METRICS_SUFFIX) and run.start_time in started)]
 
 
-def _read_log(path: Path) -> Run:
-    """The run of a JSON log.
-
-    Raises:
-        UserError: the file is not JSON or not the log of a run.
-    """
-    return _run_of(path, *_parse(path))
-
-
-def _parse(path: Path) -> tuple[Any, bool]:
-    """The value of a JSON file and whether it was cut off.
-
-    Raises:
-        UserError: the file cannot be read, or is no JSON from its beginning on.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}); give a run folder") from error
-    try:
-        return loads(content), False
-    except ValueError as error:
-        value = salvage(content.decode("utf-8", errors="replace"))
-        if reader_of(value) is None:
-            raise UserError(f"{str(path)!r} is not valid JSON ({error}); give a run folder or its journal") from error
-        return value, True
-
-
-def _run_of(path: Path, value: Any, cut: bool) -> Run:
-    reader = reader_of(value)
-    if reader is None:
-        found = f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) else type(value).__name__
-        raise UserError(f"{str(path)!r} is not the log of a run (found {found}); give a run folder or its journal")
-    try:
-        run = Run.from_records(path, reader(value, path.stem))
-        if run is not None:
-            run.epoch_losses = epoch_losses(value)
-    except (TypeError, AttributeError, ValueError, OverflowError) as error:  # rows of another kind
-        raise UserError(f"{str(path)!r} is not the log of a run ({error}); give a run folder or its journal") from error
-    if run is None:
-        raise UserError(f"{str(path)!r} is not the log of a run (no header); give a run folder or its journal")
-    if cut:
-        logger.warning("%s is cut off: the %d steps before the cut were read", path, len(run.steps))
-    return run
+def _state_of(folder: Path) -> Path | None:
+    """The state of the Trainer whose output folder, or whose checkpoint, this is: of the last checkpoint there is."""
+    if (folder / _STATE).is_file():
+        return folder / _STATE
+    states = [path for path in folder.glob(f"checkpoint-*/{_STATE}") if path.parent.name[11:].isdecimal()]
+    return max(states, key=lambda path: int(path.parent.name[11:]), default=None)

@@ -14,7 +14,7 @@ from ..derived.metrics import losses_by_epoch
 from ..journal.append_only import RECORDS_LOST
 from ..journal.measurements import last_measurements, measurement_lines
 from ..journal.quantities import STEP
-from ..journal.run import KILLED, Run
+from ..journal.run import Run
 from ..journal.schema import STATUS_OF_EVENT, EvaluationRecord
 from ..journal.tables import (
     UNKNOWN,
@@ -76,10 +76,11 @@ def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def list_text(runs: Sequence[Run], width: int) -> str:
     """Return the list as a table that fits into ``width`` columns."""
+    status = {typed(run): run.shown_status for run in runs}
     cells = [
         [
             row["path"],
-            KILLED if row["killed"] else row["status"],
+            status[row["path"]],
             count(row["final_iter"]),
             number(row["final_train_loss"], 4),
             number(row["best_val_loss"], 4),

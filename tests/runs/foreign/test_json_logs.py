@@ -14,7 +14,7 @@ from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, load_run, load_runs
 from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.derived.metrics import build_metrics
-from hf_difflm.runs.reading.partial_json import salvage
+from hf_difflm.runs.foreign.partial_json import salvage
 
 LOSSES = {
     "model_type": "MDLM",

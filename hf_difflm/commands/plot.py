@@ -24,6 +24,14 @@ def plot(
             "milestones; default: all",
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME]...",
+            help="any scalar that the runs have logged, each in a picture of its own: eval_rewards/margins, entropy, "
+            "grad_norm/layer_03; with it --kind draws nothing by default",
+        ),
+    ] = None,
     names: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="what to call the runs, in their order")
     ] = None,
@@ -35,7 +43,7 @@ def plot(
 ) -> None:
     """Draw the curves of runs, each alone or several together; several seeds of one configuration as mean and band.
 
-    Put the runs before --names and --kind, which take all that follows up to the next flag.
+    Put the runs before --names, --metric and --kind, which take all that follows up to the next flag.
     """
     loaded = load(runs)
     if summary:
@@ -45,7 +53,10 @@ def plot(
         return
     from ..runs.plots.kinds import plot_runs
 
-    plots = plot_runs(loaded, output_dir, kind or (), names=names, title=title, picture_format=format, x=x)
+    metrics = [name for given in metric or () for name in given.split(",") if name]
+    plots = plot_runs(
+        loaded, output_dir, kind or (), names=names, title=title, picture_format=format, x=x, metrics=metrics
+    )
     for sentence in plots.left_out:
         print(sentence, file=sys.stderr)
     for path in plots.paths:

@@ -7,11 +7,11 @@ from typing import Any
 from ..errors import UserError
 from .spelling import Command
 
-_FLAGS = ("--names", "--kind")
+_FLAGS = ("--names", "--kind", "--metric")
 
 
 class SeveralValuesCommand(Command):
-    """Takes several values after one ``--names`` or ``--kind``: all up to the next flag."""
+    """Takes several values after one ``--names``, ``--kind`` or ``--metric``: all up to the next flag."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from made_runs import write_run
 
 from hf_difflm.runs.plots.kinds import KINDS
 
+FOREIGN_LOGS = Path(__file__).parents[1] / "fixtures" / "foreign_logs"
 METRICS = {
     "model_type": "MDLM",
     "experiment_name": "mdlm_wikitext",
@@ -102,3 +105,27 @@ def test_a_report_is_a_page_of_the_kind_its_name_says(hf, tmp_path):
     assert "ends neither in .html nor in .md" in hf("report", "run", "--output", "page.txt").err
     (tmp_path / "folder").mkdir()
     assert "is a folder; give a file" in hf("report", "run", "--output", "folder").err
+
+
+@pytest.mark.borders
+def test_every_reading_command_takes_another_programs_log(hf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in FOREIGN_LOGS.iterdir():
+        if path.suffix != ".py":
+            shutil.copy(path, tmp_path)
+    logs = sorted(path.name for path in tmp_path.iterdir())
+    for name in logs:
+        assert hf("runs", "show", name).code == 0
+        assert hf("plot", name, "--metric", "loss,lr", "eval_loss", "--output-dir", f"plots-{name}").code == 0
+        assert len(list((tmp_path / f"plots-{name}").iterdir())) == 3
+    listed = json.loads(hf("runs", "list", ".", "--json").out)
+    assert sorted(row["path"] for row in listed) == logs
+    assert hf("runs", "compare", *logs).code == 0
+    assert "of 8 runs" in hf("runs", "best", *logs, "--metric", "eval_loss").out
+    steps = hf("runs", "export", "loop.wandb", "--format", "csv").out.splitlines()
+    assert steps[:2] == ["iter,steps,loss,lr,reward.mean,reward.std", "0,1,4.0,0.003,0.0,0.5"]
+    assert hf("dashboard", "trl_sft_trainer_state.json", "--output-dir", "board").code == 0
+    assert hf("report", *logs, "--output", "page.html").code == 0
+    assert "rewards/margins" in (tmp_path / "page.html").read_text()
+    result = hf("plot", "loop.wandb", "--metric", "reward.meen")
+    assert (result.code, "did you mean 'reward.mean'" in result.err) == (2, True)

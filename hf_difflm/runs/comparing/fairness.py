@@ -72,13 +72,21 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {key: values for key, values in columns.items() if any(value != values[0] for value in values[1:])}
 
 
-def fairness_notes(names: Sequence[str], found: Mapping[str, Sequence[Any]], silent: Sequence[str]) -> list[str]:
+def tells_of_settings_alone(run: Run) -> bool:
+    """Whether a log says nothing of what was trained on what, as those of other programs."""
+    return run.objective is None and not run.header.data and run.header.model.get("parameters") is None
+
+
+def fairness_notes(
+    names: Sequence[str], found: Mapping[str, Sequence[Any]], silent: Sequence[str], unsaid: Sequence[str] = ()
+) -> list[str]:
     """Return what the check found as sentences: a verdict, then one line for each key that differs.
 
     Args:
         names: of the runs, in the order of the values.
         found: what :func:`differences` returned.
         silent: names of runs whose logs hold no settings, about which nothing can be said.
+        unsaid: names of runs whose logs hold settings alone (:func:`tells_of_settings_alone`).
     """
     notes = []
     if silent:
@@ -86,7 +94,11 @@ def fairness_notes(names: Sequence[str], found: Mapping[str, Sequence[Any]], sil
     if found:
         notes.append("Fairness: besides the objective these differ:")
         notes += [f"- {key}: {_values(names, values)}" for key, values in found.items()]
-    elif not silent:
+    if unsaid:
+        notes.append(
+            f"Fairness: objective, data and size may differ: the log of {', '.join(unsaid)} does not tell them."
+        )
+    elif not found and not silent:
         notes.append(
             "Fairness: the runs differ in their objective only; every other setting, the data and the size are equal."
         )

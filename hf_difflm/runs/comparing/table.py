@@ -14,7 +14,7 @@ from ..journal.quantities import NATS
 from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from .accuracies import accuracy_cells, accuracy_headings
-from .fairness import SEED_KEYS, differences, fairness_notes
+from .fairness import SEED_KEYS, differences, fairness_notes, tells_of_settings_alone
 from .lossy import lossy_note
 from .pairing import Difference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
@@ -68,6 +68,7 @@ class Comparison:
             over the seeds both have; None where neither is known.
         unit: of what the runs are ranked by; empty where not all of them log a nll per token.
         lossy: a sentence for each run whose tokenizer does not give the evaluation text back.
+        unsaid: names of runs whose logs hold settings, but tell neither objective nor data nor size.
     """
 
     rows: list[ComparisonRow]
@@ -78,6 +79,7 @@ class Comparison:
     paired: Difference | None
     unit: str = NATS
     lossy: list[str] = field(default_factory=list)
+    unsaid: list[str] = field(default_factory=list)
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -106,7 +108,7 @@ class Comparison:
         if self.source_nll is not None:
             notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
         if len(self.rows) > 1:
-            notes += fairness_notes([row.run for row in self.rows], self.differences, self.silent)
+            notes += fairness_notes([row.run for row in self.rows], self.differences, self.silent, self.unsaid)
         return notes
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
@@ -181,15 +183,17 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
         # of one configuration alone are all the difference there is.
         found = {key: values for key, values in found.items() if key not in SEED_KEYS}
     sources = {run.source_nll for run in runs}
+    named = list(zip(runs, names, strict=True))
     return Comparison(
         rows=[_row(run, name) for run, name in zip(runs, names, strict=True)],
         seed_rows=[_seed_row(group) for group in groups] if several else [],
         differences=found,
-        silent=[name for run, name in zip(runs, names, strict=True) if not run.config],
+        silent=[name for run, name in named if not run.config],
         source_nll=sources.pop() if len(sources) == 1 else None,
         paired=_paired(runs, names if called else None, groups),
         unit=common_loss_unit(runs),
-        lossy=[note for run, name in zip(runs, names, strict=True) if (note := lossy_note(run, name)) is not None],
+        unsaid=[name for run, name in named if run.config and tells_of_settings_alone(run)],
+        lossy=[note for run, name in named if (note := lossy_note(run, name)) is not None],
     )
 
 

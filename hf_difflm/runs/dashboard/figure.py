@@ -12,10 +12,13 @@ from matplotlib.figure import Figure
 from ..derived.document import summarize
 from ..journal.run import NOT_SAID, Run
 from ..journal.tables import count, duration, with_error
+from ..plots.axes import step_series
 from ..plots.style import save
 from .importance import Strip, draw_importance, strip_of
 from .noise import draw_by_noise, draw_masking_rate, is_diffusion
+from .others import OtherPanels
 from .panels import (
+    accuracy_series,
     draw_accuracy,
     draw_learning_rate,
     draw_loss,
@@ -29,6 +32,7 @@ _SIZE, _DPI = (16.0, 9.0), 120  # full HD, as a projector has
 _LEFT, _WIDTH, _PITCH = 0.05, 0.24, 0.33  # of three panels side by side, as shares of the picture
 _TOP_ROW, _MIDDLE_ROW, _BOTTOM_ROW = (0.66, 0.205), (0.355, 0.205), (0.065, 0.185)  # bottom and height
 _SMALL = 0.148
+_NAMED = 4  # of what has no room
 _STRIP_WIDTH = 0.985 - _LEFT  # of the text below the panels
 
 
@@ -37,7 +41,7 @@ def draw_dashboard(run: Run, path: str | Path) -> Path:
 
     Panels: loss, accuracy, throughput; learning rate (and gradient norm), loss against accuracy, the last 500 steps; the
     last five samples and, where tokens are masked, quality by masking rate and the masking rate. A panel whose quantity
-    is unknown says so. Where the log has the importance of a text's tokens the picture is higher, and the text stands
+    is unknown says so, or shows what another Trainer logs in its stead: see :class:`OtherPanels`. Where the log has the importance of a text's tokens the picture is higher, and the text stands
     below the panels. The same run gives the same bytes.
 
     Raises:
@@ -51,20 +55,34 @@ def draw_dashboard(run: Run, path: str | Path) -> Path:
     place = _Place(figure, below)
     _draw_header(place, run)
     with np.errstate(over="ignore", invalid="ignore"):  # a loss may be any number
+        others = OtherPanels(run)
+        known = (True, len(accuracy_series(run)[1]), len(step_series(run, "tokens_per_sec", "step")[1]))
         for column, draw in enumerate((draw_loss, draw_accuracy, draw_throughput)):
-            draw(place.panel(_LEFT + column * _PITCH, _TOP_ROW, _WIDTH), run)
+            axes = place.panel(_LEFT + column * _PITCH, _TOP_ROW, _WIDTH)
+            if known[column] or not others.names:
+                draw(axes, run)
+            else:
+                others.draw(axes)
         draw_learning_rate(place.panel(_LEFT, _MIDDLE_ROW, _WIDTH), run)
-        scatter, bar = (
-            place.panel(_LEFT + _PITCH + x, _MIDDLE_ROW, width) for x, width in ((0, 0.205), (0.212, 0.009))
-        )
-        draw_loss_against_accuracy(scatter, bar, run)
+        if others.names and not known[1]:
+            others.draw(place.panel(_LEFT + _PITCH, _MIDDLE_ROW, _WIDTH))
+        else:
+            scatter, bar = (
+                place.panel(_LEFT + _PITCH + x, _MIDDLE_ROW, width) for x, width in ((0, 0.205), (0.212, 0.009))
+            )
+            draw_loss_against_accuracy(scatter, bar, run)
         draw_recent(place.panel(_LEFT + 2 * _PITCH, _MIDDLE_ROW, _WIDTH), run)
         table = _LEFT
         if is_diffusion(run):
             draw_by_noise(place.panel(_LEFT, _BOTTOM_ROW, _SMALL), run)
             draw_masking_rate(place.panel(_LEFT + 0.2, _BOTTOM_ROW, _SMALL), run)
             table = _LEFT + 0.375
-        draw_samples(place.panel(table, (0.03, _BOTTOM_ROW[1] + 0.035), 0.985 - table), run)
+        if others.names and not run.samples:
+            for column in range(min(3, len(others.names))):
+                others.draw(place.panel(_LEFT + column * _PITCH, _BOTTOM_ROW, _WIDTH))
+        else:
+            draw_samples(place.panel(table, (0.03, _BOTTOM_ROW[1] + 0.035), 0.985 - table), run)
+        _draw_left_out(place, others.names)
         if strip:
             _draw_strip(figure, strip)
         return save(figure, Path(path))
@@ -83,6 +101,16 @@ class _Place:
     def panel(self, left: float, row: tuple[float, float], width: float) -> Axes:
         # Places are given, not searched for: a layout engine would draw everything twice.
         return self.figure.add_axes((left, self.up(row[0]), width, row[1] * self._share))
+
+
+def _draw_left_out(place: _Place, names: list[str]) -> None:
+    """Say which scalars of the log had no room."""
+    if names:
+        more = f", {count(len(names) - _NAMED)} more" if len(names) > _NAMED else ""
+        said = f"no room for {', '.join(cut(name) for name in names[:_NAMED])}{more} (plot --metric NAME)"
+        place.figure.text(
+            0.985, place.up(0.985), said, fontsize=11, va="top", ha="right", color="0.4", parse_math=False
+        )
 
 
 def _draw_strip(figure: Figure, strip: Strip) -> None:

@@ -25,6 +25,7 @@ _RATE_SHARE = 1e-4
 _POINTS = 800  # a panel is not much wider than half of that in dots
 _FEW = 60
 _STEP = "optimiser step"
+_TRL_ACCURACY = "mean_token_accuracy"
 
 
 def draw_loss(axes: Axes, run: Run) -> None:
@@ -38,7 +39,7 @@ def draw_loss(axes: Axes, run: Run) -> None:
         )
     _log_if_wide(axes)
     finish_panel(axes, "Training loss", loss_label(run), "no loss yet")
-    _legend(axes, "upper right")
+    legend(axes, "upper right")
     mark_stages(axes, run, TICK_SIZE)
 
 
@@ -46,12 +47,13 @@ def draw_accuracy(axes: Axes, run: Run) -> None:
     """Training accuracy from 0 to 100 %, its moving mean over 50 steps, and that of the evaluations."""
     x, y = accuracy_series(run)
     _draw_series(axes, run, x, y, ACCURACY, "training")
-    at, values, _ = evaluation_series(run, "step", "eval_accuracy")
+    at, values, _ = evaluation_series(run, "step", f"eval_{accuracy_name(run)}")
     if len(at):
         axes.plot(at, _per_cent(values), "D", color="0.15", markersize=5, label="eval")
     axes.set_ylim(0, 100)
-    finish_panel(axes, "Accuracy", "accuracy (%)", missing(run, "accuracy"))
-    _legend(axes, "upper left")
+    title = "Accuracy" if accuracy_name(run) == "accuracy" else "Mean token accuracy"
+    finish_panel(axes, title, "accuracy (%)", missing(run, "accuracy"))
+    legend(axes, "upper left")
 
 
 def draw_throughput(axes: Axes, run: Run) -> None:
@@ -62,7 +64,7 @@ def draw_throughput(axes: Axes, run: Run) -> None:
         axes.set_ylim(0, 1.15 * float(y.max()) or 1.0)
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     finish_panel(axes, "Throughput", "tokens/s", missing(run, "tokens_per_sec", "throughput"))
-    _legend(axes, "lower right")
+    legend(axes, "lower right")
 
 
 def draw_learning_rate(axes: Axes, run: Run) -> None:
@@ -94,7 +96,7 @@ def draw_learning_rate(axes: Axes, run: Run) -> None:
 
 def draw_loss_against_accuracy(axes: Axes, bar: Axes, run: Run) -> None:
     """Each logged step as a point, coloured by its step; the colour bar goes into ``bar``."""
-    loss, accuracy = run.column("loss"), _per_cent(run.column("accuracy"))
+    loss, accuracy = run.column("loss"), _per_cent(run.column(accuracy_name(run)))
     rows = np.flatnonzero(np.isfinite(loss) & np.isfinite(accuracy))
     bar.set_axis_off()
     if len(rows):
@@ -143,8 +145,17 @@ def draw_recent(axes: Axes, run: Run) -> None:
 
 def accuracy_series(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Return steps and training accuracy in per cent, each of shape (n,)."""
-    x, y = step_series(run, "accuracy", "step")
+    x, y = step_series(run, accuracy_name(run), "step")
     return x, _per_cent(y)
+
+
+def accuracy_name(run: Run) -> str:
+    """Return what the log calls the share of tokens that were right: ``accuracy``, or as TRL does."""
+    return (
+        _TRL_ACCURACY
+        if _TRL_ACCURACY in run.steps.quantities and "accuracy" not in run.steps.quantities
+        else "accuracy"
+    )
 
 
 def missing(run: Run, quantity: str, name: str | None = None) -> str:
@@ -222,7 +233,8 @@ def _marker(y: np.ndarray) -> str:
     return "o" if len(y) <= _FEW else ""
 
 
-def _legend(axes: Axes, place: Literal["upper left", "upper right", "lower right"]) -> None:
+def legend(axes: Axes, place: Literal["upper left", "upper right", "lower right"]) -> None:
+    """Say which line is which, where there are several."""
     if len(axes.get_legend_handles_labels()[1]) > 1:
         # A place of its own: to look for the best one takes longer than to draw the panel.
         axes.legend(loc=place, fontsize=TICK_SIZE, framealpha=0.7, edgecolor="none", borderpad=0.2)

@@ -60,7 +60,7 @@ def read_wandb_file(path: Path, name: str) -> tuple[list[Record], bool]:
                     _describe(header, value)
                 elif number == _EXIT:
                     code = dict(fields(value)).get(_EXIT_CODE, 0)
-                    failed = f"exit code {code}" if code else None
+                    failed = f"exit code {int(code)}" if code else None
                     ending = EventRecord(event="failed" if failed else "completed", message=failed)
     except BrokenMessage:
         cut = True

@@ -38,7 +38,7 @@ def document_name(run_name: str) -> str:
     Everything but letters, digits, ``.``, ``_``, ``-``, ``+`` and ``=`` becomes ``-``; the stem is at most 120
     characters; a name that transformers uses for a file of its own (``config``) gets ``_run`` appended.
     """
-    stem = _stem(run_name)
+    stem = file_stem(run_name)
     if stem.lower() in _RESERVED:
         stem += "_run"
     return f"{stem}.json"
@@ -46,10 +46,11 @@ def document_name(run_name: str) -> str:
 
 def metrics_name(experiment_name: str) -> str:
     """Return the file name of a run's losses: ``{experiment_name}_metrics.json``, the name made safe likewise."""
-    return f"{_stem(experiment_name)}{METRICS_SUFFIX}"
+    return f"{file_stem(experiment_name)}{METRICS_SUFFIX}"
 
 
-def _stem(name: str) -> str:
+def file_stem(name: str) -> str:
+    """Return a name made safe for file systems; see :func:`document_name`."""
     return re.sub(r"[^\w.+=-]+", "-", name, flags=re.ASCII).strip("-.")[:120] or "run"
 
 

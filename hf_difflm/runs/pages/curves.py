@@ -14,6 +14,7 @@ from ..journal.quantities import EVALUATION, STEP, Quantity
 from ..journal.run import Run, common_loss_unit
 from ..plots.axes import AXES, evaluation_series, row_positions, step_series
 from ..plots.decimation import bucket_means, decimate, smoothing_window
+from ..plots.scalars import other_scalars, scalar_series
 
 # The first is the one the page is about and gets the most points.
 _QUANTITIES = (
@@ -60,6 +61,8 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
         for source in _SOURCES
         for name in _charted(measured_names(runs, source), source)
     ]
+    others = dict.fromkeys(name for run in runs for name in other_scalars(run))
+    charts += [_other_chart(runs, name) for name in others]
     steps_per_row = [float(np.median(run.column("steps"))) if len(run.steps) else 1.0 for run in runs]
     windows = [smoothing_window(len(run.steps)) * each for run, each in zip(runs, steps_per_row, strict=True)]
     return {
@@ -124,6 +127,13 @@ def _evaluation_chart(runs: Sequence[Run], metric: str | None, title: str, unit:
 def _measurement_chart(runs: Sequence[Run], source: str, name: str) -> dict[str, Any]:
     curves = [_curve(*decimate(*measurement_series(run, source, name), _OTHER_POINTS)) for run in runs]
     return {"title": name, "unit": "", "smooth": True, "points": False, "curves": curves}
+
+
+def _other_chart(runs: Sequence[Run], name: str) -> dict[str, Any]:
+    """What another Trainer logs under a name of its own: no unit is known of it."""
+    curves = [_curve(*decimate(*scalar_series(run, name, "step"), _OTHER_POINTS)) for run in runs]
+    steps = any(name in run.steps.quantities for run in runs)
+    return {"title": name, "unit": "", "smooth": steps, "points": not steps, "curves": curves}
 
 
 def _curve(x: np.ndarray, y: np.ndarray) -> dict[str, Any] | None:

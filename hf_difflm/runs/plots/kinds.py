@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,9 +12,12 @@ from matplotlib.figure import Figure
 from ...errors import UserError, did_you_mean
 from ..comparing.seeds import seed_groups
 from ..comparing.table import labels
+from ..journal.atomic_files import file_stem
 from ..journal.run import Run
 from .axes import AXES
 from .evaluation import draw_comparison, draw_milestones, draw_validation
+from .metric import draw_metric
+from .scalars import named, scalar_names
 from .series import Drawing, NothingToDraw
 from .style import FORMATS, save
 from .training import (
@@ -54,37 +58,46 @@ def plot_runs(
     title: str | None = None,
     picture_format: str = "png",
     x: str = "step",
+    metrics: Sequence[str] = (),
 ) -> Plots:
-    """Draw runs, one file ``{kind}.{format}`` for each kind.
+    """Draw runs, one file ``{kind}.{format}`` for each kind and ``{metric}.{format}`` for each metric.
 
     Args:
         runs: at least one. Several seeds of one configuration are drawn as their mean and its standard error, except
             where each step or its time is shown.
         output_dir: folder of the pictures, made where it is missing.
-        kinds: keys of :data:`KINDS`, all by default.
+        kinds: keys of :data:`KINDS`; by default all, or none where metrics are named.
         names: what to call the runs; by default their own names.
         title: stands above each picture.
         picture_format: png, svg or pdf.
         x: key of ``AXES``: step, epoch, tokens, flops or time.
+        metrics: names of scalars, of any that a run has logged (:func:`~hf_difflm.runs.plots.scalars.scalar_names`).
 
     Raises:
-        UserError: no run was given, a kind, axis or format is unknown, the names do not fit, or not one of the kinds
-            has anything to show.
+        UserError: no run was given, a kind, metric, axis or format is unknown, the names do not fit, or there is nothing
+            to show.
     """
     for kind in kinds:
         _check("kind of plot", kind, list(KINDS))
     _check("x axis", x, list(AXES))
     _check("format", picture_format, FORMATS)
     drawing = _drawing(runs, names, title, x)
+    known = scalar_names(runs) if metrics else []
+    for metric in metrics:
+        _check("metric", named(metric), known)
     paths: list[Path] = []
     left_out: list[str] = []
-    for kind in dict.fromkeys(kinds or KINDS):
+    pictures: dict[str, Callable[[Drawing], Figure]] = {
+        kind: KINDS[kind] for kind in (kinds or (() if metrics else KINDS))
+    }
+    pictures |= {metric: partial(draw_metric, name=named(metric)) for metric in metrics}
+    for name, draw in pictures.items():
         try:
-            figure = KINDS[kind](drawing)
+            figure = draw(drawing)
         except NothingToDraw as reason:
-            left_out.append(f"{kind} was left out: {reason}")
+            left_out.append(f"{name} was left out: {reason}")
             continue
-        paths.append(save(figure, Path(output_dir) / f"{kind}.{picture_format}"))
+        paths.append(save(figure, Path(output_dir) / f"{file_stem(name)}.{picture_format}"))
     if not paths:
         raise UserError(f"there is nothing to plot: {'; '.join(left_out)}")
     return Plots(paths, left_out)

@@ -15,7 +15,7 @@ from ..journal.append_only import RECORDS_LOST
 from ..journal.measurements import last_measurements, measurement_lines
 from ..journal.quantities import STEP
 from ..journal.run import Run
-from ..journal.schema import STATUS_OF_EVENT, EvaluationRecord
+from ..journal.schema import STATUS_OF_EVENT, STEP_NUMBERS, EvaluationRecord
 from ..journal.tables import (
     UNKNOWN,
     count,
@@ -134,7 +134,7 @@ def show_data(run: Run) -> dict[str, Any]:
         "start_time": run.start_time,
         "end_time": run.end_time,
         "summary": summarize(run),
-        "statistics": {name: found for name in _QUANTITIES if (found := _statistics(run, name))},
+        "statistics": {name: found for name in _shown(run) if (found := _statistics(run, name))},
         "config": run.config,
         "data": header.data,
         "model": header.model,
@@ -175,7 +175,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
     if run.damaged_lines:
         facts.append(("damaged", f"{run.damaged_lines} lines of the journal could not be read"))
     lines = [f"{name:<10} {' '.join(printable(text).split())}" for name, text in facts]
-    titles = {name: STEP[name].label for name in _QUANTITIES}
+    titles = {name: STEP[name].label if name in _QUANTITIES else shortened(name) for name in _shown(run)}
     titles["loss"] += f" ({run.loss_unit})" if run.loss_unit else ""
     cells = [
         [titles[name], *(significant(found[key]) for key in ("mean", "min", "max", "last"))]
@@ -191,6 +191,12 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
 def _with_unit(run: Run, best: EvaluationRecord) -> str:
     value = with_error(best.nll, best.nll_stderr)
     return f"{value} {run.loss_unit}" if run.loss_unit else f"eval_loss {value}"
+
+
+def _shown(run: Run) -> list[str]:
+    """Our quantities, and what another Trainer logs beside them."""
+    others = [name for name in run.steps.quantities if name not in STEP_NUMBERS]
+    return [*_QUANTITIES, *(others if run.objective is None else [])]
 
 
 def _statistics(run: Run, name: str) -> dict[str, float]:

@@ -154,8 +154,11 @@ def test_a_training_that_was_taken_up_again_supersedes_what_it_had_logged(tmp_pa
 
 
 def test_runs_of_a_trainer_and_ours_are_compared_without_a_unit(trained, write_run):
-    table = compare_runs([load_run(trained[0] / "checkpoint-12"), write_run(objective="ar", bound="exact")])
+    state = load_run(trained[0] / "checkpoint-12")
+    table = compare_runs([state, write_run(objective="ar", bound="exact")])
     assert table.unit == ""
+    words = "objective, data and size may differ: the log of a, b does not tell them"
+    assert words in compare_runs([state, state], ["a", "b"]).to_text(200)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def dashboard(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, journal or JSON log")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, journal or another program's log")],
     watch: Annotated[bool, typer.Option("--watch", help="draw again as the run goes on, until it ends")] = False,
     interval: Annotated[float, typer.Option(metavar="SECONDS", help="with --watch: how often to look")] = 5.0,
     output_dir: Annotated[

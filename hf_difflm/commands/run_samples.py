@@ -10,7 +10,7 @@ import typer
 
 
 def samples(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, journal or JSON log")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, journal or another program's log")],
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="only what was written after this prompt; '' for none")
     ] = None,

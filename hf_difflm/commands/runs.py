@@ -27,7 +27,7 @@ Paths = Annotated[
     typer.Argument(metavar="[PATHS]...", help="runs, folders of runs, log files or globs, mixed; default: runs/"),
 ]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUNS...", help="runs, folders of runs, log files or globs, mixed")]
-OneRun = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, journal or JSON log")]
+OneRun = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, journal or another program's log")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, alone on stdout")]
 
 

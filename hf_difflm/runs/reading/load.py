@@ -40,7 +40,9 @@ def load_run(path: str | Path) -> Run:
     if path.is_dir():
         return _load_folder(path)
     if not path.exists():
-        raise UserError(f"there is no run at {str(path)!r}; give a run folder, its {JOURNAL_NAME} or its JSON document")
+        raise UserError(
+            f"there is no run at {str(path)!r}; give a run folder, its {JOURNAL_NAME} or another program's log"
+        )
     return read_log(path)
 
 

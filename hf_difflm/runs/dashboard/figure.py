@@ -42,7 +42,8 @@ def draw_dashboard(run: Run, path: str | Path) -> Path:
     Panels: loss, accuracy, throughput; learning rate (and gradient norm), loss against accuracy, the last 500 steps; the
     last five samples and, where tokens are masked, quality by masking rate and the masking rate. A panel whose quantity
     is unknown says so, or shows what another Trainer logs in its stead (:class:`~.others.OtherPanels`). Where the log has
-    the importance of a text's tokens the picture is higher, and the text stands below the panels. The same run gives the same bytes.
+    the importance of a text's tokens the picture is higher, and the text stands below the panels. The same run gives the
+    same bytes.
 
     Raises:
         UserError: the suffix is not that of a picture, or the file cannot be written.

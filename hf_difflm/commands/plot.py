@@ -12,6 +12,17 @@ import typer
 from .reading import load
 
 
+def _logged(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the scalars of the runs on the line that go on from here, for the shell; those of ``runs/`` where none is."""
+    from ..runs import load_runs
+    from ..runs.plots.scalars import scalar_names
+
+    # A line that ends within a flag is not parsed: its words are in args.
+    found, _ = load_runs(ctx.params.get("runs") or [word for word in ctx.args if not word.startswith("-")] or ["runs"])
+    before, comma, begun = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in scalar_names(found) if name.startswith(begun)]
+
+
 def plot(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUNS...", help="runs, folders of runs, log files or globs, mixed")
@@ -28,6 +39,7 @@ def plot(
         list[str] | None,
         typer.Option(
             metavar="NAME[,NAME]...",
+            autocompletion=_logged,
             help="any scalar that the runs have logged, each in a picture of its own: eval_rewards/margins, entropy, "
             "grad_norm/layer_03; with it --kind draws nothing by default",
         ),

@@ -137,6 +137,9 @@ def test_help_of_training_shows_the_common_flags_and_says_how_many_more_there_ar
     assert re.search(r"\d+ more flags, and those of transformers' TrainingArguments: --help-all", out)
 
 
+_LOG = "tests/fixtures/foreign_logs/trl_sft_trainer_state.json"
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -144,6 +147,7 @@ def test_help_of_training_shows_the_common_flags_and_says_how_many_more_there_ar
         ("hf-difflm runs be", {"best"}),
         ("hf-difflm train --learn", {"--learning-rate"}),
         ("hf-difflm train --max-steps 5 --objective ", {"mdlm", "ar", "atat"}),
+        (f"hf-difflm plot {_LOG} --metric entropy,eval_e", {"entropy,eval_entropy"}),
     ],
 )
 def test_a_shell_completes_names_and_choices(line, offered):

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from ..derived.document import summarize
 from ..journal.run import NOT_SAID, Run
 from ..journal.tables import count, duration, with_error
-from ..plots.axes import step_series
 from ..plots.style import save
 from .importance import Strip, draw_importance, strip_of
 from .noise import draw_by_noise, draw_masking_rate, is_diffusion
@@ -25,6 +24,7 @@ from .panels import (
     draw_loss_against_accuracy,
     draw_recent,
     draw_throughput,
+    throughput_series,
 )
 from .samples import cut, draw_samples
 
@@ -57,7 +57,7 @@ def draw_dashboard(run: Run, path: str | Path) -> Path:
     _draw_header(place, run)
     with np.errstate(over="ignore", invalid="ignore"):  # a loss may be any number
         others = OtherPanels(run)
-        known = (True, len(accuracy_series(run)[1]), len(step_series(run, "tokens_per_sec", "step")[1]))
+        known = (True, len(accuracy_series(run)[1]), len(throughput_series(run)[1]))
         for column, draw in enumerate((draw_loss, draw_accuracy, draw_throughput)):
             axes = place.panel(_LEFT + column * _PITCH, _TOP_ROW, _WIDTH)
             if known[column] or not others.names:

@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from ..journal.run import Run
 from ..plots.axes import evaluation_series, step_series
 from ..plots.decimation import decimate, moving_mean
+from ..plots.scalars import scalar_series
 from ..plots.style import COLOURS, finish, scale_x
 from .stages import mark_stages
 
@@ -58,7 +59,7 @@ def draw_accuracy(axes: Axes, run: Run) -> None:
 
 def draw_throughput(axes: Axes, run: Run) -> None:
     """Scored tokens per second of training, and their moving mean over 50 steps."""
-    x, y = step_series(run, "tokens_per_sec", "step")
+    x, y = throughput_series(run)
     _draw_series(axes, run, x, y, THROUGHPUT, "each log")
     if len(y):
         axes.set_ylim(0, 1.15 * float(y.max()) or 1.0)
@@ -147,6 +148,12 @@ def accuracy_series(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Return steps and training accuracy in per cent, each of shape (n,)."""
     x, y = step_series(run, accuracy_name(run), "step")
     return x, _per_cent(y)
+
+
+def throughput_series(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and tokens a second, each of shape (n,): as logged, or else as a ThroughputCallback has measured them."""
+    x, y = step_series(run, "tokens_per_sec", "step")
+    return (x, y) if len(y) else scalar_series(run, "throughput/tokens_per_sec", "step")
 
 
 def accuracy_name(run: Run) -> str:

@@ -21,5 +21,7 @@ def draw_metric(drawing: Drawing, name: str) -> Figure:
     known = quantity(name)
     label = label_text(name) if known is None else drawing.loss_label if known.name == "loss" else known.label
     finish(axes, label_text(name), x_axis(axes, drawing), label)
-    legend(figure, group_handles(drawing), group_names(drawing))
+    silent = [group for group, curve in zip(drawing.groups, curves, strict=True) if not len(curve.y)]
+    names = group_names(drawing, lambda group: "not logged" if group in silent else "")
+    legend(figure, group_handles(drawing), names)
     return titled(figure, drawing)

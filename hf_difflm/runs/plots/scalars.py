@@ -15,7 +15,8 @@ from .axes import evaluation_series, positions_at, step_series
 
 # What people type, and the name in the log.
 _ALIASES = {"learning_rate": "lr", "val_loss": "eval_loss"}
-# What only counts, or tells of the machine: shown after what tells of the model.
+# Rewards are what a training of preferences is about; what only counts, or tells of the machine, comes last.
+_REWARDS = re.compile(r"(^|[_/])rewards?([_/.]|$)")
 _COUNTS = re.compile(r"(^|[_/])(num|total|runtime|percentage|memory|time)([_/]|$)|_per_second$|tokens")
 
 
@@ -49,7 +50,7 @@ def scalar_series(run: Run, name: str, axis: str) -> tuple[np.ndarray, np.ndarra
 
 
 def other_scalars(run: Run, drawn: Collection[str] = ()) -> list[str]:
-    """Return what another Trainer logs that we do not: of its steps, then of its evaluations; counts come last.
+    """Return what another Trainer logs that we do not: of its steps, then of its evaluations; rewards first, counts last.
 
     An evaluation of what the steps have, too, is part of that. Of our own Trainers, whose scalars have pictures, nothing.
 
@@ -64,7 +65,7 @@ def other_scalars(run: Run, drawn: Collection[str] = ()) -> list[str]:
     known = {"epoch", *steps, *run.steps.quantities, *(f"eval_{name}" for name in steps)}
     rest = [name for name in evaluated if name not in known and quantity(name) is None]
     names = [name for name in [*steps, *rest] if name not in drawn]
-    return sorted(names, key=lambda name: _COUNTS.search(name) is not None)
+    return sorted(names, key=lambda name: (_COUNTS.search(name) is not None, _REWARDS.search(name) is None))
 
 
 def _has(record: EvaluationRecord, name: str) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from hf_difflm.runs import load_run
+from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.dashboard import figure
+from hf_difflm.runs.journal.schema import MeasurementRecord, RunRecord, StepRecord
 from hf_difflm.runs.pages.curves import page_data
 
 pytestmark = pytest.mark.borders
@@ -69,3 +70,18 @@ def test_a_page_has_a_chart_for_everything_that_another_trainer_logs():
     assert {"entropy", "mean_token_accuracy", "num_tokens"} <= charts.keys()
     assert charts["num_tokens"]["curves"][0]["y"] == run.column("num_tokens").tolist()
     assert charts["entropy"]["unit"] == ""
+
+
+def test_throughput_that_a_callback_has_measured_fills_its_panel_and_rewards_come_first(drawn, tmp_path):
+    journal = Journal(tmp_path / "run" / "journal.jsonl")
+    journal.append(RunRecord(run_name="dpo"))
+    for step in (1, 2, 3):
+        extra = {"entropy": 1.0, "logps/chosen": -1.0, "num_tokens": 8.0 * step, "rewards/margins": 0.5 * step}
+        journal.append(StepRecord(iter=step, loss=1.0 / step, extra=extra))
+        metrics = {"throughput/tokens_per_sec": 100.0 * step}
+        journal.append(MeasurementRecord(iter=step, source="throughput", metrics=metrics))
+    journal.close()
+    panels, _ = drawn(load_run(tmp_path / "run"))
+    assert panels["Throughput"].lines[0].get_ydata().tolist() == [100.0, 200.0, 300.0]
+    names = ["rewards/margins", "entropy", "logps/chosen", "num_tokens"]
+    assert [title for title in panels if title in names] == names

@@ -90,3 +90,9 @@ def test_every_kind_of_record_has_scalars_and_only_ours_have_units(tmp_path):
 def test_metrics_and_kinds_are_drawn_together_where_both_are_named(tmp_path):
     found = plot_runs([load_run(TRL)], tmp_path, ["validation"], metrics=["entropy"])
     assert [path.name for path in found.paths] == ["validation.png", "entropy.png"]
+
+
+def test_a_run_that_has_not_logged_it_is_named_as_such():
+    both = drawing(load_run(TRL), load_run(FOREIGN_LOGS / "loop.wandb"))
+    (legend,) = draw_metric(both, "entropy").legends
+    assert [text.get_text() for text in legend.get_texts()] == ["trl_sft_trainer_state", "loop (not logged)"]

@@ -48,6 +48,7 @@ _WATCHING = {
     "wandb_project",
     "wandb_run_name",
 }
+UNSAID = "objective, data and size may differ: the log of {names} does not tell them."
 SEED_KEYS = ("seed", "data_seed")
 _MOST_VALUES = 4  # of a setting in a sentence; the HTML page has a table of all
 

@@ -62,7 +62,8 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
         for name in _charted(measured_names(runs, source), source)
     ]
     others = dict.fromkeys(name for run in runs for name in other_scalars(run))
-    charts += [_other_chart(runs, name) for name in others]
+    # An evaluation of the same name is a chart of its own here: its points are too few to be smoothed.
+    charts += [_other_chart(runs, each) for name in others for each in dict.fromkeys((name, f"eval_{name}"))]
     steps_per_row = [float(np.median(run.column("steps"))) if len(run.steps) else 1.0 for run in runs]
     windows = [smoothing_window(len(run.steps)) * each for run, each in zip(runs, steps_per_row, strict=True)]
     return {

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..comparing.accuracies import accuracy_cells, accuracy_headings
 from ..comparing.evaluation_table import evaluation_cells, evaluation_headings, evaluation_note
-from ..comparing.fairness import settings_of
+from ..comparing.fairness import UNSAID, settings_of
 from ..comparing.table import Comparison
 from ..comparing.verdicts import bound_note
 from ..derived.document import summarize
@@ -100,7 +100,10 @@ def fairness_section(names: Sequence[str], comparison: Comparison) -> str:
         rows = [[key, *map(_value, values)] for key, values in comparison.differences.items()]
         parts.append("<p>Besides the objective, names and places, these differ:</p>")
         parts.append(_table(["setting", *names], rows, "settings"))
-    elif not comparison.silent:
+    if comparison.unsaid:
+        sentence = UNSAID.format(names=", ".join(comparison.unsaid))
+        parts.append(f"<p>{text(sentence[:1].upper() + sentence[1:])}</p>")
+    elif not comparison.differences and not comparison.silent:
         parts.append(
             "<p>The runs differ in their objective only; every other setting, the data and the size are equal.</p>"
         )

@@ -70,6 +70,8 @@ def test_a_page_has_a_chart_for_everything_that_another_trainer_logs():
     assert {"entropy", "mean_token_accuracy", "num_tokens"} <= charts.keys()
     assert charts["num_tokens"]["curves"][0]["y"] == run.column("num_tokens").tolist()
     assert charts["entropy"]["unit"] == ""
+    evaluated = [record.metrics["eval_entropy"] for record in run.evaluations]
+    assert charts["eval_entropy"]["curves"][0]["y"] == pytest.approx(evaluated, rel=1e-5)
 
 
 def test_throughput_that_a_callback_has_measured_fills_its_panel_and_rewards_come_first(drawn, tmp_path):

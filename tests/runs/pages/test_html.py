@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from made_runs import make_run, million_steps
 
 from hf_difflm.errors import UserError
+from hf_difflm.runs import load_run
 from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.journal.schema import SampleRecord
 from hf_difflm.runs.pages.curves import page_data
@@ -187,3 +189,12 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         write_html_report([make_run()], tmp_path / "file" / "page.html")
+
+
+@pytest.mark.borders
+def test_of_logs_that_tell_settings_alone_fairness_is_not_claimed(tmp_path):
+    logs = Path(__file__).parents[2] / "fixtures" / "foreign_logs"
+    runs = [load_run(logs / f"{name}_trainer_state.json") for name in ("transformers", "trl_sft")]
+    page = write_html_report(runs, tmp_path / "page.html", names=["a", "b"]).read_text()
+    assert "Objective, data and size may differ: the log of a, b does not tell them." in page
+    assert "are equal" not in page

@@ -51,7 +51,7 @@ def _status(run: Run) -> Check:
         said = next((event.message for event in reversed(run.events) if event.event == "failed"), None)
         reason = f" ({' '.join(printable(said).split())})" if said else ""
         return failed(name, finding + reason, "mend that and go on with --resume")
-    return passed(name, finding) if run.status in ("running", "completed") else unknown(name, finding)
+    return passed(name, finding) if run.shown_status in ("running", "completed") else unknown(name, finding)
 
 
 def _finite(run: Run) -> Check:

@@ -11,7 +11,7 @@ from typing import Any
 _SYNONYMS = {
     "iter": (
         *("iter", "step", "global_step", "iteration"),
-        *("train/global_step", "trainer/global_step", "training/global_step", "current_steps", "_step"),
+        *("train/global_step", "trainer/global_step", "training/global_step", "current_steps", "_step", "steps"),
     ),
     "loss": ("loss", "train/loss", "train_loss", "training/loss", "training_loss", "loss/train", "train_loss_step"),
     "accuracy": ("accuracy", "acc", "train/accuracy"),

@@ -107,7 +107,8 @@ class ScalarTable:
     def _step(self, step: int, row: Row, steps: int) -> StepRecord:
         nonfinite = [name for name, value in row.items() if _is_nonfinite(value)]
         row = {name: None if name in nonfinite else value for name, value in row.items()}
-        line = {**row, "type": StepRecord.type, "iter": step, "steps": steps, "time": self._times.get(step, "")}
+        # Our own export says itself how many steps a row stands for.
+        line = {"steps": steps, **row, "type": StepRecord.type, "iter": step, "time": self._times.get(step, "")}
         record = decode(line)
         assert isinstance(record, StepRecord)
         record.nonfinite = nonfinite

@@ -279,3 +279,13 @@ def test_bytes_that_are_no_protocol_buffers_are_a_sentence(tmp_path):
     (tmp_path / "a.wandb").write_bytes(b":W&B\xe1\xbe\x00" + struct.pack("<IHB", 0, 3, 1) + b"\xff\xff\xff")
     with pytest.raises(UserError, match="is not the log of a run"):
         load_run(tmp_path / "a.wandb")
+
+
+def test_what_we_export_as_csv_is_read_back_as_the_same_steps(write_run, tmp_path):
+    from hf_difflm.runs.showing.export import export_csv
+
+    run = write_run(steps=5)
+    (tmp_path / "steps.csv").write_text("".join(export_csv([run], "steps")))
+    found = load_run(tmp_path / "steps.csv")
+    assert [{**row} for row in found.steps.rows()] == [{**row} for row in run.steps.rows()]
+    assert found.shown_status == "not said"

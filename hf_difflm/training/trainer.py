@@ -28,6 +28,14 @@ from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
 from .peft_adapters import with_adapters
+from .schedule_free import (
+    SCHEDULE_FREE,
+    ScheduleFreeAverage,
+    check_optimizer,
+    learning_rate_of,
+    schedule_free_average,
+    set_warmup,
+)
 from .trainer_parts.adapters import AdapterPart
 from .trainer_parts.clipping import ClippingPart
 from .trainer_parts.evaluating import EvaluatingPart
@@ -96,7 +104,13 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             **kwargs,
         )
         self._check_adapters()
-        check_sharding(engine_of(args), ema=args.ema_decay is not None, state_dict_type=fsdp_state_dict_type())
+        check_sharding(
+            engine_of(args),
+            ema=args.ema_decay is not None,
+            load_best_model_at_end=args.load_best_model_at_end,
+            state_dict_type=fsdp_state_dict_type(),
+        )
+        check_optimizer(self.optimizer, engine_of(args), args.ema_decay)
         bos_token_id = getattr(processing_class, "bos_token_id", None)
         # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
         self.training_objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)
@@ -110,6 +124,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self.add_callback(LastStepCallback())
         self.add_callback(StepHooks(after_update=self._after_update, left_out=self._leave_out))
         self.ema: ExponentialMovingAverage | None = None
+        self._average: ExponentialMovingAverage | ScheduleFreeAverage | None = None
         self.last_evaluation: LikelihoodResult | None = None
         self._last_evaluated: tuple[Any, Any] | None = None
         self._contents: tuple[Any, UnitContents] | None = None
@@ -188,7 +203,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             recover_best(self._folder / "best")
         self._window = MetricsWindow()
         self._clock_started = False
-        self.ema = None
+        self.ema = self._average = None
         if self.args.save_log_to_json and not any(
             isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks
         ):
@@ -213,6 +228,15 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "let_go"):  # of a model, a process, ...: a training that failed ends for them, too
                     callback.let_go()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.args.optim.startswith(SCHEDULE_FREE):
+            set_warmup(optimizer or self.optimizer, self.args.get_warmup_steps(num_training_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_learning_rate(self) -> float:
+        own = learning_rate_of(self.optimizer)
+        return super()._get_learning_rate() if own is None else own
 
     def _after_update(self) -> None:
         if self.ema is not None:
@@ -262,6 +286,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay)
             if self._resumed_from is not None:
                 self.ema.load(self._resumed_from, self.state.global_step)
+        self._average = self.ema or schedule_free_average(self.model, self.optimizer)
         if self._train_order is not None:
             # A loader that skips batches after a resume does not pass the epoch on to the sampler of several ranks.
             steps_per_epoch = len(self._train_order) // self.get_total_train_batch_size(self.args)

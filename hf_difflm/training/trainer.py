@@ -15,11 +15,13 @@ from ..callbacks import RunLogCallback
 from ..callbacks.measuring.device_peak import device_peak
 from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
+from ..errors import UserError
 from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
 from ..objectives import Batch, NoiseKey, Objective
+from ..objectives.base import refuse_corrupted
 from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
 from .data_order import EpochSampler
@@ -28,14 +30,7 @@ from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
 from .peft_adapters import with_adapters
-from .schedule_free import (
-    SCHEDULE_FREE,
-    ScheduleFreeAverage,
-    check_optimizer,
-    learning_rate_of,
-    schedule_free_average,
-    set_warmup,
-)
+from .schedule_free import ScheduleFreeAverage, check_optimizer, schedule_free_average
 from .trainer_parts.adapters import AdapterPart
 from .trainer_parts.clipping import ClippingPart
 from .trainer_parts.evaluating import EvaluatingPart
@@ -62,8 +57,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         kwargs: anything else ``transformers.Trainer`` takes.
 
     Raises:
-        UserError: a training set with fewer sequences than one optimiser batch; a network that is not what the objective
-            asks of it, as a causal LM that reads ahead.
+        UserError: a training set with fewer sequences than one optimiser batch; a collator that masks tokens; a network
+            that is not what the objective asks of it, as a causal LM that reads ahead.
         TrainingDiverged: (from ``train``) a loss, gradient norm or weight that is not finite.
     """
 
@@ -86,6 +81,11 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             args.eval_strategy = type(args.eval_strategy)("no")
         if processing_class is not None:
             kwargs.setdefault("data_collator", Collator(processing_class))
+        if getattr(kwargs.get("data_collator"), "mlm", False):
+            raise UserError(
+                f"data_collator is a {type(kwargs['data_collator']).__name__} that masks tokens (mlm=True), which the "
+                "objective does by itself, so that they would be masked twice; leave data_collator out"
+            )
         # Not of a `model_init`: its models are built anew for each trial.
         self.backbone_verdict = (
             check_model(model, allow_causal_layers=args.allow_causal_layers) if model is not None else None
@@ -146,6 +146,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         num_items_in_batch: int | torch.Tensor | None = None,
     ) -> Any:
         """The objective's loss for one micro-batch: its share of the mean over the optimiser batch's scored tokens."""
+        refuse_corrupted(inputs)
         places: Any = inputs.get("places")
         if places is None:  # called by hand with one batch: it is the whole optimiser batch
             places = np.arange(len(inputs["input_ids"]))
@@ -228,15 +229,6 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "let_go"):  # of a model, a process, ...: a training that failed ends for them, too
                     callback.let_go()
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.args.optim.startswith(SCHEDULE_FREE):
-            set_warmup(optimizer or self.optimizer, self.args.get_warmup_steps(num_training_steps))
-        return super().create_scheduler(num_training_steps, optimizer)
-
-    def _get_learning_rate(self) -> float:
-        own = learning_rate_of(self.optimizer)
-        return super()._get_learning_rate() if own is None else own
 
     def _after_update(self) -> None:
         if self.ema is not None:

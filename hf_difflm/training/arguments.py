@@ -63,7 +63,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def _refuse_other_batches(self) -> None:
         """What would make another optimiser batch than ``global_batch_size`` says, or another loss, without a word."""
-        for name in ("auto_find_batch_size", "label_smoothing_factor"):
+        for name in ("auto_find_batch_size", "ignore_data_skip", "label_smoothing_factor"):
             if getattr(self, name):
                 raise UserError(f"{name} {REFUSED[name]}")
         given: Any = self.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says

@@ -48,4 +48,5 @@ def _open(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".zst":  # frames that follow each other are one text, as in the other formats
         return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
-    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return openers.get(suffix, open)(path, "rb")

@@ -14,7 +14,7 @@ from ..sentences import plural
 _SPLIT_FILE = re.compile(r"(train|validation|valid|val|dev|test)(-\d+(-of-\d+)?)?")
 _SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 _ABOUT = re.compile(
-    r"(licen[cs]e|copying|readme)([-_. ].*)?|copyright|notice|citation|authors|changelog|dataset_infos?", re.I
+    r"(licen[cs]e|copying|readme)([-_. ].*)?|copyright|notice|citation|authors|changelog|dataset_infos?", re.IGNORECASE
 )
 """Names of files that tell of a data set."""
 _NAMED = 3

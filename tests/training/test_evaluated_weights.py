@@ -65,6 +65,16 @@ def test_the_model_has_the_best_weights_that_were_evaluated(
     assert same(weights_of(trainer.model), load_file(tmp_path / "saved/model.safetensors"))
 
 
+def test_weights_that_were_best_before_the_first_step_come_back(make_diffusion_trainer, train_rows):
+    trainer = make_diffusion_trainer(
+        Spoil(1), evaluation=train_rows(8, seed=5), eval_on_start=True, learning_rate=1e-8, save_steps=6, **BEST
+    )
+    before = weights_of(trainer.model)
+    trainer.train()
+    assert trainer.state.best_global_step == 0
+    assert same(before, weights_of(trainer.model))
+
+
 def test_adapters_have_the_best_weights_too(adapt: Any, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     trainer = adapt(Spoil(5), ema_decay=0.9, **BEST | {"save_steps": 2})

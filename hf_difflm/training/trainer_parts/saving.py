@@ -32,9 +32,10 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
     """Saves the checkpoints and the best weights of :class:`DiffusionTrainer`."""
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Lowest ``eval_nll``: keep the weights that were evaluated in ``best/``."""
+        """The best yet of ``metric_for_best_model``: keep the weights that were evaluated in ``best/``."""
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best:
+            self.state.best_global_step = self.state.global_step  # with save_strategy no, too
             start = time.perf_counter()
             self._check_weights()
             target = Path(self._get_output_dir(trial)) / "best"
@@ -66,7 +67,7 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
             super().save_model(output_dir, _internal_call)
 
     def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.args.load_best_model_at_end and self.state.best_global_step:
+        if self.args.load_best_model_at_end and self.state.best_global_step is not None:
             self._take_best(Path(self._get_output_dir(trial)) / "best")
         return super()._finalize_training(trial, *args, **kwargs)
 

@@ -82,6 +82,12 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
         self._load_best_weights(best)
         self.training_objective.load(best)
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler:  # eval_on_start: the weights that training begins with may stay the best
+            self._determine_best_metric(metrics, trial)
+        return metrics
+
     def _contents_of(self, evaluation: LikelihoodResult) -> dict[str, list[Any]] | None:
         """What the units of the last evaluation are, in their order; an evaluation set is read for it once."""
         if self._last_evaluated is None:

@@ -128,6 +128,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self.last_evaluation: LikelihoodResult | None = None
         self._last_evaluated: tuple[Any, Any] | None = None
         self._contents: tuple[Any, UnitContents] | None = None
+        self._lost: tuple[Any, str] | None = None
         self._window = MetricsWindow()
         self._clock_started = False
         self._resumed_from: Path | None = None

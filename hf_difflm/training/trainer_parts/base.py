@@ -39,6 +39,8 @@ class TrainerPart(Trainer):
     _last_evaluated: tuple[Any, Any] | None
     """The evaluation set as it was given, and what of it was scored."""
     _contents: tuple[Any, UnitContents] | None
+    _lost: tuple[Any, str] | None
+    """The evaluation set as it was given, and why it has no bits per byte."""
     _window: MetricsWindow
     _clock_started: bool
     _train_order: EpochSampler | None

@@ -31,6 +31,7 @@ $(BIN)/.installed-test: $(BIN)/.installed
 
 demo: $(BIN)/.installed  ## train a masked diffusion model and its autoregressive twin, and compare them (minutes)
 	@$(BIN)/hf-difflm compare --recipe demo
+	@echo && echo "hf-difflm is in $(VENV); before you type it: . $(BIN)/activate"
 
 test: $(BIN)/.installed-test  ## the fast tests (at most 5 minutes on two cores)
 	@$(PYTEST) -m "not slow"

@@ -18,7 +18,7 @@ from ..experiments.recipe_settings import Settings, load_settings
 from ..training.declarations.fields import own_fields
 from .application import INTERRUPTED
 from .flags import given_flags, with_flags
-from .help_all import HelpAll
+from .help_pages import HelpAll
 from .several_values import whole_numbers
 from .spelling import declared_flags
 

@@ -17,6 +17,7 @@ from ..errors import UserError
 from .spelling import Commands
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_COMPLETION = "_HF_DIFFLM_COMPLETE"  # as the scripts of --install-completion set it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -25,6 +26,8 @@ class Application(typer.Typer):
 
     def __call__(self, args: Sequence[str] | None = None, prog_name: str = "hf-difflm") -> NoReturn:
         """Run one command line (``sys.argv`` by default) and exit: 0, 2 for bad input, 130 when interrupted."""
+        if _COMPLETION in os.environ:  # the shell asks what may come next
+            self._parser.main(prog_name="hf-difflm", complete_var=_COMPLETION)
         try:
             code = self._run(list(sys.argv[1:] if args is None else args), prog_name)
             sys.stdout.flush()
@@ -67,6 +70,8 @@ def _usage_sentence(error: Any) -> str:
     """Return what the parser complains about as one sentence that ends in where to look."""
     sentence = " ".join(error.format_message().split()).rstrip(".")
     path = error.ctx.command_path if error.ctx is not None else "hf-difflm"
+    if path.endswith(" compare") and "extra argument" in sentence and not path.endswith("runs compare"):
+        return "compare takes no runs, since it trains them; `hf-difflm runs compare` compares those that are there"
     return f"{sentence[:1].lower()}{sentence[1:]}; see `{path} --help`"
 
 
@@ -81,10 +86,9 @@ def _reader_has_gone() -> bool:
 
 app = Application(
     cls=Commands,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 

@@ -10,10 +10,11 @@ import typer
 
 from ..errors import UserError
 from ..experiments.recipe_settings import Settings, load_settings
+from ..objectives.names import TWINS
 from ..training.declarations.fields import own_fields
 from .application import INTERRUPTED
 from .flags import given_flags, with_flags
-from .help_all import HelpAll
+from .help_pages import HelpAll
 from .several_values import whole_numbers
 from .spelling import declared_flags
 
@@ -51,7 +52,7 @@ def compare(
 
     def load(objective: str, seed: int | None) -> Settings:
         own = {"objective": objective} if seed is None else {"objective": objective, "seed": seed}
-        settings = load_settings(recipe, given | own, declared_flags(ctx))
+        settings = load_settings(recipe, given | own, declared_flags(ctx), beside=TWINS)
         if seed is not None:
             name = settings.training["experiment_name"] or f"{Path(recipe or settings.data.dataset).stem}-{objective}"
             settings.training["experiment_name"] = f"{name}-seed{seed}"

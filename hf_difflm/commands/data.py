@@ -14,9 +14,7 @@ from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
 from .spelling import Command, Commands, declared_flags
 
-data_app = typer.Typer(
-    cls=Commands, no_args_is_help=True, rich_markup_mode="rich", help="Prepare text for repeated use."
-)
+data_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help="Prepare text for repeated use.")
 
 
 @data_app.command("prepare", cls=Command)

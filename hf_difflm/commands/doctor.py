@@ -13,7 +13,7 @@ from ..errors import UserError, did_you_mean
 from ..experiments.recipe_settings import load_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
-from .help_all import HelpAll
+from .help_pages import HelpAll
 from .spelling import declared_flags
 
 

@@ -69,21 +69,22 @@ def pick_fields(*names: str) -> dict[str, Field]:
 
 def _option(field: Field) -> inspect.Parameter:
     flag = f"--{field.name.replace('_', '-')}"
-    is_switch = field.hint is bool
+    is_switch = field.hint in (bool, bool | None)
     option = typer.Option(
         None,
         *([f"{flag}/--no-{flag[2:]}"] if is_switch else [flag, *field.metadata.get("also", ())]),
         help=_help(field),
         metavar=None if is_switch else _metavar(field),
         rich_help_panel=PANELS[field.group],
+        autocompletion=(lambda: [str(one) for one in choices]) if (choices := field.metadata.get("choices")) else None,
     )
     annotation = bool | None if is_switch else str | None
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
 
 
 def _help(field: Field) -> str:
-    """Return the field's help with its default, unless that is None or empty; brackets are markup to rich."""
-    text = field.metadata["help"].replace("[", r"\[")
+    """Return the field's help with its default, unless that is None or empty."""
+    text = field.metadata["help"]
     notes = []
     if field.metadata.get("choices"):
         notes.append(f"one of {', '.join(field.metadata['choices'])}")

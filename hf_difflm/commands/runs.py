@@ -17,7 +17,7 @@ from .spelling import Command, Commands
 runs_app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     help="List, show, follow, compare and export the logs of runs.",
 )
 

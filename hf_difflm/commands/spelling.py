@@ -13,9 +13,28 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UserError, did_you_mean
+from ..training.declarations.other_names import hint_for
 from ..training.declarations.typed_values import FALSE_WORDS, TRUE_WORDS
+from .help_pages import COMMON, write_commands, write_options
 
 _TRAINER_FLAGS = "hf_difflm.trainer_flags"
+_OTHER_COMMANDS = {
+    "sample": "generate",
+    "infer": "generate",
+    "inference": "generate",
+    "chat": "generate --chat",
+    "finetune": "train --init-from",
+    "fine-tune": "train --init-from",
+    "sft": "train --sft --init-from",
+    "pretrain": "train",
+    "fit": "train",
+    "evaluate": "eval",
+    "test": "eval",
+    "upload": "push",
+    "prepare": "data prepare",
+    "ls": "list",
+}
+"""What other programs call a command."""
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 
 
@@ -25,9 +44,16 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
         if command is None:
-            hint = did_you_mean(cmd_name, self.commands) or f"; the commands are {', '.join(self.commands)}"
+            meant = _OTHER_COMMANDS.get(cmd_name, "")
+            known = meant.partition(" ")[0] in self.commands
+            hint = f"; did you mean {meant!r}?" if known else did_you_mean(cmd_name, self.commands)
+            hint = hint or f"; the commands are {', '.join(self.commands)}"
             raise UserError(f"command {cmd_name!r} is unknown{hint}")
         return command
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_options(ctx, formatter, self.get_params(ctx), only=None)
+        write_commands(ctx, formatter, self.commands)
 
 
 class Command(TyperCommand):
@@ -35,8 +61,13 @@ class Command(TyperCommand):
 
     takes_trainer_flags = False
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_options(ctx, formatter, self.get_params(ctx), only=COMMON if self.takes_trainer_flags else None)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # ctx is a click.Context; typer has its own click in some versions and click's in others.
+        if ctx.resilient_parsing:  # a shell completes a line that is not whole yet
+            return super().parse_args(ctx, args)
         plain, trainer_flags = self._plain(ctx, args)
         ctx.meta[_TRAINER_FLAGS] = trainer_flags
         return super().parse_args(ctx, plain)
@@ -68,7 +99,9 @@ class Command(TyperCommand):
                     has_value, value = "=", left.pop(0)
                 trainer_flags[flag[2:].replace("-", "_")] = value if has_value else True
             else:
-                hint = did_you_mean(flag, options) or f"; see `{ctx.command_path} --help`"
+                known = [one.removeprefix("--").replace("-", "_") for one in options if one.startswith("--")]
+                name = flag.removeprefix("--").replace("-", "_")
+                hint = hint_for(name, known, flag=True) or f"; see `{ctx.command_path} --help`"
                 raise UserError(f"flag {written} is unknown{hint}")
         return plain, trainer_flags
 

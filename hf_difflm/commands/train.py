@@ -11,7 +11,7 @@ import typer
 from ..experiments.recipe_settings import load_settings, resumed_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
-from .help_all import HelpAll
+from .help_pages import HelpAll
 from .spelling import declared_flags
 
 # What --test sets, where no flag says otherwise.

@@ -8,13 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..objectives.names import TWINS
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
 from .recipe_settings import Settings
 from .run_folder import default_name
 from .several_runs import finish_runs
-
-TWINS = ("mdlm", "ar")
-"""The objectives that are compared; variants of one objective are a matter for ``ablate``."""
 
 
 def compare_objectives(

@@ -10,14 +10,16 @@ from typing import Any
 
 from ..callbacks.measuring.alarms import check_kinds
 from ..data.options import DataOptions
-from ..errors import UserError, did_you_mean
+from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..objectives.names import OBJECTIVES
 from ..recipes import Layer, Sourced, overlay, recipe_layers
+from ..runs.journal.quantities import evaluation_quantity, ranked
 from ..runs.journal.redaction import REDACTED
 from ..training.declarations.fields import REFUSED, find_field, own_fields, trainer_fields
 from ..training.declarations.monitoring_options import MonitoringOptions
+from ..training.declarations.other_names import hint_for
 from ..training.declarations.typed_values import shown, typed_value
 from ..training.noise_combinations import check_noise
 from ..training.options import DiffusionOptions
@@ -71,6 +73,7 @@ def load_settings(
     other_flags: Iterable[str] = (),
     *,
     typed: Collection[str] | None = None,
+    beside: Collection[str] = (),
 ) -> Settings:
     """Return the settings of one run: defaults < recipe (its bases first) < flags.
 
@@ -80,6 +83,7 @@ def load_settings(
         other_flags: further flags of the command line, so that a misspelt one is recognised.
         typed: names of the flags that the user gave, which must be of use; None: all of them. What recipes, recorded runs
             and variants say for another objective is passed over.
+        beside: objectives that are trained with the same flags, which may be for them.
 
     Raises:
         UserError: unknown recipe, key or flag, a flag that is for another objective, or a value of the wrong type, out
@@ -91,7 +95,7 @@ def load_settings(
         _refuse_unknown(layer, other_flags)
     values = overlay(layers, OBJECTIVES)
     objective = _objective(layers)
-    _refuse_idle(layers[-1].values if typed is None else typed, objective)
+    _refuse_idle(layers[-1].values if typed is None else typed, objective, beside)
     given = {name: _typed(name, entry) for name, entry in values[objective].items()}
     defaults = DiffusionOptions()
     training = {
@@ -106,7 +110,7 @@ def load_settings(
         recipe=recipe,
         given=given,
     )
-    _check_together(settings, values[objective])
+    _check_together(settings, values[objective], layers[-1].values if typed is None else typed)
     return settings
 
 
@@ -149,24 +153,24 @@ def _refuse_unknown(layer: Layer, other_flags: Iterable[str]) -> None:
         names = [*own_fields(), *trainer_fields()]
         if layer.source:
             known = [*names, *OBJECTIVES, "base", "description"]
-            hint = did_you_mean(name, known) or "; run `hf-difflm train --help-all` to see all keys"
+            hint = hint_for(name, known, flag=False) or "; run `hf-difflm train --help-all` to see all keys"
             raise UserError(f"{prefix}key {name!r} is unknown{hint}")
-        known = [*(f"--{name.replace('_', '-')}" for name in names), *other_flags]
-        flag = f"--{name.replace('_', '-')}"
-        raise UserError(f"flag {flag} is unknown{did_you_mean(flag, known) or '; --help-all lists all flags'}")
+        known = [*names, *(flag.removeprefix("--").replace("-", "_") for flag in other_flags)]
+        hint = hint_for(name, known, flag=True) or "; --help-all lists all flags"
+        raise UserError(f"flag --{name.replace('_', '-')} is unknown{hint}")
     for objective, part in layer.by_objective.items():
         if "objective" in part:
             raise UserError(f"in {layer.source}: objective cannot stand under {objective}: move it out of that mapping")
 
 
-def _refuse_idle(flags: Iterable[str], objective: str) -> None:
-    """Raise UserError on a flag that has no effect on this objective."""
+def _refuse_idle(flags: Iterable[str], objective: str, beside: Collection[str]) -> None:
+    """Raise UserError on a flag that has no effect on this objective, nor on those trained beside it."""
     for name in flags:
-        own = own_fields()[name].metadata.get("objective") if name in own_fields() else None
-        if own not in (None, objective):
+        own = own_fields()[name].metadata.get("objectives") if name in own_fields() else None
+        if own is not None and not {objective, *beside} & set(own):
             raise UserError(
-                f"flag --{name.replace('_', '-')} is for the objective {own}, but the objective is {objective}; "
-                f"leave it out, or train with --objective {own}"
+                f"flag --{name.replace('_', '-')} is for the objective {own[0]}, but the objective is {objective}; "
+                f"leave it out, or train with --objective {own[0]}"
             )
 
 
@@ -200,7 +204,7 @@ def _of_group(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if names[name] == group}
 
 
-def _check_together(settings: Settings, values: Mapping[str, Sourced]) -> None:
+def _check_together(settings: Settings, values: Mapping[str, Sourced], typed: Collection[str]) -> None:
     """Raise UserError where two values, each right by itself, cannot stand together."""
     data, model, training = settings.data, settings.model, settings.training
 
@@ -234,13 +238,33 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced]) -> None:
         Draws(training["eval_replicates"], training["target_stderr"], training["max_eval_replicates"])
     except UserError as error:
         fail(str(error), "target_stderr", "max_eval_replicates", "eval_replicates")
-    idle = [name for name in _LORA if training[name] != own_fields()[name].default]
+    idle = [name for name in _LORA if name in typed or training[name] != own_fields()[name].default]
     if training["lora_r"] is None and idle:
         fail(
             f"{idle[0]} has no effect without lora_r, the rank of the adapters; add it, or leave {idle[0]} out", idle[0]
         )
     if training["lora_r"] is not None and model.init_from is None:
         fail("lora_r trains adapters beside weights that exist; add init_from, the model that has them", "lora_r")
+    steps, warmup = training["max_steps"], training["warmup_steps"]
+    if 1 <= steps < warmup and {"max_steps", "warmup_steps"} <= set(typed):
+        fail(f"warmup_steps {warmup:g} are more than max_steps {steps}, so that the peak is never reached; lower them")
+    metric = str(training.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    found = evaluation_quantity(metric)
+    if found is None or not metric.startswith(
+        found.name
+    ):  # of one set alone: names with a set's in between are Python's
+        fail(
+            f"metric_for_best_model {training['metric_for_best_model']!r} is no metric of an evaluation; take one of "
+            f"{', '.join(ranked())}",
+            "metric_for_best_model",
+        )
+    sizes = training["global_batch_size"], training["gradient_accumulation_steps"]
+    if {"global_batch_size", "gradient_accumulation_steps"} <= set(typed) and sizes[0] % sizes[1]:
+        fail(
+            f"global_batch_size {sizes[0]} is not a multiple of gradient_accumulation_steps {sizes[1]}; give one of them"
+        )
+    if "generation_prompts" in typed and not settings.monitoring.generate_interval:
+        fail("generation_prompts has no effect with generate_interval 0, which draws no samples; leave one of them out")
     if training["sigma_min"] >= training["sigma_max"]:
         fail(
             f"sigma_min must be below sigma_max ({training['sigma_max']:g}), got {training['sigma_min']:g}",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ..evaluation.likelihood.draws import FEWEST_REPLICATES, MOST_REPLICATES
 from ..models.options import NOISE_SCHEDULES
 from ..objectives.adaptive.names import CURRICULUM_SCHEDULES, IMPORTANCES, MASKINGS
-from ..objectives.names import LOSS_FORMS, NOISE_SAMPLINGS, OBJECTIVES
+from ..objectives.names import DIFFUSION, LOSS_FORMS, NOISE_SAMPLINGS, OBJECTIVES
 
 
 @dataclass
@@ -34,6 +34,7 @@ class DiffusionOptions:
         metadata={
             "help": "form of the NELBO: exact counts (any_order) or Bernoulli masks at a time t (time)",
             "choices": LOSS_FORMS,
+            "objectives": DIFFUSION,
         },
     )
     noise_sampling: str = field(
@@ -42,6 +43,7 @@ class DiffusionOptions:
             "help": "how counts or times are drawn over the optimiser batch; pairs: stratified counts, each sequence read "
             "under a mask and under its complement",
             "choices": NOISE_SAMPLINGS,
+            "objectives": DIFFUSION,
         },
     )
     static_shapes: bool = field(
@@ -53,19 +55,27 @@ class DiffusionOptions:
     )
     noise_schedule: str = field(
         default="loglinear",
-        metadata={"help": "noise schedule of the time form and of the sampler", "choices": NOISE_SCHEDULES},
+        metadata={
+            "help": "noise schedule of the time form and of the sampler",
+            "choices": NOISE_SCHEDULES,
+            "objectives": DIFFUSION,
+        },
     )
     schedule_exponent: float = field(
-        default=2.0, metadata={"help": "w of the polynomial schedule 1 - t^w", "above": 0.0}
+        default=2.0, metadata={"help": "w of the polynomial schedule 1 - t^w", "above": 0.0, "objectives": DIFFUSION}
     )
-    sigma_min: float = field(default=1e-4, metadata={"help": "least noise of the geometric schedule", "above": 0.0})
-    sigma_max: float = field(default=20.0, metadata={"help": "most noise of the geometric schedule", "above": 0.0})
+    sigma_min: float = field(
+        default=1e-4, metadata={"help": "least noise of the geometric schedule", "above": 0.0, "objectives": DIFFUSION}
+    )
+    sigma_max: float = field(
+        default=20.0, metadata={"help": "most noise of the geometric schedule", "above": 0.0, "objectives": DIFFUSION}
+    )
     importance: str = field(
         default="full",
         metadata={
             "help": "atat: importance of tokens: 0.7 learned + 0.3 by frequency (full), one of them, or none",
             "choices": IMPORTANCES,
-            "objective": "atat",
+            "objectives": ("atat",),
         },
     )
     masking: str = field(
@@ -74,23 +84,23 @@ class DiffusionOptions:
             "help": "atat: important tokens are masked earlier (proportional), later (inverse), first later and then "
             "earlier (balanced), or as all others (time_only, none)",
             "choices": MASKINGS,
-            "objective": "atat",
+            "objectives": ("atat",),
         },
     )
     masking_temperature: float = field(
         default=1.0,
-        metadata={"help": "atat: the higher, the nearer to uniform masking", "above": 0.0, "objective": "atat"},
+        metadata={"help": "atat: the higher, the nearer to uniform masking", "above": 0.0, "objectives": ("atat",)},
     )
     position_bias: float = field(
         default=0.0,
-        metadata={"help": "atat: how much earlier late tokens are masked, as a log of odds", "objective": "atat"},
+        metadata={"help": "atat: how much earlier late tokens are masked, as a log of odds", "objectives": ("atat",)},
     )
     curriculum: str = field(
         default="none",
         metadata={
             "help": "atat: when medium and hard tokens come in: none, thirds, 30-70, early, late, or two shares of "
             "training such as 0.2,0.6",
-            "objective": "atat",
+            "objectives": ("atat",),
         },
     )
     curriculum_schedule: str = field(
@@ -98,18 +108,18 @@ class DiffusionOptions:
         metadata={
             "help": "atat: how hard tokens come in within the stages",
             "choices": CURRICULUM_SCHEDULES,
-            "objective": "atat",
+            "objectives": ("atat",),
         },
     )
     importance_loss_weight: float = field(
         default=0.1,
-        metadata={"help": "atat: weight of the importance estimator's own loss", "min": 0.0, "objective": "atat"},
+        metadata={"help": "atat: weight of the importance estimator's own loss", "min": 0.0, "objectives": ("atat",)},
     )
     posterior_tilt: bool = field(
         default=True,
         metadata={
             "help": "atat with frequency_only: predict what being masked says about a token by formula",
-            "objective": "atat",
+            "objectives": ("atat",),
         },
     )
     global_batch_size: int | None = field(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from hf_difflm import __version__
 from hf_difflm.commands import app
@@ -66,7 +67,7 @@ def test_every_command_has_help(run, command):
         ("train --block-size 64 --max-position-embeddings 32", "block_size must be at most max_position_embeddings"),
         ("train --learnin-rate 1e-3", "flag --learnin-rate is unknown; did you mean '--learning-rate'?"),
         ("train --recip demo", "flag --recip is unknown; did you mean '--recipe'?"),
-        ("train --adam-beta2 abc", "adam_beta2 must be a number, got 'abc'"),
+        ("train --adam-beta2 abc", "adam_beta2 must be a number at least 0 and below 1, got 'abc'"),
         ("train --adam-beta2", "adam_beta2 needs a value"),
         ("train --do-train", "do_train has no use here"),
         ("train --bf16=maybe", "--bf16 must be true or false, got 'maybe'"),
@@ -107,6 +108,50 @@ def test_help_all_lists_flags_of_training_arguments(run):
     assert "--learning-rate" in out
     assert "--adam-beta2" in out
     assert "--label-smoothing-factor" not in out  # refused
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "ablate", "doctor", "eval", "generate", "plot", "report"])
+def test_help_shows_whole_names_at_80_columns(command):
+    """In a pipe, where the width is not known, too."""
+    declared = {
+        flag for param in get_command(app).commands[command].params for flag in param.opts if flag.startswith("--")
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    for args in ([command, "--help"], [command, "--help-all"]):
+        if args[1] == "--help-all" and "--help-all" not in declared:
+            continue
+        code, out, err = _finish(_process(*args, env=environment))
+        assert (code, err) == (0, "")
+        assert "…" not in out
+        assert max(map(len, out.splitlines())) <= 80
+        shown = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", out))
+        assert args[1] == "--help" or declared <= shown
+    if "--help-all" in declared:
+        assert "--adam-beta2" in shown
+
+
+def test_help_of_training_shows_the_common_flags_and_says_how_many_more_there_are(run):
+    _, out, _ = run("train", "--help")
+    assert "--learning-rate NUMBER" in out
+    assert "--eval-pairs" not in out
+    assert re.search(r"\d+ more flags, and those of transformers' TrainingArguments: --help-all", out)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("hf-difflm gen", {"generate"}),
+        ("hf-difflm runs be", {"best"}),
+        ("hf-difflm train --learn", {"--learning-rate"}),
+        ("hf-difflm train --max-steps 5 --objective ", {"mdlm", "ar", "atat"}),
+    ],
+)
+def test_a_shell_completes_names_and_choices(line, offered):
+    words = line.split(" ")
+    environment = {"_HF_DIFFLM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    code, out, err = _finish(_process(env=os.environ | environment))
+    assert (code, err) == (0, "")
+    assert set(out.split()) == offered
 
 
 def _process(*args: str, code: str | None = None, **options) -> subprocess.Popen[str]:

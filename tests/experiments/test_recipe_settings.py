@@ -213,7 +213,7 @@ def test_a_printed_recipe_means_the_same_as_the_recipe(name, tmp_path, capsys):
         assert load_settings(str(printed), flags).given == load_settings(name, flags).given
 
 
-IDLE = [name for name, field in own_fields().items() if field.metadata.get("objective") == "atat"]
+IDLE = [name for name, field in own_fields().items() if field.metadata.get("objectives") == ("atat",)]
 
 
 def test_flags_that_are_for_atat_alone_are_refused_elsewhere_and_keys_of_a_recipe_are_not(recipe):
@@ -228,6 +228,29 @@ def test_flags_that_are_for_atat_alone_are_refused_elsewhere_and_keys_of_a_recip
         assert load_settings(None, {"objective": "atat", name: value}).given[name] == value
     with pytest.raises(UserError, match="flag --posterior-tilt"):
         load_settings(None, {"no_posterior_tilt": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("noise_schedule", "cosine"), ("loss_form", "time"), ("noise_sampling", "iid"), ("schedule_exponent", 3.0)],
+)
+def test_what_is_for_diffusion_is_refused_under_ar_unless_a_diffusion_model_is_trained_beside_it(name, value):
+    with pytest.raises(UserError, match=f"flag --{name.replace('_', '-')} is for the objective mdlm"):
+        load_settings(None, {"objective": "ar", name: value})
+    for objective in ("mdlm", "ar"):
+        assert load_settings(None, {"objective": objective, name: value}, beside=("mdlm", "ar")).training[name] == value
+    assert load_settings(None, {"objective": "atat", name: value}).training[name] == value
+
+
+def test_sizes_and_lengths_that_contradict_each_other_are_refused_where_both_were_typed(recipe):
+    with pytest.raises(UserError, match="warmup_steps 50 are more than max_steps 3"):
+        load_settings(None, {"max_steps": 3, "warmup_steps": 50})
+    assert load_settings(recipe("mine", warmup_steps=50), {"max_steps": 3}).training["warmup_steps"] == 50
+    with pytest.raises(UserError, match="global_batch_size 8 is not a multiple of gradient_accumulation_steps 3"):
+        load_settings(None, {"global_batch_size": 8, "gradient_accumulation_steps": 3})
+    with pytest.raises(UserError, match="metric_for_best_model 'val_loss' is no metric"):
+        load_settings(None, {"metric_for_best_model": "val_loss"})
+    assert load_settings(None, {"metric_for_best_model": "accuracy_noise_0.5"}).training["metric_for_best_model"]
 
 
 def test_what_nobody_typed_is_passed_over_where_it_is_for_another_objective():

@@ -28,5 +28,8 @@ def text_only(dataset: Dataset, column: str, where: str) -> Dataset:
 def missing_column(column: str, known: list[str], where: str) -> UserError:
     """Return the error that names the columns there are, and the nearest."""
     names = ", ".join(known) or "(none)"
-    hint = did_you_mean(column, known) or "; set text_column"
+    if "messages" in known or {"prompt", "completion"} <= set(known):
+        hint = "; conversations are trained on with --sft"
+    else:
+        hint = did_you_mean(column, known) or "; set text_column"
     return UserError(f"{where} has no column {column!r}, its columns are {names}{hint}")

@@ -44,11 +44,11 @@ class GenerationOptions:
             "min": 1,
         },
     )
-    infill: bool = field(
-        default=True,
+    infill: bool | None = field(
+        default=None,
         metadata={
-            "help": "[MASK] in a prompt is a hole to fill, and [MASK]{12} twelve of them; else it stays text, as it always "
-            "does for causal LMs"
+            "help": "[MASK] in a prompt is a hole to fill, and [MASK]{12} twelve of them; else it stays text; default: on "
+            "for masked diffusion models"
         },
     )
     guidance_scale: float | None = field(

@@ -117,7 +117,7 @@ def generate_samples(
     if to_ids is not None:
         encoded = [PromptIds(to_ids(prompt)) for prompt in prompts]
     else:
-        encoded = [encoded_prompt(model, tokenizer, prompt, options.infill) for prompt in prompts]
+        encoded = [encoded_prompt(model, tokenizer, prompt, options.infill is not False) for prompt in prompts]
     default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
     by_length: dict[int, list[int]] = {}
     for place, prompt in enumerate(encoded):
@@ -223,6 +223,8 @@ def _causal_arguments(options: GenerationOptions, pad_id: int) -> dict[str, Any]
     for name in DENOISER_OPTIONS:
         if getattr(options, name) is not None:
             raise UserError(f"{name} is for masked diffusion models, but this is a causal LM; leave it out")
+    if options.infill:
+        raise UserError("infill is for masked diffusion models, but this is a causal LM; leave it out")
     greedy = options.temperature == 0
     arguments: dict[str, Any] = {"do_sample": not greedy, "pad_token_id": pad_id}
     if options.repetition_penalty is not None:

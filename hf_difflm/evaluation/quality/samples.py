@@ -220,9 +220,8 @@ def _facts(loaded: Target, options: GenerationOptions) -> dict[str, Any]:
         own = complete.sampler_config.to_dict()
         given |= {"max_denoising_steps": complete.max_denoising_steps, "sampler": own.pop("sampler")}
         given["sampler_config"] = own or None
-    return facts | {
-        name: value for name, value in given.items() if value is not None and (loaded.is_denoiser or name != "infill")
-    }
+        given["infill"] = options.infill is not False
+    return facts | {name: value for name, value in given.items() if value is not None}
 
 
 def prompts_given(texts: Sequence[str], from_file: Iterator[Prompt] | None) -> Iterator[Prompt]:

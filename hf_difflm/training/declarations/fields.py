@@ -37,6 +37,23 @@ REFUSED = {
     ),
 }
 
+# Ranges that TrainingArguments leaves to the library below, which says so in a traceback of its own, or never.
+_SHARE = {"min": 0.0, "below": 1.0}
+_RANGES: dict[str, Mapping[str, float]] = {
+    "adam_beta1": _SHARE,
+    "adam_beta2": _SHARE,
+    "adam_epsilon": {"above": 0.0},
+    "neftune_noise_alpha": {"above": 0.0},
+    "torch_empty_cache_steps": {"min": 1},
+    "eval_delay": {"min": 0.0},
+    "eval_accumulation_steps": {"min": 1},
+    "data_seed": {"min": 0},
+    "dataloader_num_workers": {"min": 0},
+    "dataloader_prefetch_factor": {"min": 1},
+    "ddp_bucket_cap_mb": {"min": 1},
+    "ddp_timeout": {"min": 1},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -71,7 +88,10 @@ def trainer_fields() -> dict[str, Field]:
     """Return the fields of TrainingArguments that are neither ours nor refused; imports transformers (seconds)."""
     from transformers import TrainingArguments
 
-    theirs = fields_of(TrainingArguments, "training")
+    theirs = {
+        name: dataclasses.replace(field, metadata={**field.metadata, **_RANGES.get(name, {})})
+        for name, field in fields_of(TrainingArguments, "training").items()
+    }
     return {name: field for name, field in theirs.items() if name not in own_fields() and name not in REFUSED}
 
 

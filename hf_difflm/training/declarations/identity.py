@@ -84,6 +84,11 @@ def refusal(what: str, changed: Changes, wanted: Mapping[str, Any]) -> str:
     then = in_words([f"{was!r}" if len(changed) == 1 else f"{name} = {was!r}" for name, (was, _) in changed.items()])
     if changed.keys() == {"global_batch_size"} and (hint := _accumulation_hint(*changed["global_batch_size"], wanted)):
         advice = hint
+    elif changed.keys() <= {"max_steps", "num_train_epochs"}:
+        advice = (
+            "the learning-rate schedule is made for the whole length; train on from its weights with --init-from in another "
+            "--output-dir"
+        )
     else:
         advice = "give the same recipe and flags, or start another run"
     return f"{what} with {now}, since it was started with {then}; {advice}"

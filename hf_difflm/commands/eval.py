@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.harness.options import HarnessOptions
 from ..evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set_names
+from ..evaluation.precision import PrecisionOptions
 from ..evaluation.quality.sampler_grid import read_samplers
 from ..training.declarations.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
@@ -57,6 +58,8 @@ LIKELIHOOD = pick_fields(
     "per_device_eval_batch_size",
     "bf16",
 ) | fields_of(ZeroShotOptions, "zero_shot")
+PRECISION = fields_of(PrecisionOptions, "training")
+LIKELIHOOD |= PRECISION
 SHARED = pick_fields(
     "dataset",
     "dataset_config",
@@ -69,7 +72,7 @@ SHARED = pick_fields(
     "revision",
 )
 HARNESS = fields_of(HarnessOptions, "harness")
-WITH_TASKS = ("per_device_eval_batch_size", "eval_seed", "bf16", "block_size", "use_cpu", "revision")
+WITH_TASKS = ("per_device_eval_batch_size", "eval_seed", "bf16", *PRECISION, "block_size", "use_cpu", "revision")
 _SETS = {"help": f"{SHARED['dataset'].metadata['help']}; or an evaluation set: {', '.join(evaluation_set_names())}"}
 SHARED["dataset"] = replace(SHARED["dataset"], metadata={**SHARED["dataset"].metadata, **_SETS}, default=None)
 GRID = fields_of(GridOptions, "generation")

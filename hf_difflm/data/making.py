@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -16,6 +17,7 @@ from .prepared import SideCounts
 from .round_trip import RoundTrip, round_trip
 from .sentences import plural
 from .sources.documents import Documents
+from .sources.folders import left_out
 from .sources.markov import MarkovSource
 
 
@@ -36,6 +38,11 @@ class BlockMaker:
         self.notes: list[str] = []
         self.counts: dict[str, SideCounts] = {}
         self.round_trip: dict[str, Any] = {}
+
+    def tell_left_out(self, name: str, config: str | None = None) -> None:
+        """Note which files are no text, where ``name`` is a folder of them."""
+        if config is None and (what := left_out(Path(name).expanduser())):
+            self.notes.append(what)
 
     def blocks(
         self, side: str, documents: Documents, source: MarkovSource | None, most: int | None

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 """Of the files that are read."""
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+"""Of those that may be compressed: ``.txt.gz``, ``.jsonl.zst``, ..."""
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says what a file holds, compressed or not; of Parquet, which is compressed inside, not."""
+    if path.suffix.lower() not in COMPRESSIONS:
+        return path.suffix.lower()
+    kind = Path(path.stem).suffix.lower()
+    return "" if kind == ".parquet" else kind
 
 
 @dataclass
@@ -15,8 +26,8 @@ class DataOptions:
     dataset: str = field(
         default="python-docs",
         metadata={
-            "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.json/.csv/.parquet file, a folder of them, "
-            "a save_to_disk folder, or a folder of `data prepare`"
+            "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.json/.csv/.parquet file (all but the last also as "
+            ".gz, .bz2, .xz, .zst), a folder of them, a save_to_disk folder, or a folder of `data prepare`"
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})

@@ -77,6 +77,7 @@ class Preparation(BlockMaker):
         return train, evaluation
 
     def _corpus(self, name: str, config: str | None = None) -> Corpus:
+        self.tell_left_out(name, config)
         return load_corpus(name, config, text_column=self.options.text_column, block_size=self.options.block_size)
 
     def _hashed(self, corpus: Corpus, spec: str) -> Documents:

@@ -30,6 +30,7 @@ class StreamPreparation(BlockMaker):
         """
         options = self.options
         opened = open_stream(options.dataset, options.dataset_config, options.text_column)
+        self.tell_left_out(options.dataset, options.dataset_config)
         evaluation, left_out = self._evaluation(opened)
         blocks = self.blocks("eval", evaluation, None, self._most_eval_blocks)
         train = self._stream(opened, left_out) if need_train else None
@@ -57,6 +58,7 @@ class StreamPreparation(BlockMaker):
             spec = options.eval_split or _evaluation_split(opened, options.train_split)
         else:
             corpus = open_stream(options.eval_dataset, None, options.text_column)
+            self.tell_left_out(options.eval_dataset)
             spec = options.eval_split or _evaluation_split(corpus, None) or corpus.splits[0]
         chosen = LeftOut(options.eval_fraction) if spec is None else None
         source = corpus.source(spec or options.train_split)

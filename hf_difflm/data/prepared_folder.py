@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,15 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
             )
     sides = {side: _open_side(folder, columns) for side, columns in card["columns"].items()}
     counts = {side: SideCounts(**count) for side, count in card["counts"].items()}
-    most = {"train": options.most_train_blocks(), "eval": options.max_eval_blocks}
     notes = [*card["notes"]]
+    if "round_trip" not in card and "num_bytes" in sides["eval"] and not DocumentEncoder(tokenizer).is_of_bytes:
+        del sides["eval"]["num_bytes"]
+        counts["eval"] = replace(counts["eval"], num_bytes=None)
+        notes.append(
+            f"{folder} was prepared before it was looked at whether the tokenizer gives the text back, so it has no bits "
+            "per byte; prepare the data again"
+        )
+    most = {"train": options.most_train_blocks(), "eval": options.max_eval_blocks}
     for side, columns in sides.items():
         limit = most[side]
         if limit is not None and limit < counts[side].blocks:

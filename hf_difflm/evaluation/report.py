@@ -20,6 +20,7 @@ from .likelihood.batches import EvaluationBatches, data_unit
 from .likelihood.draws import MOST_REPLICATES, Draws
 from .likelihood.evaluate import LikelihoodResult, evaluate_likelihood
 from .likelihood.zero_shot import evaluation_data
+from .precision import computed_in, dtype_of_weights
 from .run_measurements import record_measurement
 from .targets import Target, load_target
 
@@ -35,8 +36,13 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
     Raises:
         UserError: nothing to load, or nothing to evaluate on.
     """
-    loaded = load_target(target, use_cpu=changes.get("use_cpu", False), revision=changes.get("revision"))
-    settings = {**loaded.config, **changes}
+    loaded = load_target(
+        target,
+        use_cpu=changes.get("use_cpu", False),
+        revision=changes.get("revision"),
+        dtype=dtype_of_weights(changes),
+    )
+    settings = {**loaded.config, "bf16": False, **changes}  # a run's own bf16 is how it was trained
     draws = _draws(settings, changes)
     options, data, zero_shot = evaluation_data(loaded, changes)
     print(data.summary(), file=sys.stderr)
@@ -50,6 +56,7 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         "eval_split": options.eval_split,
         **result.metrics(),
         "bound": result.bound,
+        "dtype": computed_in(loaded.model, settings["bf16"]),
         "data_unit": result.data_unit,
         "target_stderr": draws.target_stderr,
         "source_nll": data.source_nll,
@@ -99,7 +106,7 @@ def _score(target: Target, dataset: Any, settings: dict[str, Any], draws: Draws)
     device = target.model.device
     rows = settings.get("per_device_eval_batch_size", 32)
     batches = EvaluationBatches(dataset, Collator(target.tokenizer), rows)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.get("bf16", False)):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
         return evaluate_likelihood(
             target.model,
             objective,
@@ -137,6 +144,7 @@ def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
     rows.append(("eval_accuracy", f"{record['eval_accuracy']:.4f}"))
     if record["source_nll"] is not None:
         rows.append(("source_nll", f"{record['source_nll']:.4f} nats/token (the data's own)"))
+    rows.append(("dtype", str(record["dtype"])))
     rows.append(("scored", f"{result.scored_tokens:,} tokens, {result.forwards:,} sequences through the model"))
     for row in rows:
         table.add_row(*row)

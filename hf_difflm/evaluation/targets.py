@@ -90,14 +90,20 @@ def find_weights(target: str, revision: str | None = None) -> Weights:
     return Weights(folder, folder if (folder / JOURNAL_NAME).exists() else None, target, commit=folder.name)
 
 
-def load_target(target: str, *, use_cpu: bool = False, revision: str | None = None) -> Target:
+def load_target(target: str, *, use_cpu: bool = False, revision: str | None = None, dtype: str | None = None) -> Target:
     """Load the model that :func:`find_weights` finds; of a checkpoint the averaged weights.
+
+    Args:
+        target: see :func:`find_weights`.
+        use_cpu: leave it on the CPU.
+        revision: see :func:`find_weights`.
+        dtype: of the weights and of what is computed with them, as in ``evaluation.precision``; None: that of the files.
 
     Raises:
         UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a model of another kind.
     """
     found = find_weights(target, revision)
-    model, tokenizer = _load(found)
+    model, tokenizer = _load(found, dtype)
     load_average(model, found.folder)
     model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not use_cpu else "cpu")
     return Target(
@@ -177,8 +183,8 @@ def _step_of(run: Path, weights: Path) -> int | None:
     return best.iter if best is not None else None
 
 
-def _load(found: Weights) -> tuple[Any, Any]:
-    model = load_model(found.folder, found.name)
+def _load(found: Weights, dtype: str | None) -> tuple[Any, Any]:
+    model = load_model(found.folder, found.name, **({} if dtype is None else {"dtype": getattr(torch, dtype)}))
     what = f"{found.name} cannot be loaded as a masked diffusion model or a causal LM"
     try:
         tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)

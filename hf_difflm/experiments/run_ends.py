@@ -58,7 +58,11 @@ def ending(trainer: DiffusionTrainer, folder: Path) -> str:
     evaluations = [logs for logs in trainer.state.log_history if "eval_nll" in logs]
     if evaluations:
         best = min(evaluations, key=lambda logs: logs["eval_nll"])
-        kept = f"lowest eval_nll {best['eval_nll']:.4f} nats/token at step {best['step']}, kept in {folder / 'best'}"
+        what, metric = "lowest eval_nll", str(trainer.args.metric_for_best_model)
+        chosen = [logs for logs in evaluations if logs["step"] == trainer.state.best_global_step]
+        if chosen and metric.removeprefix("eval_") not in ("nll", "loss"):
+            best, what = chosen[-1], f"best {metric} {trainer.state.best_metric:.4f}, eval_nll"
+        kept = f"{what} {best['eval_nll']:.4f} nats/token at step {best['step']}, kept in {folder / 'best'}"
     elif (newest := newest_good(folder)[0]) is not None:
         kept = f"never evaluated; the weights are in {newest}"
     else:

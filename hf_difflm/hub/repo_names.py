@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..data.options import SUFFIXES
+from ..data.options import SUFFIXES, kind_of
 from ..errors import UserError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -39,4 +39,4 @@ def check_revision(revision: str | None) -> None:
 def on_the_hub(name: str) -> bool:
     """Whether a name is that of a repository, ``OWNER/NAME``, and not a file or folder of this machine."""
     path = Path(name).expanduser()
-    return bool(_HUB_NAME.fullmatch(name)) and path.suffix.lower() not in SUFFIXES and not path.parent.exists()
+    return bool(_HUB_NAME.fullmatch(name)) and kind_of(path) not in SUFFIXES and not path.parent.exists()

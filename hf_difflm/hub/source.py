@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..evaluation.targets import find_weights
 from ..runs import Run, load_run
-from ..runs.journal.checkpoints import EMA_FILE, checkpoints, damage, newest_good
+from ..runs.journal.checkpoints import EMA_FILE, checkpoints, damage, keeps_average, newest_good
 from ..runs.journal.schema import EvaluationRecord
 
 EMA, RAW = "ema", "raw"
@@ -54,16 +54,16 @@ def find_source(target: str | Path, weights: str | None = None) -> PushSource:
     run = load_run(found.run) if found.run is not None else None
     if found.folder.name.startswith("checkpoint-"):
         return _of_checkpoint(found.folder, weights, run, found.step)
-    keeps_average = run is not None and run.config.get("ema_decay") is not None
-    if weights == RAW and keeps_average and run is not None and found.run is not None:
+    averages = run is not None and keeps_average(run.config)
+    if weights == RAW and averages and run is not None and found.run is not None:
         return _of_checkpoint(_checkpoint_near(found.run, found.step), RAW, run, None)
-    if weights == EMA and not keeps_average:
+    if weights == EMA and not averages:
         raise UserError(
             f"nothing says that {found.folder} holds a moving average of the weights; leave out --weights, or train "
             "with --ema-decay"
         )
     best = run.best_evaluation if run is not None and found.folder.name == "best" else None
-    averaged = keeps_average if run is not None and found.folder.name == "best" else None
+    averaged = averages if run is not None and found.folder.name == "best" else None
     return PushSource(found.folder, None, averaged, run, found.step, best)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..errors import UserError
+
 Batch = dict[str, torch.Tensor]
 """Clean tokens on the host: ``input_ids``, ``attention_mask``, ``labels`` (-100 where a token is context), all (B, L)."""
 
@@ -164,6 +166,17 @@ class Objective(ABC):
 def scored_mask(batch: Batch) -> np.ndarray:
     """(B, L) bool: tokens that are scored; the others (BOS, prompts, padding) are context."""
     return (batch["labels"] != -100).numpy()
+
+
+def refuse_corrupted(batch: Batch) -> None:
+    """Raise UserError where tokens that are scored are not those that are read: a collator has masked or shifted them."""
+    labels_BL = batch["labels"]
+    other = int(((labels_BL != -100) & (labels_BL != batch["input_ids"])).sum())
+    if other:
+        raise UserError(
+            f"{other} labels of a batch are other tokens than its input_ids: its collator masks or shifts them, which the "
+            "objective does by itself; leave data_collator out, or give labels that are the input_ids or -100"
+        )
 
 
 def attention_mask_or_none(batch: Batch) -> torch.Tensor | None:

@@ -13,9 +13,12 @@ from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
 from .declarations.fields import REFUSED
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 from .options import DiffusionOptions
+from .schedule_free import SCHEDULE_FREE
 
 _PLATEAU = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow the metric of ``metric_for_best_model``."""
+_IN_BACKWARD = ("lomo", "adalomo")
+"""Optimisers without a step of their own; the layer-wise ones are told by their names."""
 
 
 @dataclass
@@ -36,11 +39,16 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def __post_init__(self) -> None:
         check_launch(use_cpu=self.use_cpu, bf16=self.bf16, fp16=self.fp16, fsdp=self.fsdp, deepspeed=self.deepspeed)
-        check_sharding(asked_engine(self.fsdp, self.deepspeed), ema=self.ema_decay is not None)
+        check_sharding(
+            asked_engine(self.fsdp, self.deepspeed),
+            ema=self.ema_decay is not None,
+            load_best_model_at_end=self.load_best_model_at_end,
+        )
         Draws(self.eval_replicates, self.target_stderr, self.max_eval_replicates)  # a check
         self._find_direction()
         super().__post_init__()
         self._refuse_other_batches()
+        self._refuse_optimizers()
         self._turn_plateau()
         build_models_whole()
         # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the
@@ -55,7 +63,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def _refuse_other_batches(self) -> None:
         """What would make another optimiser batch than ``global_batch_size`` says, or another loss, without a word."""
-        for name in ("auto_find_batch_size", "label_smoothing_factor"):
+        for name in ("auto_find_batch_size", "ignore_data_skip", "label_smoothing_factor"):
             if getattr(self, name):
                 raise UserError(f"{name} {REFUSED[name]}")
         given: Any = self.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says
@@ -73,6 +81,32 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
             raise UserError(
                 f"num_steps {given.gradient_accumulation_kwargs['num_steps']} in gradient_accumulation_kwargs would "
                 "accumulate otherwise than global_batch_size says; set gradient_accumulation_steps"
+            )
+
+    def _refuse_optimizers(self) -> None:
+        """What would make the log say what no step did, or noise that hangs on the number of processes."""
+        name = str(getattr(self.optim, "value", self.optim))
+        if name.endswith("_layerwise") or name in _IN_BACKWARD:
+            other = f"; choose {name.removesuffix('_layerwise')}" if name.endswith("_layerwise") else ""
+            raise UserError(
+                f"optim {name} changes each weight within the backward pass, where max_grad_norm clips nothing and of "
+                f"which checkpoints keep no state, whatever the log says{other or '; choose adafactor, which is small, too'}"
+            )
+        schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        if name.startswith(SCHEDULE_FREE):
+            if schedule != "constant":
+                raise UserError(
+                    f"optim {name} takes the place of a learning-rate schedule and warms up by itself (warmup_steps), but "
+                    f"lr_scheduler_type is {schedule}; set lr_scheduler_type to constant"
+                )
+            if self.ema_decay is not None:
+                raise UserError(
+                    f"ema_decay is {self.ema_decay:g}, but optim {name} evaluates an average of its own; leave ema_decay out"
+                )
+        if self.neftune_noise_alpha is not None and self.world_size > 1:
+            raise UserError(
+                f"neftune_noise_alpha {self.neftune_noise_alpha:g} draws the same noise on each of {self.world_size} "
+                "processes, for other rows on each; leave it out, or train in one process"
             )
 
     def _find_direction(self) -> None:

@@ -233,6 +233,12 @@ class DiffusionOptions:
     max_grad_norm: float = field(
         default=1.0, metadata={"help": "clip the gradient norm here; 0: do not clip", "min": 0.0}
     )
+    metric_for_best_model: str = field(
+        default="eval_nll",
+        metadata={
+            "help": "metric of an evaluation that chooses best/, and that early stopping and plateau schedules follow"
+        },
+    )
     seed: int = field(default=42, metadata={"help": "seed of initial weights, data order and noise", "min": 0})
     logging_steps: float = field(default=10, metadata={"help": "steps between log records", "above": 0.0})
     logging_nan_inf_filter: bool = field(

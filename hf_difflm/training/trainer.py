@@ -15,11 +15,13 @@ from ..callbacks import RunLogCallback
 from ..callbacks.measuring.device_peak import device_peak
 from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
+from ..errors import UserError
 from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
 from ..objectives import Batch, NoiseKey, Objective
+from ..objectives.base import refuse_corrupted
 from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
 from .data_order import EpochSampler
@@ -28,6 +30,7 @@ from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
 from .peft_adapters import with_adapters
+from .schedule_free import ScheduleFreeAverage, check_optimizer, schedule_free_average
 from .trainer_parts.adapters import AdapterPart
 from .trainer_parts.clipping import ClippingPart
 from .trainer_parts.evaluating import EvaluatingPart
@@ -54,8 +57,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         kwargs: anything else ``transformers.Trainer`` takes.
 
     Raises:
-        UserError: a training set with fewer sequences than one optimiser batch; a network that is not what the objective
-            asks of it, as a causal LM that reads ahead.
+        UserError: a training set with fewer sequences than one optimiser batch; a collator that masks tokens; a network
+            that is not what the objective asks of it, as a causal LM that reads ahead.
         TrainingDiverged: (from ``train``) a loss, gradient norm or weight that is not finite.
     """
 
@@ -78,6 +81,11 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             args.eval_strategy = type(args.eval_strategy)("no")
         if processing_class is not None:
             kwargs.setdefault("data_collator", Collator(processing_class))
+        if getattr(kwargs.get("data_collator"), "mlm", False):
+            raise UserError(
+                f"data_collator is a {type(kwargs['data_collator']).__name__} that masks tokens (mlm=True), which the "
+                "objective does by itself, so that they would be masked twice; leave data_collator out"
+            )
         # Not of a `model_init`: its models are built anew for each trial.
         self.backbone_verdict = (
             check_model(model, allow_causal_layers=args.allow_causal_layers) if model is not None else None
@@ -96,7 +104,13 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             **kwargs,
         )
         self._check_adapters()
-        check_sharding(engine_of(args), ema=args.ema_decay is not None, state_dict_type=fsdp_state_dict_type())
+        check_sharding(
+            engine_of(args),
+            ema=args.ema_decay is not None,
+            load_best_model_at_end=args.load_best_model_at_end,
+            state_dict_type=fsdp_state_dict_type(),
+        )
+        check_optimizer(self.optimizer, engine_of(args), args.ema_decay)
         bos_token_id = getattr(processing_class, "bos_token_id", None)
         # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
         self.training_objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)
@@ -110,9 +124,11 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self.add_callback(LastStepCallback())
         self.add_callback(StepHooks(after_update=self._after_update, left_out=self._leave_out))
         self.ema: ExponentialMovingAverage | None = None
+        self._average: ExponentialMovingAverage | ScheduleFreeAverage | None = None
         self.last_evaluation: LikelihoodResult | None = None
         self._last_evaluated: tuple[Any, Any] | None = None
         self._contents: tuple[Any, UnitContents] | None = None
+        self._lost: tuple[Any, str] | None = None
         self._window = MetricsWindow()
         self._clock_started = False
         self._resumed_from: Path | None = None
@@ -131,6 +147,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         num_items_in_batch: int | torch.Tensor | None = None,
     ) -> Any:
         """The objective's loss for one micro-batch: its share of the mean over the optimiser batch's scored tokens."""
+        refuse_corrupted(inputs)
         places: Any = inputs.get("places")
         if places is None:  # called by hand with one batch: it is the whole optimiser batch
             places = np.arange(len(inputs["input_ids"]))
@@ -188,7 +205,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             recover_best(self._folder / "best")
         self._window = MetricsWindow()
         self._clock_started = False
-        self.ema = None
+        self.ema = self._average = None
         if self.args.save_log_to_json and not any(
             isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks
         ):
@@ -262,6 +279,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay)
             if self._resumed_from is not None:
                 self.ema.load(self._resumed_from, self.state.global_step)
+        self._average = self.ema or schedule_free_average(self.model, self.optimizer)
         if self._train_order is not None:
             # A loader that skips batches after a resume does not pass the epoch on to the sampler of several ranks.
             steps_per_epoch = len(self._train_order) // self.get_total_train_batch_size(self.args)

@@ -170,3 +170,20 @@ def test_what_a_folder_holds_is_not_overwritten_unasked(prepared, byte_level, co
     again = DataOptions(dataset=str(folder), block_size=16)
     with pytest.raises(UserError, match="is prepared already"):
         write_prepared(data, tmp_path / "other", again, byte_level)
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize(("kind", "known"), [("byte_level", True), ("gpt2_like", False)])
+def test_a_folder_of_before_has_no_bytes_of_text_that_may_not_come_back(prepared, request, kind, known):
+    tokenizer = request.getfixturevalue(kind)
+    tokenizer = tokenizer if known else load_tokenizer(str(tokenizer))
+    folder, _ = prepared(tokenizer)
+    assert load(folder, tokenizer).counts["eval"].num_bytes > 0
+    card = json.loads((folder / CARD).read_text())
+    del card["round_trip"]  # as an earlier version wrote it
+    (folder / CARD).write_text(json.dumps(card))
+    for limit in (None, 2):
+        found = load(folder, tokenizer, max_eval_blocks=limit)
+        assert ("num_bytes" in found.eval[0]) == known
+        assert (found.counts["eval"].num_bytes is not None) == known
+        assert any("it has no bits per byte; prepare the data again" in note for note in found.notes) != known

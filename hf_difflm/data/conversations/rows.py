@@ -6,7 +6,6 @@ holding out, dropping what both sides have) is done with conversations, too.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,11 @@ import pyarrow.parquet as pq
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
 from ..caching import code_digest
+from ..options import kind_of
 from ..sources.arithmetic import sums_conversations
 from ..sources.corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
-from ..sources.local_files import find_files, generated, is_saved, json_lines, json_records, split_files
+from ..sources.folders import find_files, is_saved, split_files
+from ..sources.local_files import csv_rows, generated, json_lines, json_records
 from . import messages
 from .messages import ASSISTANT, MESSAGES, checked_messages
 
@@ -163,18 +164,17 @@ def _generate(files: list[str], stamps: list[tuple[int, int]], code: str) -> Ite
 
 
 def _rows(path: Path) -> Iterator[tuple[Any, str]]:
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
+    kind = kind_of(path)
+    if kind == ".txt":
         raise UserError(f"{path} has no columns; give conversations as .jsonl, .json, .parquet or .csv")
-    if suffix in (".jsonl", ".json"):
-        yield from json_lines(path) if suffix == ".jsonl" else json_records(path)
+    if kind != ".parquet":
+        yield from {".jsonl": json_lines, ".csv": csv_rows}.get(kind, json_records)(path)
         return
-    rows = _parquet_rows(path) if suffix == ".parquet" else _csv_rows(path)
     try:
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(_parquet_rows(path), start=1):
             yield row, f"row {number:,} of {path}"
-    except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} as {suffix}: {first_line(error)}; repair or remove it") from error
+    except pa.ArrowException as error:
+        raise UserError(f"cannot read {path} as .parquet: {first_line(error)}; repair or remove it") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -182,8 +182,3 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         names = [name for name in file.schema_arrow.names if name in (MESSAGES, PROMPT, COMPLETION)]
         for batch in file.iter_batches(columns=names or None):
             yield from batch.to_pylist()
-
-
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        yield from csv.DictReader(lines)

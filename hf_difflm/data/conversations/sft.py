@@ -70,6 +70,7 @@ class SftPreparation(Preparation):
         return self.answers.fingerprint
 
     def _corpus(self, name: str, config: str | None = None) -> Corpus:
+        self.tell_left_out(name, config)
         return load_conversations(name, config)
 
     def _cut(self, documents: Documents, fraction: float, where: str) -> tuple[Documents, Documents]:

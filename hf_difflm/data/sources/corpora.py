@@ -9,7 +9,7 @@ import datasets
 
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
-from ..options import SUFFIXES
+from ..options import SUFFIXES, kind_of
 from .articles import group_articles, is_wikitext
 from .columns import text_only
 from .local_files import load_local
@@ -101,7 +101,7 @@ def load_corpus(name: str, config: str | None = None, *, text_column: str = "tex
 def refuse_missing(name: str) -> None:
     """Raise UserError where ``name`` can only be a path and nothing is there; the Hub is not asked."""
     path = Path(name).expanduser()
-    if not path.exists() and (path.suffix.lower() in SUFFIXES or name[:1] in "./~" or name.count("/") > 1):
+    if not path.exists() and (kind_of(path) in SUFFIXES or name[:1] in "./~" or name.count("/") > 1):
         raise UserError(f"no such file or folder: {name}; check the path")
 
 

@@ -1,9 +1,10 @@
-"""Documents from files: .txt (one document each), .jsonl, .json, .csv, .parquet, folders of them, save_to_disk."""
+"""Documents from files: .txt (one document each), .jsonl, .json, .csv, .parquet, compressed ones, folders, save_to_disk."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,13 @@ from datasets.exceptions import DatasetGenerationError
 from hf_difflm.errors import UserError, first_line
 
 from ..caching import code_digest
-from ..options import SUFFIXES
+from ..options import kind_of
+from . import compressed
 from .columns import missing_column, text_only
+from .compressed import opened
+from .folders import find_files, is_saved, split_files
 
 _BUILDERS = {".csv": "csv", ".parquet": "parquet"}
-# The others are parsed here, for byte-exact text and for messages with line numbers.
-_PARSED_HERE = tuple(suffix for suffix in SUFFIXES if suffix not in _BUILDERS)
-_SPLIT_FILE = re.compile(r"(train|validation|valid|val|dev|test)(-\d+(-of-\d+)?)?")
-_SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
 def load_local(path: Path, text_column: str) -> datasets.DatasetDict:
@@ -39,11 +39,6 @@ def load_local(path: Path, text_column: str) -> datasets.DatasetDict:
     return datasets.DatasetDict({split: _read(paths, text_column) for split, paths in split_files(files).items()})
 
 
-def is_saved(path: Path) -> bool:
-    """Whether ``path`` is a folder that ``save_to_disk`` has written."""
-    return path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
-
-
 def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
     try:
         loaded = datasets.load_from_disk(str(path))
@@ -54,43 +49,11 @@ def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
     return datasets.DatasetDict({split: text_only(rows, text_column, str(path)) for split, rows in loaded.items()})
 
 
-def find_files(path: Path) -> list[Path]:
-    """Return a file, or the readable files in a folder in the order of their paths.
-
-    Raises:
-        UserError: there is none.
-    """
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"cannot read {path}: rename it to one of {', '.join(SUFFIXES)}, whichever it is")
-        return [path]
-    inside = [file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts)]
-    files = sorted(file for file in inside if file.is_file() and file.suffix.lower() in SUFFIXES)
-    if not files and any(path.glob("*-input_ids.bin")):
-        raise UserError(
-            f"{path} holds prepared blocks, but its prepared.json is missing; run `hf-difflm data prepare` again"
-        )
-    if not files:
-        raise UserError(f"folder {path} holds no readable file: put {', '.join(SUFFIXES)} files there")
-    return files
-
-
-def split_files(files: list[Path]) -> dict[str, list[Path]]:
-    """Return files by split, see :func:`load_local`."""
-    matches = [_SPLIT_FILE.fullmatch(file.stem) for file in files]
-    names = [match.group(1) for match in matches if match]
-    if len(names) < len(files) or "train" not in names:
-        return {"train": files}
-    splits: dict[str, list[Path]] = {}
-    for name, file in zip(names, files, strict=True):
-        splits.setdefault(_SPLIT_NAMES.get(name, name), []).append(file)
-    return splits
-
-
 def _read(files: list[Path], text_column: str) -> datasets.Dataset:
     parts = []
-    if parsed_here := [file for file in files if file.suffix.lower() in _PARSED_HERE]:
-        parts.append(generated(parsed_here, _documents, __file__, text_column=text_column))
+    # The others are parsed here, for byte-exact text and for messages with line numbers.
+    if parsed_here := [file for file in files if file.suffix.lower() not in _BUILDERS]:
+        parts.append(generated(parsed_here, _documents, __file__, compressed.__file__, text_column=text_column))
     for suffix, builder in _BUILDERS.items():
         if built := [file for file in files if file.suffix.lower() == suffix]:
             parts.append(_from_builder(builder, built, text_column))
@@ -160,11 +123,11 @@ def _documents(
 
 
 def _texts(path: Path, text_column: str) -> Iterator[str]:
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
-        yield decode_text(path.read_bytes(), str(path))
+    if kind_of(path) == ".txt":
+        with opened(path) as file:
+            yield decode_text(file.read(), str(path))
         return
-    for record, where in json_lines(path) if suffix == ".jsonl" else json_records(path):
+    for record, where in {".jsonl": json_lines, ".csv": csv_rows}.get(kind_of(path), json_records)(path):
         yield text_of_record(record, text_column, where)
 
 
@@ -184,7 +147,7 @@ def decode_text(content: bytes, where: str, signature: bool = True) -> str:
 
 
 def json_lines(path: Path) -> Iterator[tuple[Any, str]]:
-    with path.open("rb") as lines:
+    with opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             where = f"line {number:,} of {path}"
             text = decode_text(line.rstrip(b"\r\n"), where)
@@ -194,7 +157,8 @@ def json_lines(path: Path) -> Iterator[tuple[Any, str]]:
 
 def json_records(path: Path) -> Iterator[tuple[Any, str]]:
     """Read one array of objects, one object, or objects line by line: all three go by the name .json."""
-    text = decode_text(path.read_bytes(), str(path))
+    with opened(path) as file:
+        text = decode_text(file.read(), str(path))
     if not text.strip():
         return
     try:
@@ -205,6 +169,17 @@ def json_records(path: Path) -> Iterator[tuple[Any, str]]:
     records = content if isinstance(content, list) else [content]
     for number, record in enumerate(records, start=1):
         yield record, f"record {number:,} of {path}"
+
+
+def csv_rows(path: Path) -> Iterator[tuple[Any, str]]:
+    """Read rows under a header; all that is in them is text."""
+    csv.field_size_limit(1 << 30)  # a document may be longer than the 128 KiB that the module takes by itself
+    try:
+        with opened(path) as file:
+            for number, row in enumerate(csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline="")), start=1):
+                yield row, f"row {number:,} of {path}"
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} as .csv: {first_line(error)}; repair or remove it") from error
 
 
 def parse_json(text: str, where: str) -> Any:

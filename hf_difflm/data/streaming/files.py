@@ -1,4 +1,4 @@
-"""Streams of local files: .jsonl by lines, .txt by lines of about 64 KiB together, .parquet by rows."""
+"""Streams of local files, compressed or not: .jsonl by lines, .txt by lines of about 64 KiB together, .parquet by rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from hf_difflm.errors import UserError, first_line
 
+from ..options import kind_of
 from ..sources.columns import missing_column
+from ..sources.compressed import opened, skip
 from ..sources.local_files import decode_text, parse_json, text_of_record
 from .sources import Piece, Position
 
@@ -24,7 +26,8 @@ _ENDS = 1 << 16  # bytes read at either end of a file to tell whether it is stil
 
 @dataclass(frozen=True)
 class Files:
-    """The text of files, one after the other; a position is the number of the file and the byte or row in it."""
+    """The text of files, one after the other; a position is the number of the file and the byte (of its text) or
+    row in it."""
 
     name: str
     paths: tuple[Path, ...]
@@ -57,14 +60,14 @@ class Files:
             offset = 0
 
     def _read(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
-        suffix = path.suffix.lower()
-        if suffix == ".parquet":
+        kind = kind_of(path)
+        if kind == ".parquet":
             return self._rows(path, offset)
-        return self._lines(path, offset) if suffix == ".jsonl" else _parts(path, offset)
+        return self._lines(path, offset) if kind == ".jsonl" else _parts(path, offset)
 
     def _lines(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
-        with path.open("rb") as file:
-            file.seek(offset)
+        with opened(path) as file:
+            skip(file, offset)
             for line in file:
                 where = f"the line at byte {offset:,} of {path}"
                 text = decode_text(line.rstrip(b"\r\n"), where)
@@ -98,13 +101,13 @@ class Files:
 
 def _parts(path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
     """Cut a text file after lines; a longer line is cut between two characters."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        while content := file.read(_PIECE):
+    rest = b""
+    with opened(path) as file:
+        skip(file, offset)
+        while content := rest + file.read(_PIECE - len(rest)):
             content += file.readline(_PIECE)
-            if not content.endswith(b"\n"):
-                content = _whole_characters(content)
-                file.seek(offset + len(content))
+            whole = content if content.endswith(b"\n") else _whole_characters(content)
+            content, rest = whole, content[len(whole) :]
             where = f"{path} from byte {offset:,} on"
             # A byte-order mark is a signature at the beginning alone, and a character elsewhere.
             yield offset, decode_text(content, where, signature=offset == 0), offset == 0

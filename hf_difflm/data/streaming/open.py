@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hf_difflm.errors import UserError, did_you_mean
 
+from ..options import kind_of
 from ..sources.articles import is_wikitext
-from ..sources.local_files import find_files, is_saved, split_files
+from ..sources.folders import find_files, is_saved, split_files
 from .files import STREAMED, Files
 from .hub import HubSource, open_builder, splits_of
 from .sources import Articles, Source
@@ -66,7 +67,7 @@ def open_stream(name: str, config: str | None, text_column: str) -> Opened:
             raise UserError(f"{path} is a save_to_disk folder, which is mapped and not read: leave out streaming")
         files = split_files(find_files(path))
         for file in [file for part in files.values() for file in part]:
-            if file.suffix.lower() not in STREAMED:
+            if kind_of(file) not in STREAMED:
                 raise UserError(
                     f"{file} cannot be read as a stream: convert it to {', '.join(STREAMED[:-1])} or {STREAMED[-1]}, "
                     "or leave out streaming"

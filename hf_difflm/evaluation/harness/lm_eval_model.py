@@ -19,6 +19,7 @@ from ...errors import UserError
 from ..generation.options import GenerationOptions
 from ..generation.texts import encode, first_token_id, generate_samples, length_limit
 from ..likelihood.continuations import Request, Scorer
+from ..precision import DTYPES, PrecisionOptions, computed_in, dtype_of_weights
 from ..targets import Target, load_target
 from .requests import cut_context, some_at_a_time, text_until
 
@@ -49,6 +50,7 @@ class HarnessModel(TemplateLM):
         truncate_context: cut contexts that are too long from the left, BOS apart, instead of refusing them.
         device: "cpu", or nothing for the device there is.
         bf16: run the model under bfloat16 autocast.
+        dtype: of its weights: float32, bfloat16 or float16.
         max_batch_size: taken for the harness's sake, and not used.
         target: a model that is loaded already, in place of ``pretrained``.
 
@@ -66,6 +68,7 @@ class HarnessModel(TemplateLM):
         truncate_context: bool = False,
         device: str | None = None,
         bf16: bool = False,
+        dtype: str = PrecisionOptions.dtype,
         max_batch_size: int | None = None,
         target: Target | None = None,
     ) -> None:
@@ -74,7 +77,13 @@ class HarnessModel(TemplateLM):
             raise UserError(
                 "the model hf_difflm needs a run, a checkpoint or a model; add pretrained=RUN to --model_args"
             )
-        self.target = target or load_target(pretrained, use_cpu=str(device or "").startswith("cpu"))
+        if dtype not in DTYPES:
+            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+        self.target = target or load_target(
+            pretrained,
+            use_cpu=str(device or "").startswith("cpu"),
+            dtype=dtype_of_weights({"dtype": dtype, "bf16": bf16}),
+        )
         self.tokenizer = self.target.tokenizer
         self.batch_size = int(batch_size or 32) if str(batch_size).isdecimal() else 32  # the harness also says "auto"
         self.seed = seed
@@ -121,7 +130,7 @@ class HarnessModel(TemplateLM):
         )
         return {
             "model_num_parameters": sum(parameter.numel() for parameter in self.target.model.parameters()),
-            "model_dtype": str(self.target.model.dtype),
+            "model_dtype": computed_in(self.target.model, self.bf16),
             "max_length": self.max_length,
             "draws_seed": self.seed,
             **denoiser,

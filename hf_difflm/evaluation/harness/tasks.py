@@ -16,6 +16,7 @@ from ...errors import UserError, did_you_mean, first_line
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import text_table
 from ...runs.reading.places import shown
+from ..precision import computed_in, dtype_of_weights
 from ..run_measurements import record_measurement, run_folder
 from ..targets import Target, load_target
 from .options import HarnessOptions
@@ -33,7 +34,7 @@ def evaluate_tasks(target: str, options: HarnessOptions, changes: Mapping[str, A
         target: see :func:`load_target`.
         options: which tasks, and how.
         changes: typed settings that differ from those of the run: ``per_device_eval_batch_size``, ``eval_seed``, ``bf16``,
-            ``block_size`` (tokens of context and answer), ``use_cpu``, ``revision``.
+            ``dtype``, ``block_size`` (tokens of context and answer), ``use_cpu``, ``revision``.
         as_json: the results as JSON alone on stdout instead of a table.
 
     Raises:
@@ -42,7 +43,12 @@ def evaluate_tasks(target: str, options: HarnessOptions, changes: Mapping[str, A
     """
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the results alone, and libraries write to it
         _require_harness()
-        loaded = load_target(target, use_cpu=changes.get("use_cpu", False), revision=changes.get("revision"))
+        loaded = load_target(
+            target,
+            use_cpu=changes.get("use_cpu", False),
+            revision=changes.get("revision"),
+            dtype=dtype_of_weights(changes),
+        )
         folder = _folder(target, options)  # before the work whose results go there
         results = run_tasks(loaded, options, changes)
     samples = results.pop("samples", None)
@@ -70,7 +76,7 @@ def run_tasks(loaded: Target, options: HarnessOptions, changes: Mapping[str, Any
         "seed": settings.get("eval_seed", 0),
         "max_length": changes.get("block_size"),
         "truncate_context": options.truncate_context,
-        "bf16": settings.get("bf16", False),
+        "bf16": changes.get("bf16", False),
     }
     model = HarnessModel(target=loaded, **arguments)
     tracker = EvaluationTracker()
@@ -88,6 +94,7 @@ def run_tasks(loaded: Target, options: HarnessOptions, changes: Mapping[str, Any
         evaluation_tracker=tracker,
         task_manager=manager,
     )
+    results["config"]["dtype"] = computed_in(loaded.model, arguments["bf16"])
     results["config"]["model"] = "hf_difflm"  # the name it is registered under
     results["tracker"] = tracker
     return results
@@ -208,5 +215,6 @@ def _print_table(results: Mapping[str, Any], loaded: Target) -> None:
             ["task", "metric", "value", "stderr", "documents"], rows, shutil.get_terminal_size((120, 24)).columns
         )
     )
+    print(f"computed in {results['config']['dtype']}")
     if loaded.is_denoiser:
         print("Likelihoods are bounds by Monte Carlo (nelbo), so the perplexity of a task is an upper bound.")

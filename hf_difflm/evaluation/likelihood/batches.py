@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...objectives import Batch
+from ...objectives.base import refuse_corrupted
 
 
 class EvaluationBatches:
@@ -58,6 +59,7 @@ class EvaluationBatches:
                 else [self.dataset[i % size] for i in index]
             )
             batch = self.collator(list(rows))
+            refuse_corrupted(batch)
             batch["index"] = torch.tensor([i % size for i in index])
             extra_B = torch.tensor([i >= size for i in index])
             batch["labels"] = batch["labels"].masked_fill(extra_B[:, None], -100)

@@ -15,6 +15,8 @@ import numpy as np
 
 _ROWS_AT_ONCE = 256
 _DIGITS = 16
+_CUT_CHARACTERS = 8
+"""Bytes by which a row that begins and ends within characters may come back longer or shorter."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,32 @@ def unit_contents(dataset: Any, collator: Callable[[list[Any]], Any], data_unit:
     )
 
 
+def lost_bytes(dataset: Any, collator: Callable[[list[Any]], Any], tokenizer: Any) -> str:
+    """Return why the ``num_bytes`` of rows cannot be those of the text that they score, as a sentence; else nothing.
+
+    Some rows are decoded: none of their scored tokens may be the unknown one, and the bytes must be as many. What is as
+    long as the text and another (lower case) is not seen: of that only :mod:`hf_difflm.data.round_trip`, which has the
+    text, can tell.
+    """
+    places = sorted({len(dataset) * place // _ROWS_AT_ONCE for place in range(_ROWS_AT_ONCE)})
+    told = given_back = away = unknown = 0
+    for row in _rows([dataset[place] for place in places], collator):
+        ids_T = row["input_ids"][row["labels"] != -100]
+        found = len(_decode(tokenizer, ids_T))
+        unknown += int((ids_T == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
+        told, given_back, away = (
+            told + int(row["num_bytes"]),
+            given_back + found,
+            away + abs(int(row["num_bytes"]) - found),
+        )
+    if not unknown and away <= _CUT_CHARACTERS * len(places):
+        return ""
+    return (
+        f"num_bytes says {told:,} bytes where the tokens of {len(places):,} rows give back {given_back:,} ({unknown:,} "
+        "tokens are unknown), so that they have no bits per byte; leave num_bytes out, or count the bytes of what is scored"
+    )
+
+
 def _rows(dataset: Any, collator: Callable[[list[Any]], Any]) -> Iterator[dict[str, np.ndarray]]:
     """Yield each row as the model reads it, without pads."""
     size = len(dataset)
@@ -92,7 +120,8 @@ def _rows(dataset: Any, collator: Callable[[list[Any]], Any]) -> Iterator[dict[s
         for row in range(len(places)):
             real_L = batch["attention_mask"][row] != 0 if "attention_mask" in batch else slice(None)
             names = [name for name in ("input_ids", "labels", "document_ids") if name in batch]
-            yield {name: batch[name][row][real_L] for name in names}
+            found = {name: batch[name][row][real_L] for name in names}
+            yield found | ({"num_bytes": batch["num_bytes"][row]} if "num_bytes" in batch else {})
 
 
 def _decode(tokenizer: Any, ids_T: np.ndarray) -> bytes:

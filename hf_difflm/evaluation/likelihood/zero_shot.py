@@ -132,6 +132,7 @@ class _ZeroShot(BlockMaker):
                 options.dataset, self.named["dataset"], options.dataset_config, split, options.text_column
             )
             return Corpus(options.dataset, datasets.DatasetDict({split: rows})), spec
+        self.tell_left_out(options.dataset, options.dataset_config)
         corpus = load_corpus(
             options.dataset, options.dataset_config, text_column=options.text_column, block_size=options.block_size
         )

@@ -59,14 +59,16 @@ class ReferenceModel:
 
 
 def load_reference(name: str, device: torch.device | str = "cpu") -> ReferenceModel:
-    """Load a causal LM and its tokenizer from a folder or the Hub.
+    """Load a causal LM and its tokenizer from a folder or the Hub; in float32, for its perplexity is told as exact.
 
     Raises:
         UserError: it cannot be loaded as a causal LM.
     """
     with _loading(name):
         place = _causal_place(name)
-        model: Any = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     return ReferenceModel(model.to(device).eval(), tokenizer, name)
 

@@ -30,6 +30,7 @@ AutoModel.register(BdhConfig, BdhModel, exist_ok=True)
 AutoModelForCausalLM.register(BdhConfig, BdhForCausalLM, exist_ok=True)
 # By name: on the Hub, the class of a configuration and the one registered here may be two imports of the same file.
 _OWN_BACKBONES: dict[str, Any] = {DiTConfig.model_type: DiTModel, BdhConfig.model_type: BdhModel}
+_TRAIN_WITH = "train with DiffusionTrainer of hf_difflm, which masks tokens and weighs their loss"
 
 
 @dataclass
@@ -110,6 +111,20 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_head = new_embeddings
 
+    def add_model_tags(self, tags: list[str] | str) -> None:
+        """Add tags, as those that Trainers put on what they train.
+
+        Raises:
+            ValueError: they are those of TRL, whose Trainers call the backbone and the weight of the head, never this model,
+                and score each next token: a network that reads both sides has it in its input.
+        """
+        if "trl" in ([tags] if isinstance(tags, str) else tags):
+            raise ValueError(
+                "TRL trains causal language models: on a masked diffusion model, which reads the next token that TRL scores, "
+                f"its loss falls and nothing is learned; {_TRAIN_WITH} (hf-difflm train --sft for conversations)"
+            )
+        super().add_model_tags(tags)
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -137,6 +152,10 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
 
         Returns:
             :class:`MaskedDiffusionOutput`.
+
+        Raises:
+            ValueError: without ``positions``: labels of another kind of model, none of them at a mask (and no weights), or
+                some at a token that is shown as another one.
         """
         if "position_ids" not in kwargs and (position_ids := self._position_ids(input_ids, attention_mask)) is not None:
             kwargs["position_ids"] = position_ids
@@ -159,10 +178,12 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             return MaskedDiffusionOutput(logits=logits, **extras)
 
         labels_M = labels.flatten()
-        if positions is None:
-            positions = torch.nonzero(labels_M != IGNORED).squeeze(-1)
-        labels_N = labels_M[positions]
-        masked_N = input_ids.flatten()[positions] == self.config.mask_token_id
+        places_N = torch.nonzero(labels_M != IGNORED).squeeze(-1) if positions is None else positions
+        labels_N, ids_N = labels_M[places_N], input_ids.flatten()[places_N]
+        masked_N = ids_N == self.config.mask_token_id
+        if positions is None and not torch.compiler.is_compiling():  # of a caller that made the device wait anyway
+            _refuse_other_labels(ids_N, labels_N, masked_N, loss_weights is not None, self.config.mask_token_id)
+        positions = places_N
         if loss_weights is None:
             weights_N = (1.0 / (labels_N != IGNORED).sum().clamp(min=1)).expand(len(labels_N))
         else:
@@ -211,6 +232,25 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         if self.lm_head.bias is not None:
             subs_V = subs_V + self.lm_head.bias
         return F.linear(hidden_ND, self.lm_head.weight, subs_V)
+
+
+def _refuse_other_labels(
+    ids_N: torch.Tensor, labels_N: torch.Tensor, masked_N: torch.Tensor, weighed: bool, mask_token_id: int
+) -> None:
+    """Raise ValueError for labels whose loss would be small for nothing: those of a causal LM, or of BERT's 80-10-10."""
+    if not len(labels_N):
+        return
+    masked, replaced = torch.stack([masked_N.sum(), (~masked_N & (ids_N != labels_N)).sum()]).tolist()
+    if not masked and not weighed:
+        raise ValueError(
+            f"none of {len(labels_N)} labelled tokens is masked (token {mask_token_id}) in input_ids, so that the model "
+            f"would copy them and learn nothing; {_TRAIN_WITH}, or mask what shall be predicted and label nothing else"
+        )
+    if replaced:
+        raise ValueError(
+            f"{replaced} of {len(labels_N)} labelled tokens are another token in input_ids, which a masked diffusion model "
+            f"copies, so that their loss would be 0; {_TRAIN_WITH}, or mask all that is labelled (mask_replace_prob=1.0)"
+        )
 
 
 def _from_the_position_before(hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

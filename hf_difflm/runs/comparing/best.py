@@ -96,7 +96,7 @@ def _caveats(metric: str, runs: Sequence[Run]) -> list[str]:
 
 def _best_value(run: Run, metric: str, sign: float) -> tuple[float, float | None, int | None] | None:
     if metric == "eval_nll":
-        best = run.best_evaluation
+        best = run.lowest_evaluation
         return None if best is None or best.nll is None else (best.nll, best.nll_stderr, best.iter)
     values = [
         (value, record.number(f"{metric}_stderr"), record.iter)

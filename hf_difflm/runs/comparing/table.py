@@ -69,6 +69,7 @@ class Comparison:
         unit: of what the runs are ranked by; empty where not all of them log a nll per token.
         lossy: a sentence for each run whose tokenizer does not give the evaluation text back.
         unsaid: names of runs whose logs hold settings, but tell neither objective nor data nor size.
+        chosen: a sentence for each run of which another metric than the nll has chosen the evaluation that is quoted.
     """
 
     rows: list[ComparisonRow]
@@ -80,6 +81,7 @@ class Comparison:
     unit: str = NATS
     lossy: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
+    chosen: list[str] = field(default_factory=list)
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -104,7 +106,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """Return what there is to say besides the numbers, one line each: the pair, the source, fairness."""
         notes = [] if self.paired is None else [str(self.paired)]
-        notes += self.lossy
+        notes += [*self.chosen, *self.lossy]
         if self.source_nll is not None:
             notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
         if len(self.rows) > 1:
@@ -194,6 +196,17 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
         unit=common_loss_unit(runs),
         unsaid=[name for run, name in named if run.config and tells_of_settings_alone(run)],
         lossy=[note for run, name in named if (note := lossy_note(run, name)) is not None],
+        chosen=[note for run, name in named if (note := _chosen_note(run, name)) is not None],
+    )
+
+
+def _chosen_note(run: Run, name: str) -> str | None:
+    best, lowest = run.best_evaluation, run.lowest_evaluation
+    if best is None or lowest is None or best.iter == lowest.iter:
+        return None
+    return (
+        f"Of {name} the evaluation of step {best.iter:,} is quoted, whose weights best/ holds: {run.best_metric} chose it; "
+        f"its lowest {'nll' if run.loss_unit else 'loss'} is {number(lowest.nll, 4)}, of step {lowest.iter:,}."
     )
 
 

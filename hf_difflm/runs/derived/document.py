@@ -108,13 +108,13 @@ def summarize(run: Run) -> dict[str, Any]:
         known_losses = _floats([e.train_loss for e in run.evaluations if e.train_loss is not None])
     milliseconds, timed_steps = _weighted(times, weights)
     mfu, mfu_steps = _weighted(run.column("mfu"), steps)
-    best, final = run.best_evaluation, run.final_evaluation
+    lowest, final = run.lowest_evaluation, run.final_evaluation
     return {
         "total_iterations": total or 0,
         "final_iter": final_iter,
         "final_train_loss": float(known_losses[-1]) if len(known_losses) else None,
-        "best_val_loss": best.nll if best else None,
-        "best_val_iter": best.iter if best else None,
+        "best_val_loss": lowest.nll if lowest else None,
+        "best_val_iter": lowest.iter if lowest else None,
         "final_val_loss": final.nll if final else None,
         "avg_time_ms": milliseconds / timed_steps if timed_steps else None,
         "avg_mfu": mfu / mfu_steps if mfu_steps else None,

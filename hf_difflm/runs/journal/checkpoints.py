@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 EMA_FILE = "ema.safetensors"
@@ -15,6 +17,11 @@ EMA_FILE = "ema.safetensors"
 FACTS_FILE = "resume.json"
 """What the run must have in common with one that goes on from here."""
 _ASIDE = ".old"
+
+
+def keeps_average(config: Mapping[str, Any]) -> bool:
+    """Whether a run with these settings evaluates an average of its weights: its own, or that of its optimiser."""
+    return config.get("ema_decay") is not None or str(config.get("optim")).startswith("schedule_free")
 
 
 def write_manifest(folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import UserError
 from .append_only import seems_abandoned
 from .atomic_files import JOURNAL_NAME
-from .quantities import loss_unit
+from .quantities import HIGHER, LOWER, evaluation_quantity, loss_unit
 from .schema import (
     RUNNING,
     STATUS_OF_EVENT,
@@ -35,6 +35,7 @@ KILLED = "killed"
 NOT_SAID = "not said"
 """What they are told where the log of another program does not say whether the training has ended."""
 
+_NLL = "eval_nll"
 _Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
 
@@ -184,10 +185,33 @@ class Run:
         return last.time if last is not None and self.status != RUNNING else None
 
     @property
-    def best_evaluation(self) -> EvaluationRecord | None:
+    def lowest_evaluation(self) -> EvaluationRecord | None:
         """The evaluation with the lowest nll, the earliest of equals."""
         known = [evaluation for evaluation in self.evaluations if evaluation.nll is not None]
         return min(known, key=lambda evaluation: evaluation.nll or 0.0, default=None)
+
+    @property
+    def best_metric(self) -> str:
+        """What chose ``best/``: ``metric_for_best_model`` as it was given; ``eval_nll`` where its direction is not known."""
+        name = str(self.config.get("metric_for_best_model") or "loss")
+        return _NLL if name.removeprefix("eval_") in ("loss", "nll") or self._sign_of(name) is None else name
+
+    @property
+    def best_evaluation(self) -> EvaluationRecord | None:
+        """The evaluation whose weights ``best/`` holds: with the lowest nll, or the best :attr:`best_metric`."""
+        sign, name = self._sign_of(self.best_metric), f"eval_{self.best_metric.removeprefix('eval_')}"
+        if self.best_metric == _NLL or sign is None:
+            return self.lowest_evaluation
+        known = [e for e in self.evaluations if e.nll is not None and e.number(name) is not None]
+        return min(known, key=lambda e: sign * (e.number(name) or 0.0), default=self.lowest_evaluation)
+
+    def _sign_of(self, metric: str) -> int | None:
+        """1 where less of a metric is better, -1 where more is; None where neither table nor settings say."""
+        known, greater = evaluation_quantity(metric), self.config.get("greater_is_better")
+        better = known.better if known is not None else None
+        if better is None and isinstance(greater, bool):
+            better = HIGHER if greater else LOWER
+        return {LOWER: 1, HIGHER: -1}.get(better or "")
 
     @property
     def final_evaluation(self) -> EvaluationRecord | None:

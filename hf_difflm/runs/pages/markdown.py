@@ -64,7 +64,10 @@ def _explanation(runs: Sequence[Run]) -> str:
     lines = [evaluation_note(common_loss_unit(runs))]
     if note := bound_note({run.bound for run in runs}):
         lines.append(note)
-    lines.append("Each line quotes the evaluation with the lowest value, whose step is the last column.")
+    lines.append(
+        "Each line quotes the evaluation whose weights are in best/, with the lowest value where no other metric chose it; "
+        "its step is the last column."
+    )
     return "\n".join(lines)
 
 

@@ -82,7 +82,8 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
     parts += [f"<p>{text(note)}</p>" for note in comparison.lossy]
     if comparison.source_nll is not None:
         parts.append(f"<p>The source itself has {number(comparison.source_nll, 4)} nats/token on these blocks.</p>")
-    notes = f"{evaluation_note(comparison.unit)} Each line quotes the evaluation with the lowest value."
+    notes = f"{evaluation_note(comparison.unit)} Each line quotes the evaluation whose weights are in best/, with the lowest "
+    notes += "value where no other metric chose it."
     notes += f" {bound_note({run.bound for run in runs})}"
     return section("summary", "Summary", *parts, f'<p class="soft">{notes.rstrip()}</p>')
 

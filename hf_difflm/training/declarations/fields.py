@@ -30,6 +30,7 @@ REFUSED = {
     "do_predict": "has no use here: run `hf-difflm generate`",
     "resume_from_checkpoint": "has no use here: run `hf-difflm train --resume` with the run's --output-dir",
     "load_best_model_at_end": "has no use here: the weights of the lowest eval_nll are always kept in best/",
+    "ignore_data_skip": "would train on the first blocks of an epoch again after a resume: remove it",
     "label_smoothing_factor": "would make the loss no likelihood bound: remove it",
     "auto_find_batch_size": (
         "would change the optimiser batch: set global_batch_size and lower per_device_train_batch_size instead"

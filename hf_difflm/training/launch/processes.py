@@ -80,21 +80,30 @@ def check_launch(*, use_cpu: bool, bf16: bool, fp16: bool, fsdp: Any = None, dee
     _check_precision(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), bf16=bf16, fp16=fp16)
 
 
-def check_sharding(engine: str, *, ema: bool, state_dict_type: str | None = None) -> None:
+def check_sharding(
+    engine: str, *, ema: bool, load_best_model_at_end: bool = False, state_dict_type: str | None = None
+) -> None:
     """Refuse what an engine that shards the weights cannot do.
 
     Args:
         engine: as ``callbacks.measuring.engines.engine_of`` names it.
         ema: whether a moving average of the weights is asked for.
+        load_best_model_at_end: whether the model shall have the weights of ``best/`` after training.
         state_dict_type: of FSDP's plugin.
 
     Raises:
-        UserError: a moving average under ZeRO-3; checkpoints of shards under FSDP2.
+        UserError: a moving average under ZeRO-3; the best weights in a model that is sharded; checkpoints of shards under
+            FSDP2.
     """
     if ema and engine == "zero3":
         raise UserError(
             "ema_decay does not work under ZeRO-3, whose weights are in nobody's hands; leave it out, or launch with "
             "accelerate_configs/fsdp2.yaml"
+        )
+    if load_best_model_at_end and engine not in ("single", "ddp"):
+        raise UserError(
+            f"load_best_model_at_end does not work under {engine}, whose model has its weights in shards; leave it out, and "
+            "load best/ by from_pretrained"
         )
     if engine == "fsdp2" and state_dict_type is not None and "FULL" not in state_dict_type:
         raise UserError(

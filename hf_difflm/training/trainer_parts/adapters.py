@@ -55,3 +55,6 @@ class AdapterPart(TrainerPart):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         load_adapter(self._plain_model(), Path(resume_from_checkpoint), resume_from_checkpoint)
+
+    def _load_best_weights(self, best: Path) -> None:
+        super()._load_best_weights(best / MERGED_ADAPTER if self._has_adapters() and self.args.lora_merge else best)

@@ -18,6 +18,7 @@ from ..arguments import DiffusionTrainingArguments
 from ..data_order import EpochSampler
 from ..ema import ExponentialMovingAverage
 from ..launch.shards import reshard, weights_are_finite
+from ..schedule_free import ScheduleFreeAverage
 from .flow import TrainingDiverged
 from .window import MetricsWindow
 
@@ -32,10 +33,14 @@ class TrainerPart(Trainer):
     processing_class: Any
     training_objective: Objective
     ema: ExponentialMovingAverage | None
+    _average: ExponentialMovingAverage | ScheduleFreeAverage | None
+    """What is evaluated in place of the weights that are trained; None where those are."""
     last_evaluation: LikelihoodResult | None
     _last_evaluated: tuple[Any, Any] | None
     """The evaluation set as it was given, and what of it was scored."""
     _contents: tuple[Any, UnitContents] | None
+    _lost: tuple[Any, str] | None
+    """The evaluation set as it was given, and why it has no bits per byte."""
     _window: MetricsWindow
     _clock_started: bool
     _train_order: EpochSampler | None
@@ -63,6 +68,9 @@ class TrainerPart(Trainer):
     @contextmanager
     def evaluated_weights(self) -> Iterator[None]:
         """Inside the block the model has the weights that evaluation and ``best/`` use: the average, if there is one."""
-        with nullcontext() if self.ema is None else self.ema.swapped_in():
+        with nullcontext() if self._average is None else self._average.swapped_in():
             yield
         reshard(self.model)
+
+    def _load_best_weights(self, best: Path) -> None:
+        self._load_from_checkpoint(str(best))

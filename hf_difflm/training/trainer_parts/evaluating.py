@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from accelerate.utils import gather_object
 
 from ...errors import UserError
 from ...evaluation.likelihood.batches import EvaluationBatches, data_unit, spread
+from ...evaluation.likelihood.contents import lost_bytes
 from ...evaluation.likelihood.draws import Draws
 from ...evaluation.likelihood.evaluate import LikelihoodResult, evaluate_likelihood
-from ...objectives import Objective
+from ...objectives import Batch, Objective
 from .base import TrainerPart
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluatingPart(TrainerPart):
@@ -45,10 +50,11 @@ class EvaluatingPart(TrainerPart):
         start = time.perf_counter()
         fewest = Draws(self.args.eval_replicates, self.args.target_stderr, self.args.max_eval_replicates).fewest
         reported = self.training_objective.for_evaluation(self.args.eval_pairs, fewest)
-        self.last_evaluation = result = self._likelihood(dataset, reported)
+        collator = self._collator_of(whole)
+        self.last_evaluation = result = self._likelihood(dataset, reported, collator)
         self._last_evaluated = (whole, dataset)
         native = self.training_objective.native(self.state.global_step)
-        other = None if native is None else self._likelihood(dataset, native)
+        other = None if native is None else self._likelihood(dataset, native, collator)
         seconds = time.perf_counter() - start
         metrics = result.metrics(metric_key_prefix)
         if other is not None:
@@ -67,9 +73,21 @@ class EvaluatingPart(TrainerPart):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _likelihood(self, dataset: Any, objective: Objective) -> LikelihoodResult:
+    def _collator_of(self, dataset: Any) -> Callable[[list[Any]], Batch]:
+        """The collator, without ``num_bytes`` where the rows of a user's own have other bytes than their tokens."""
+        if self.processing_class is None or "num_bytes" not in dataset[0]:
+            return self.data_collator
+        if self._lost is None or self._lost[0] is not dataset:
+            self._lost = (dataset, lost_bytes(dataset, self.data_collator, self.processing_class))
+            if self._lost[1] and self.is_world_process_zero():
+                logger.warning("%s", self._lost[1])
+        return _without_bytes(self.data_collator) if self._lost[1] else self.data_collator
+
+    def _likelihood(
+        self, dataset: Any, objective: Objective, collator: Callable[[list[Any]], Batch]
+    ) -> LikelihoodResult:
         args, rank, ranks = self.args, self.accelerator.process_index, self.accelerator.num_processes
-        batches = EvaluationBatches(dataset, self.data_collator, args.eval_batch_size, rank, ranks)
+        batches = EvaluationBatches(dataset, collator, args.eval_batch_size, rank, ranks)
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
         with self.evaluated_weights(), self.accelerator.autocast():
             return evaluate_likelihood(
@@ -94,3 +112,7 @@ class EvaluatingPart(TrainerPart):
         from tqdm.auto import tqdm
 
         return tqdm(batches, desc=words, leave=False, dynamic_ncols=True)
+
+
+def _without_bytes(collator: Callable[[list[Any]], Batch]) -> Callable[[list[Any]], Batch]:
+    return lambda rows: {name: values for name, values in collator(rows).items() if name != "num_bytes"}

@@ -17,6 +17,8 @@ from .base import TrainerPart
 from .resume_facts import ResumeFacts, check_resumable, settings_of
 
 logger = logging.getLogger(__name__)
+_OPTIMIZER_FILES = ("optimizer*", "global_step*")
+"""Of the Trainer (optimizer.pt), of FSDP2 (optimizer.bin), of DeepSpeed (a folder)."""
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -55,6 +57,11 @@ class ResumingPart(TrainerPart):
             if (reason := _of_main(why)) is not None:
                 others = "; resume_from_checkpoint=True takes the newest good one" if checkpoints(self._folder) else ""
                 raise UserError(f"cannot resume from {checkpoint}: {reason}{others}")
+        if not any(any(checkpoint.glob(name)) for name in _OPTIMIZER_FILES):
+            raise UserError(
+                f"{checkpoint} holds no state of the optimiser (save_only_model), so that a resume would begin with a new "
+                "one; start another run from its weights (init_from)"
+            )
         rows = self._train_batch_size * self.accelerator.num_processes
         for line in as_lines(check_resumable(checkpoint, self._facts(), rows)):
             if self.is_world_process_zero():

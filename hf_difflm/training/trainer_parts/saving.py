@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...evaluation.likelihood.contents import unit_contents
 from ...evaluation.likelihood.evaluate import LikelihoodResult
 from ...runs.comparing.units import write_best_evaluation
 from ...runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
+from ..schedule_free import ScheduleFreeAverage
 from .pushing import PushingPart
 from .resuming import ResumingPart
 from .step_log import StepLogPart
@@ -31,9 +32,10 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
     """Saves the checkpoints and the best weights of :class:`DiffusionTrainer`."""
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Lowest ``eval_nll``: keep the weights that were evaluated in ``best/``."""
+        """The best yet of ``metric_for_best_model``: keep the weights that were evaluated in ``best/``."""
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best:
+            self.state.best_global_step = self.state.global_step  # with save_strategy no, too
             start = time.perf_counter()
             self._check_weights()
             target = Path(self._get_output_dir(trial)) / "best"
@@ -58,6 +60,33 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
                         )
             reports_of(self.state).leave_out("saving", time.perf_counter() - start)
         return is_best
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save what is evaluated, as ``best/`` does: the average of the weights, if there is one."""
+        with nullcontext() if _internal_call else self.evaluated_weights():
+            super().save_model(output_dir, _internal_call)
+
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.args.load_best_model_at_end and self.state.best_global_step is not None:
+            self._take_best(Path(self._get_output_dir(trial)) / "best")
+        return super()._finalize_training(trial, *args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        """Nothing: ``best/`` is loaded by now; a checkpoint has the weights that were trained, and not each best step one."""
+
+    def _take_best(self, best: Path) -> None:
+        """Give the model what ``best/`` holds, which from here on is what it is: nothing is averaged any more."""
+        if isinstance(self._average, ScheduleFreeAverage):
+            self._average.stop()
+        self.ema = self._average = None
+        self._load_best_weights(best)
+        self.training_objective.load(best)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler:  # eval_on_start: the weights that training begins with may stay the best
+            self._determine_best_metric(metrics, trial)
+        return metrics
 
     def _contents_of(self, evaluation: LikelihoodResult) -> dict[str, list[Any]] | None:
         """What the units of the last evaluation are, in their order; an evaluation set is read for it once."""
@@ -84,8 +113,8 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
                     set_aside(folder)
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
-                if self.ema is not None:
-                    self.ema.save(folder, write=self.args.should_save)
+                if self._average is not None:
+                    self._average.save(folder, write=self.args.should_save)
                 if self.args.should_save:
                     facts.write(folder)
                 self.accelerator.wait_for_everyone()  # the manifest vouches for the files of all processes

@@ -12,6 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ...callbacks.reports import reports_of
 from ...flops.network import mfu
 from ...runs.journal.schema import EventRecord
+from ..schedule_free import SCHEDULE_FREE, learning_rate_of, set_warmup
 from .base import TrainerPart
 
 
@@ -40,6 +41,15 @@ class StepLogPart(TrainerPart):
         )
         if busy:
             self._window.restart_clock()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.args.optim.startswith(SCHEDULE_FREE):
+            set_warmup(optimizer or self.optimizer, self.args.get_warmup_steps(num_training_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_learning_rate(self) -> float:
+        own = learning_rate_of(self.optimizer)
+        return super()._get_learning_rate() if own is None else own
 
     def _log_window(self, tr_loss: torch.Tensor) -> None:
         """Fetch the steps since the last logging step and report them; the one place where training waits."""

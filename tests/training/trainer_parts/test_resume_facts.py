@@ -86,6 +86,28 @@ def test_a_checkpoint_without_the_moving_average_is_refused_with_a_sentence(make
     assert without.state.global_step == 6
 
 
+@pytest.mark.borders
+def test_a_checkpoint_without_the_optimiser_is_refused(make_diffusion_trainer, tmp_path):
+    make_diffusion_trainer(**SAVING, save_only_model=True).train()
+    for given in (True, str(tmp_path / "run/checkpoint-3")):
+        with pytest.raises(UserError, match=r"checkpoint-\d holds no state of the optimiser \(save_only_model\)"):
+            make_diffusion_trainer(**SAVING).train(resume_from_checkpoint=given)
+
+
+@pytest.mark.borders
+def test_a_best_of_two_metrics_is_refused(make_diffusion_trainer, train_rows, stopped):
+    other = {**SAVING, "ema_decay": 0.9, "evaluation": train_rows(8), "metric_for_best_model": "eval_accuracy"}
+    sentence = "with metric_for_best_model = 'eval_accuracy', since it was started with 'eval_nll'"
+    with pytest.raises(UserError, match=sentence):
+        make_diffusion_trainer(**other).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.borders
+def test_blocks_that_would_be_trained_twice_are_refused(make_diffusion_trainer):
+    with pytest.raises(UserError, match="ignore_data_skip would train on the first blocks of an epoch again"):
+        make_diffusion_trainer(**SAVING, ignore_data_skip=True)
+
+
 def test_a_run_that_has_done_its_last_step_takes_no_further_one(make_diffusion_trainer, tmp_path):
     settings = {**SAVING, "max_steps": 9}  # within the second epoch
     whole = make_diffusion_trainer(**settings)

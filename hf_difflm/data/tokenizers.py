@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 BYTES = "bytes"
 
 
-def load_tokenizer(name: str, mask_token: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, mask_token: str | None = None, *, needs_mask: bool = True) -> PreTrainedTokenizerBase:
     """Return ``bytes`` (built in) or the Hugging Face tokenizer of that name, folder or tokenizer.json file.
 
     Mask, BOS, EOS and pad are all set afterwards; what had to be added is logged as a warning. BOS falls back to a
@@ -25,6 +25,7 @@ def load_tokenizer(name: str, mask_token: str | None = None) -> PreTrainedTokeni
     Args:
         name: ``bytes``, or what :class:`AutoTokenizer` takes.
         mask_token: the mask token, new or one of the special tokens there are; default: its own, else a new [MASK].
+        needs_mask: off: where there is no mask token, none is added.
 
     Raises:
         UserError: it cannot be found, or has no fast form (tokenizer.json), without which the bytes behind a token
@@ -36,7 +37,7 @@ def load_tokenizer(name: str, mask_token: str | None = None) -> PreTrainedTokeni
     if mask_token is not None:
         _refuse_ordinary(tokenizer, mask_token, name)
         tokenizer.add_special_tokens({"mask_token": mask_token})
-    if added := _complete_special_tokens(tokenizer):
+    if added := _complete_special_tokens(tokenizer, needs_mask):
         logger.warning("tokenizer %r: set %s", name, ", ".join(added))
     return tokenizer
 
@@ -103,7 +104,7 @@ def _refuse_ordinary(tokenizer: PreTrainedTokenizerFast, token: str, name: str) 
             raise UserError(f"{token!r} is the {role} of tokenizer {name!r} already, so it is no mask; {hint}")
 
 
-def _complete_special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+def _complete_special_tokens(tokenizer: PreTrainedTokenizerFast, needs_mask: bool) -> list[str]:
     """Set the special tokens that are missing and return one phrase for each."""
     fallbacks = {
         "bos_token": ["cls_token", "eos_token"],
@@ -114,6 +115,8 @@ def _complete_special_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     # A tokenizer with neither end gets two tokens of its own, not one for both.
     if all(getattr(tokenizer, role) is None for role in ("bos_token", "eos_token", "cls_token", "sep_token")):
         fallbacks |= {"bos_token": [], "eos_token": []}
+    if not needs_mask:
+        del fallbacks["mask_token"]
     added = []
     for role, others in fallbacks.items():
         if getattr(tokenizer, role) is None:

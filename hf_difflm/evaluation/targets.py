@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 
 from ..data import DataOptions
 from ..errors import UserError, first_line
-from ..models.adapters import is_model_folder
+from ..models.adapters.folders import is_model_folder
 from ..models.hub_source import hub_folder
-from ..models.loading import is_denoiser, load_model
+from ..models.loading import is_denoiser, load_model, tokenizer_folder
 from ..runs import load_run
 from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.checkpoints import EMA_FILE, MANIFEST, checkpoints, damage, newest_good
@@ -187,7 +187,7 @@ def _load(found: Weights, dtype: str | None) -> tuple[Any, Any]:
     model = load_model(found.folder, found.name, **({} if dtype is None else {"dtype": getattr(torch, dtype)}))
     what = f"{found.name} cannot be loaded as a masked diffusion model or a causal LM"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(found.folder, found.name), trust_remote_code=False)
     except Exception as error:  # files, formats and the parsers of each raise their own
         raise UserError(f"{what}: {first_line(error)}; give a model with its tokenizer") from error
     for role in ("bos_token", "pad_token"):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data import load_tokenizer
 from ..errors import UserError
 from ..evaluation.targets import find_weights, load_average
-from ..models.loading import is_denoiser, load_config, load_model
+from ..models.loading import is_denoiser, load_config, load_model, tokenizer_folder
 from ..models.untrusted import CONVERT_FIRST
 from ..runs import load_run
 from ..runs.journal.checkpoints import newest_good
@@ -76,11 +76,15 @@ def begin_from(settings: Settings, resumed: Path | None = None) -> Settings:
 def open_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     """The tokenizer of a run: that of the weights it begins with, unless another is given.
 
+    That of a causal LM gets no mask token where it has none: nothing hides a token from it, and its vocabulary stays.
+
     Raises:
         UserError: it cannot be loaded.
     """
     name, start = settings.data.tokenizer, settings.start
-    return load_tokenizer(str(start.folder) if start is not None and name == settings.model.init_from else name)
+    if start is not None and name == settings.model.init_from:
+        name = str(tokenizer_folder(start.folder, start.name))
+    return load_tokenizer(name, needs_mask=start is None or settings.training["objective"] != "ar")
 
 
 def load_start(settings: Settings, start: StartingPoint, tokenizer: PreTrainedTokenizerBase) -> Any:

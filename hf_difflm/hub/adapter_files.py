@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AVERAGES, MERGED_ADAPTER, is_adapter_folder
+from ..models.adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AVERAGES, MERGED_ADAPTER, is_adapter_folder
 from ..runs.journal.tables import fenced
 from .repo_names import on_the_hub
 from .source import PushSource
@@ -66,7 +66,7 @@ def adapter_use(adapter: PushedAdapter, repo_id: str, revision: str | None, is_d
         needs_code: whether it is loaded with ``trust_remote_code=True``.
     """
     said = (
-        "The weights are those of another network with a LoRA adapter merged in; `adapter/` is that adapter alone, as PEFT "
+        "The weights are those of another network with an adapter merged in; `adapter/` is that adapter alone, as PEFT "
         "writes it."
     )
     if adapter.base is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..models.adapters import is_adapter_folder
+from ..models.adapters.folders import is_adapter_folder
 from ..runs.journal.checkpoints import EMA_FILE
 from .adapter_files import copy_adapter
 from .card.metadata import check_license

@@ -42,9 +42,10 @@ def write_merged(source: Path, target: Path) -> None:
     Raises:
         UserError: PEFT is not installed, the network is not there, or the adapter does not fit it.
     """
-    from ..models.loading import load_model
+    from ..models.loading import load_model, tokenizer_folder
 
     load_model(source, str(source)).save_pretrained(target)
+    _copy_beside(tokenizer_folder(source, str(source)), target)
     _copy_beside(source, target)
 
 

@@ -10,11 +10,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from ..errors import UserError, first_line
 from . import MaskedDiffusionForMaskedLM
-from .adapters import AVERAGES, base_of, is_adapter_folder, load_merged
+from .adapters.files import load_merged
+from .adapters.folders import AVERAGES, base_of, is_adapter_folder
+from .file_names import TOKENIZER_CONFIG
 from .hub_source import hub_folder
 from .untrusted import refuse_unsafe
 
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+_TOKENIZER = (TOKENIZER_CONFIG, "tokenizer.json")
+_BROKEN = (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
 def is_denoiser(config: PreTrainedConfig) -> bool:
@@ -33,7 +36,7 @@ def load_config(folder: Path, name: str) -> PreTrainedConfig:
         UserError: it cannot be read, or the model cannot be trusted (:func:`refuse_unsafe`).
     """
     if is_adapter_folder(folder):
-        return load_config(*_network_of(folder, name))
+        return load_config(*network_of(folder, name))
     refuse_unsafe(folder, name)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -57,7 +60,7 @@ def load_model(folder: Path, name: str, config: PreTrainedConfig | None = None, 
             (:func:`refuse_unsafe`).
     """
     if is_adapter_folder(folder):
-        network = load_model(*_network_of(folder, name), config, **options)
+        network = load_model(*network_of(folder, name), config, **options)
         return load_merged(network, folder, name, folder / AVERAGES)
     config = config or load_config(folder, name)
     kind: Any = MaskedDiffusionForMaskedLM if is_denoiser(config) else AutoModelForCausalLM
@@ -80,8 +83,23 @@ def load_model(folder: Path, name: str, config: PreTrainedConfig | None = None, 
     return model
 
 
-def _network_of(folder: Path, name: str) -> tuple[Path, str]:
-    """The model folder that an adapter belongs to, and what to call it."""
+def tokenizer_folder(folder: Path, name: str) -> Path:
+    """Where the tokenizer of a model folder is: of an adapter without one, which PEFT writes, beside its network.
+
+    Raises:
+        UserError: it is an adapter whose network is not there.
+    """
+    if is_adapter_folder(folder) and not any((folder / file).exists() for file in _TOKENIZER):
+        return tokenizer_folder(*network_of(folder, name))
+    return folder
+
+
+def network_of(folder: Path, name: str) -> tuple[Path, str]:
+    """The model folder that an adapter belongs to, and what to call it.
+
+    Raises:
+        UserError: it is not there, or the adapter does not say which it is.
+    """
     base, revision = base_of(folder, name)
     if Path(base).is_dir() and Path(base).resolve() != folder.resolve():
         return Path(base), base

@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING
 
 from ..errors import UserError
 from . import MaskedDiffusionConfig, register_auto_classes
+from .adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter_folder
 from .file_names import CONFIG, INDEX, PICKLES, TOKENIZER_CONFIG, WEIGHTS
 
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
@@ -45,14 +46,25 @@ def refuse_unsafe(folder: Path, name: str, listed: Iterable[str] | None = None) 
     """Check a model folder before anything in it is loaded.
 
     Args:
-        folder: with ``config.json``.
+        folder: with ``config.json``; or of an adapter, whose network is another.
         name: what the user knows it as, for the sentence.
         listed: names of all files there are, where the folder has only some of them; default: those in the folder.
 
     Raises:
-        UserError: its weights are pickles or missing; it needs code of its own, or an attention kernel from the Hub; a file
-            in it names another outside it; it was written by a later version; it is no JSON.
+        UserError: it holds an adapter beside a network; its weights are pickles or missing; it needs code of its own, or an
+            attention kernel from the Hub; a file in it names another outside it; it was written by a later version; it is no
+            JSON.
     """
+    if is_adapter_folder(folder):
+        if not (folder / ADAPTER_WEIGHTS).exists():
+            raise UserError(f"{name} holds no {ADAPTER_WEIGHTS}; give an adapter whose weights are safetensors")
+        _refuse_tokenizer(folder, name)
+        return
+    if (folder / ADAPTER_CONFIG).exists():
+        raise UserError(
+            f"{name} holds a network and an adapter ({ADAPTER_CONFIG}), of which transformers would load a part; move one of "
+            "them to a folder of its own"
+        )
     register_auto_classes()  # our own model types are known, too
     config = _json(folder / CONFIG, name)
     _refuse_code(config, name)
@@ -61,6 +73,10 @@ def refuse_unsafe(folder: Path, name: str, listed: Iterable[str] | None = None) 
     present = [path.name for path in folder.iterdir()] if listed is None else list(listed)
     _refuse_pickles(folder, name, present)
     _check_shards(folder, name, config)
+    _refuse_tokenizer(folder, name)
+
+
+def _refuse_tokenizer(folder: Path, name: str) -> None:
     if (folder / TOKENIZER_CONFIG).exists():
         _check_tokenizer(_json(folder / TOKENIZER_CONFIG, name), name)
 

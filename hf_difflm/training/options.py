@@ -160,8 +160,8 @@ class DiffusionOptions:
     lora_target_modules: list[str] | None = field(
         default=None,
         metadata={
-            "help": "LoRA: names of the dense layers that get an adapter, several with commas between; default: all but the "
-            "LM head"
+            "help": "LoRA: names of the layers that get an adapter, several with commas between, lm_head and the embedding "
+            "among them; default: all-linear, all dense ones but the LM head"
         },
     )
     lora_merge: bool = field(

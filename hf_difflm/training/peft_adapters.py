@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import UserError, did_you_mean
-from ..models.adapters import inject, require_peft
+from ..models.adapters.files import inject
+from ..models.adapters.folders import base_name
+from ..models.adapters.kinds import require_peft
+from ..models.adapters.merging import has_adapters
 
 ALL_LINEAR = "all-linear"
 _ENGINES = ("single", "ddp")
-# The place of a downloaded model in the cache of huggingface_hub.
-_SNAPSHOT = re.compile(r".*models--([^/]+)--([^/]+)/snapshots/([0-9a-f]+)/?")
 
 
 def with_adapters(model: Any, args: Any) -> Any:
@@ -28,9 +27,9 @@ def with_adapters(model: Any, args: Any) -> Any:
         args: :class:`DiffusionTrainingArguments`; nothing is done where ``lora_r`` is None.
 
     Raises:
-        UserError: PEFT is not installed, there is no such module, or it is one whose weight is read without its module.
+        UserError: PEFT is not installed, or there is no such module.
     """
-    if args.lora_r is None or getattr(model, "_hf_peft_config_loaded", False):
+    if args.lora_r is None or has_adapters(model):
         return model
     require_peft(f"lora_r {args.lora_r}")
     from peft import LoraConfig
@@ -42,7 +41,7 @@ def with_adapters(model: Any, args: Any) -> Any:
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        target_modules=ALL_LINEAR if args.lora_target_modules is None else _checked(model, args.lora_target_modules),
+        target_modules=_checked(model, args.lora_target_modules or [ALL_LINEAR]),
         base_model_name_or_path=base,
         revision=revision,
     )
@@ -61,43 +60,26 @@ def check_engine(engine: str) -> None:
         )
 
 
-def merging_parameters(model: nn.Module) -> int:
-    """How many weights there are twice, and for a moment thrice, while the adapters in ``model`` are merged."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    sizes = [layer.get_base_layer().weight.numel() for layer in layers]
-    return sum(sizes) + max(sizes, default=0)
-
-
-def base_name(path: str) -> tuple[str | None, str | None]:
-    """What an adapter says of its network: OWNER/NAME and commit where that came from the Hub, else an absolute path."""
-    if found := _SNAPSHOT.fullmatch(path):
-        return f"{found[1]}/{found[2]}", found[3]
-    if path and Path(path).is_dir():
-        return str(Path(path).resolve()), None
-    return path or None, None
-
-
-def _checked(model: Any, targets: list[str]) -> list[str]:
-    """Names of modules, each of which some dense layer's name ends in.
+def _checked(model: Any, targets: list[str]) -> list[str] | str:
+    """Names of modules, each of which some dense layer's, the embedding's or the LM head's name ends in; or all dense layers.
 
     Raises:
-        UserError: one is no dense layer, or has a weight that the network reads itself (head, embedding).
+        UserError: one is none of them, or all dense layers stand among others.
     """
+    if targets == [ALL_LINEAR]:
+        return ALL_LINEAR
+    if ALL_LINEAR in targets:
+        raise UserError(
+            f"lora_target_modules {','.join(targets)} names all dense layers and others, but {ALL_LINEAR} stands alone; name "
+            "the layers, or leave the others out"
+        )
     outer = {id(module) for module in (model.get_output_embeddings(), model.get_input_embeddings())}
-    dense = {name: module for name, module in model.named_modules() if _is_dense(module) or id(module) in outer}
+    names = [name for name, module in model.named_modules() if _is_dense(module) or id(module) in outer]
     for target in targets:
-        hit = [module for name, module in dense.items() if name == target or name.endswith(f".{target}")]
-        known = sorted({name.rpartition(".")[2] for name, module in dense.items() if id(module) not in outer})
-        if any(id(module) in outer for module in hit):
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = sorted({name.rpartition(".")[2] for name in names})
             raise UserError(
-                f"lora_target_modules {target} is the embedding or the LM head, whose weight is read directly; choose among "
-                f"{', '.join(known)}"
-            )
-        if not hit:
-            raise UserError(
-                f"lora_target_modules {target!r} is no dense layer of this {type(model).__name__}, those are "
+                f"lora_target_modules {target!r} is no dense layer of this {type(model).__name__}, those are {ALL_LINEAR} or "
                 f"{', '.join(known)}{did_you_mean(target, known)}"
             )
     return targets

@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from hf_difflm.data.tokenizers import byte_characters
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.targets import load_target
 from hf_difflm.experiments.building import build_model
@@ -20,6 +29,7 @@ from hf_difflm.experiments.starting_point import begin_from, open_tokenizer
 from hf_difflm.runs import load_run
 from hf_difflm.runs.journal.checkpoints import write_manifest
 
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 DATA = {"dataset": "markov", "block_size": 33, "max_eval_blocks": 4, "use_cpu": True, "viz_interval": 0}
 STEPS = {"max_steps": 2, "eval_steps": 1, "save_steps": 1, "logging_steps": 1, "eval_replicates": 1, "eval_iters": 1}
 
@@ -115,6 +125,47 @@ def test_a_stock_causal_lm_gets_rows_for_the_tokens_it_lacks_and_drops_nothing_o
     assert torch.equal(rows[:258], stock.get_input_embeddings().weight.float())
     ids = torch.arange(8)[None]
     assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Path:
+    """A causal LM of bytes with a tokenizer that knows of no mask."""
+    torch.manual_seed(0)
+    vocabulary = {character: byte for byte, character in enumerate(byte_characters())}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.add_special_tokens(["<|end|>"])
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|end|>", eos_token="<|end|>")
+    config = LlamaConfig(
+        vocab_size=257, bos_token_id=256, eos_token_id=256, max_position_embeddings=64, initializer_range=0.2, **TINY
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "stock")
+    words.save_pretrained(tmp_path / "stock")
+    return tmp_path / "stock"
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("options", [{}, {"lora_r": 2}, {"lora_r": 2, "lora_merge": False}], ids=str)
+def test_a_stock_causal_lm_keeps_its_vocabulary_and_its_adapters_are_small(stock, tmp_path, options):
+    pytest.importorskip("peft")
+    flags = {**DATA, **STEPS, "init_from": str(stock), "objective": "ar", "learning_rate": 0.05, **options}
+    train_run(load_settings(None, flags), tmp_path / "run")
+    ids = torch.tensor([[256, 97, 98, 99]])
+    with torch.no_grad():
+        before = AutoModelForCausalLM.from_pretrained(stock).eval()(ids).logits
+        logits = []
+        for place in ("run/checkpoint-2", "run/best", "run"):
+            target = load_target(str(tmp_path / place), use_cpu=True)
+            assert (target.tokenizer.mask_token, len(target.tokenizer), target.model.config.vocab_size) == (
+                None,
+                257,
+                257,
+            )
+            logits.append(target.model(ids).logits)
+    assert not torch.allclose(before, logits[0], atol=1e-3)
+    torch.testing.assert_close(logits[0], logits[2], rtol=1e-4, atol=1e-4)
+    for file in tmp_path.glob("run/**/adapter_model.safetensors"):
+        assert not any(257 in tensor.shape for tensor in load_file(file).values())
 
 
 def test_a_run_begins_with_another_and_resumes_without_it(source, tmp_path):

@@ -112,6 +112,24 @@ def test_the_cache_answers_offline_and_where_the_hub_fails(loopback_hub, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.borders
+def test_an_adapter_on_the_hub_is_loaded_with_its_network(loopback_hub, tmp_path, tiny_denoiser, tokenizer):
+    peft = pytest.importorskip("peft")
+    tiny_denoiser(seed=1).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    loopback_hub.put_folder("o/base", tmp_path / "base")
+    model = tiny_denoiser(seed=1)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, base_model_name_or_path="o/base")
+    adapted = peft.get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = "o/base"
+    adapted.save_pretrained(tmp_path / "adapter")
+    loopback_hub.put_folder("o/adapter", tmp_path / "adapter")
+    (said,) = load(loopback_hub, tmp_path, ("o/adapter", None))
+    assert said[1] == pytest.approx(total(adapted.merge_and_unload()), rel=1e-6)
+    assert said[1] != pytest.approx(total(tiny_denoiser(seed=1)), rel=1e-6)
+
+
+@pytest.mark.slow
 def test_the_command_ends_with_2_and_one_line(loopback_hub, tmp_path):
     done = client(loopback_hub, "from hf_difflm.commands import app; app(['generate', 'o/none'])", home=tmp_path)
     assert done.returncode == 2
@@ -143,7 +161,7 @@ def test_malicious_repositories_are_refused_and_nothing_of_theirs_runs(loopback_
         "torn": (files | {"model.safetensors": weights[:200]}, "cannot be loaded"),
         "adapter": (
             {"adapter_config.json": b'{"base_model_name_or_path": "o/pickle"}', "adapter_model.bin": bomb},
-            "holds no config.json",
+            "holds no adapter_model.safetensors",
         ),
         # Ours, with code beside it that its configuration names: loaded, by the code that is installed.
         "ours": (changed(files, "config.json", auto_map=foreign) | code | {"pytorch_model.bin": bomb}, None),

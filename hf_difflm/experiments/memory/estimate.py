@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...evaluation.likelihood.draws import Draws
+from ...models.adapters.merging import merging_parameters
 from ...models.build import build_causal_lm, build_denoiser
 from ...models.masked_diffusion.labelled_head import automatic_chunk_rows
 from ...objectives import MaskedDiffusionObjective
@@ -16,7 +17,7 @@ from ...training.arguments import DiffusionTrainingArguments
 from ...training.declarations.complaints import complaints_about
 from ...training.declarations.fields import trainer_fields
 from ...training.objective_choice import adaptive_settings
-from ...training.peft_adapters import check_engine, merging_parameters
+from ...training.peft_adapters import check_engine
 from ..recipe_settings import Settings
 from ..starting_point import begin_from, open_tokenizer
 from .labelled_positions import most_labelled, reads_of

@@ -13,7 +13,7 @@ from ...evaluation.targets import Weights, find_weights
 from ...models import MaskedDiffusionForMaskedLM
 from ...models.backbones.check import check_backbone, check_model
 from ...models.backbones.sentences import direction_said
-from ...models.loading import is_denoiser, load_config
+from ...models.loading import is_denoiser, load_config, tokenizer_folder
 from ...runs import load_run
 from .check import check_same
 from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
@@ -97,7 +97,7 @@ def convert(
             raise UserError(
                 f"{found.name} is a masked LM, which predicts each token at its own position; leave out --shift"
             )
-        words = load_tokenizer(tokenizer or str(found.folder), mask_token)
+        words = load_tokenizer(tokenizer or str(tokenizer_folder(found.folder, found.name)), mask_token)
         original = load_lm(found.folder, config, kind, found.name)
         old_rows = original.get_input_embeddings().weight.shape[0]
         model = convert_lm(original, words, kind, shift=kind == CAUSAL if shift is None else shift, name=found.name)

@@ -19,6 +19,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from ...errors import UserError, first_line
 from ...models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, MaskedDiffusionGenerationConfig
+from ...models.adapters.files import load_merged
+from ...models.adapters.folders import AVERAGES, is_adapter_folder
+from ...models.loading import network_of
 
 CAUSAL, MASKED = "causal LM", "masked LM"
 _LOADERS: dict[str, Any] = {CAUSAL: AutoModelForCausalLM, MASKED: AutoModelForMaskedLM}
@@ -61,7 +64,7 @@ def _class_names(mapping: Any, config: PreTrainedConfig) -> set[str]:
 
 
 def load_lm(folder: Path, config: PreTrainedConfig, kind: str, name: str) -> Any:
-    """Load a language model as it is stored, from safetensors.
+    """Load a language model as it is stored, from safetensors; an adapter merged into its network.
 
     Raises:
         UserError: weights are missing, damaged, quantised or of other shapes.
@@ -70,6 +73,9 @@ def load_lm(folder: Path, config: PreTrainedConfig, kind: str, name: str) -> Any
         raise UserError(
             f"{name} is quantised, and what is made of it is to be trained; give the model it was made from"
         )
+    if is_adapter_folder(folder):
+        place, network = network_of(folder, name)
+        return load_merged(load_lm(place, config, kind, network), folder, name, folder / AVERAGES).eval()
     try:
         model, found = _LOADERS[kind].from_pretrained(
             folder, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True

@@ -106,7 +106,7 @@ class MaskedDiffusionGenerationMixin:
             config.max_new_tokens,
             self.config.mask_token_id,
             self.config.max_position_embeddings,
-            denoiser.device,
+            _device_of(denoiser),
         )
         if canvas.first_hole == canvas.length:
             raise ValueError(
@@ -124,6 +124,10 @@ class MaskedDiffusionGenerationMixin:
         loop.run()
         loop.check()
         return self._finished(loop, streamer)
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
+        """The arguments of ``forward``, as they are: PEFT looks for this method (``task_type="CAUSAL_LM"``)."""
+        return {"input_ids": input_ids, **kwargs}
 
     def _prepare_prompts(
         self, input_ids: torch.Tensor | None, attention_BP: torch.Tensor | None, config: Any
@@ -221,6 +225,15 @@ def _after_eos(ids_BN: torch.Tensor, eos_token_id: int | list[int] | None) -> to
         return torch.zeros_like(ids_BN, dtype=torch.bool)
     is_eos_BN = torch.isin(ids_BN, torch.tensor(eos_token_id, device=ids_BN.device))
     return (is_eos_BN.cumsum(-1) - is_eos_BN.long()) > 0
+
+
+def _device_of(model: Any) -> torch.device:
+    """Where a model computes; of weights that are elsewhere until they are called, accelerate's hooks know it."""
+    if model.device.type != "meta":
+        return model.device
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    places = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((place for place in places if place is not None), "cpu"))
 
 
 __all__ = [

@@ -47,15 +47,42 @@ def chunk_rows(rows: int, vocabulary: int, device: torch.device, head_chunk_rows
     return -(-rows // chunks)  # of nearly one size, rather than a small one at the end
 
 
+def reads_plainly(head: nn.Module, hidden_ND: torch.Tensor) -> bool:
+    """Whether a product with the weight of ``head`` is all that calling it would do.
+
+    So it is with ``nn.Linear`` itself alone, with plain tensors on the device of the hidden states, and with nothing that
+    waits for its call: no adapter around it, no quantisation, no parametrisation, no hook, no weight that is elsewhere until
+    then. (ZeRO-3's own hooks bring the weight, which is brought to whoever reads it as well.)
+    """
+    if type(head) is not nn.Linear:
+        return False
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    return (
+        "forward" not in head.__dict__  # in whose place accelerate puts its hooks
+        and all(_is_plain(tensor, hidden_ND.device) for tensor in (head.weight, head.bias) if tensor is not None)
+        and all(_is_deepspeed(hook) for kind in hooks for hook in kind.values())
+        and not torch.nn.modules.module._has_any_global_hook()
+    )
+
+
+def _is_plain(tensor: torch.Tensor, device: torch.device) -> bool:
+    """A fake tensor, of an estimate of memory, is as plain as the one that it stands for."""
+    plain = type(tensor) in (nn.Parameter, torch.Tensor) or hasattr(tensor, "fake_mode")
+    return plain and tensor.device == device
+
+
+def _is_deepspeed(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("deepspeed.")
+
+
 def can_chunk(head: nn.Module, hidden_ND: torch.Tensor, weights_N: torch.Tensor) -> bool:
     """Whether :func:`chunked_cross_entropy` serves; else all logits are made at once.
 
-    It does not serve a head that is wrapped or whose weight is of a special type (sharded, quantised), weights of the loss
-    that are learned, float16, whose small gradients need the scaled loss, and ``torch.compile``, which fuses by itself.
+    It does not serve a head that has to be called (:func:`reads_plainly`), weights of the loss that are learned, float16,
+    whose small gradients need the scaled loss, and ``torch.compile``, which fuses by itself.
     """
     return (
-        isinstance(head, nn.Linear)
-        and type(head.weight) in (nn.Parameter, torch.Tensor)
+        reads_plainly(head, hidden_ND)
         and not weights_N.requires_grad
         and _compute_dtype(hidden_ND) != torch.float16
         and not torch.compiler.is_compiling()

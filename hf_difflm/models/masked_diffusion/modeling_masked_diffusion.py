@@ -23,7 +23,7 @@ from .dit_backbone import DiTModel
 from .dit_configuration import DiTConfig
 from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
 from .head_transforms import has_head_bias, head_transform
-from .labelled_head import IGNORED, can_chunk, chunk_rows, chunked_cross_entropy
+from .labelled_head import IGNORED, can_chunk, chunk_rows, chunked_cross_entropy, reads_plainly
 
 AutoModel.register(DiTConfig, DiTModel, exist_ok=True)
 AutoModel.register(BdhConfig, BdhModel, exist_ok=True)
@@ -226,6 +226,12 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         """(N, D) hidden states to (N, V) logits in which the mask token has probability 0."""
         if self.head_transform is not None:
             hidden_ND = self.head_transform(hidden_ND)
+        if not reads_plainly(self.lm_head, hidden_ND):
+            logits_NV = self.lm_head(hidden_ND).to(hidden_ND.device)
+            # Not in place: a hook may keep what the head returned.
+            return logits_NV.index_fill(
+                -1, torch.tensor(self.config.mask_token_id, device=logits_NV.device), float("-inf")
+            )
         # -inf through the bias of the projection: no pass over the logits, and a zero gradient for that row.
         subs_V = torch.zeros(self.lm_head.weight.shape[0], dtype=hidden_ND.dtype, device=hidden_ND.device)
         subs_V[self.config.mask_token_id] = float("-inf")

@@ -93,10 +93,21 @@ def quarter_width(hidden_size: int, num_attention_heads: int) -> tuple[int, int]
 
 
 def clean_embeddings(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
-    """(B, L, D) detached rows of the model's embedding matrix; ``model`` may be wrapped (DDP, FSDP2, torch.compile)."""
+    """(B, L, D) detached rows of the model's embedding matrix; ``model`` may be wrapped (DDP, FSDP2, torch.compile).
+
+    A matrix that is not there to be read (one with an adapter, offloaded, quantised) is asked for its rows.
+    """
     if not hasattr(model, "get_input_embeddings"):  # else there is no need to look for wrappers, and to import theirs
         model = extract_model_from_parallel(model, keep_torch_compile=False)
-    weight_VD = model.get_input_embeddings().weight.detach()
+    embeddings = model.get_input_embeddings()
+    if (
+        not isinstance(embeddings, nn.Embedding)
+        or embeddings.weight.is_meta
+        or not embeddings.weight.is_floating_point()
+    ):
+        with torch.no_grad():
+            return embeddings(ids_BL).detach()
+    weight_VD = embeddings.weight.detach()
     if hasattr(weight_VD, "full_tensor"):  # sharded by FSDP2: all ranks are here together
         weight_VD = weight_VD.full_tensor()
     return F.embedding(ids_BL, weight_VD)

@@ -44,6 +44,7 @@ CASES = {
     },
     "bf16": {**DEEP, "per_device_train_batch_size": 8, "bf16": True},
     "large vocabulary": {**LARGE_VOCABULARY, "per_device_train_batch_size": 16},
+    "large vocabulary, in chunks": {**LARGE_VOCABULARY, "per_device_train_batch_size": 16, "head_chunk_rows": 64},
     "large vocabulary, bf16, sgd": {
         **LARGE_VOCABULARY,
         "per_device_train_batch_size": 16,
@@ -77,6 +78,15 @@ def test_the_estimate_is_within_15_per_cent_of_what_a_real_training_allocates(ca
     measured = allocated_at_most(run, tmp_path / "trace.json")
     print(f"estimate / measured = {estimate.training / measured:.3f}")
     assert estimate.training == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.borders
+def test_a_head_in_chunks_is_estimated_in_chunks():
+    """Fake tensors are of a type of their own, but no special heads."""
+    options = {**LARGE_VOCABULARY, "use_cpu": True, "per_device_train_batch_size": 16}
+    whole, chunked = (estimate_memory(load_settings(None, {**options, "head_chunk_rows": rows})) for rows in (0, 64))
+    assert chunked.logits < whole.logits / 3
+    assert chunked.training < 0.7 * whole.training
 
 
 ADAPTIVE = {

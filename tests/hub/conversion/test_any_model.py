@@ -359,6 +359,25 @@ def test_what_cannot_be_converted_is_refused_in_a_sentence(stored, tmp_path):
         convert(str(folder), made)
 
 
+@pytest.mark.borders
+@pytest.mark.parametrize(("family", "kind"), [("llama", AutoModelForCausalLM), ("bert", AutoModelForMaskedLM)])
+def test_an_adapter_is_converted_with_its_network(family, kind, stored, tmp_path):
+    peft = pytest.importorskip("peft")
+    folder, _ = stored(family, kind)
+    layers = ["q_proj", "query"]
+    config = peft.LoraConfig(r=2, target_modules=layers, use_dora=True, init_lora_weights=False)
+    adapted = peft.get_peft_model(kind.from_pretrained(folder), config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    made = convert(str(tmp_path / "adapter"), tmp_path / "made")
+    assert made.difference < 1e-4
+    model = MaskedDiffusionForMaskedLM.from_pretrained(tmp_path / "made")
+    plain = adapted.merge_and_unload().base_model
+    found = {name: weight for name, weight in plain.state_dict().items() if any(layer in name for layer in layers)}
+    assert found
+    for name, weight in found.items():
+        torch.testing.assert_close(model.backbone.state_dict()[name], weight)
+
+
 def test_a_head_that_does_more_than_a_linear_map_is_refused(stored, tmp_path):
     """Cohere scales its logits, which no field of ours says."""
     CAUSAL["cohere"] = {"logit_scale": 0.1}

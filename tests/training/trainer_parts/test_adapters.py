@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hf_difflm.callbacks import GenerationSamplesCallback
 from hf_difflm.models import MaskedDiffusionForMaskedLM, ModelOptions, build_causal_lm
+from hf_difflm.models.adapters.folders import base_name
 from hf_difflm.runs import load_run
-from hf_difflm.training.peft_adapters import base_name
 
 pytest.importorskip("peft")
 

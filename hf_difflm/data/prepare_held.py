@@ -15,13 +15,14 @@ from .sentences import plural
 from .sources.corpora import Corpus, load_corpus
 from .sources.documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
 from .sources.markov import MarkovSource, markov_states
+from .text_ids import TextIds
 
 
 class Preparation(BlockMaker):
     """One call of `prepare_data`: what its steps share."""
 
-    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(options, tokenizer)
+    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase, text: TextIds | None = None) -> None:
+        super().__init__(options, tokenizer, text)
         self.eval_source: MarkovSource | None = None
         self.train_source: MarkovSource | None = None
 
@@ -42,6 +43,7 @@ class Preparation(BlockMaker):
             block_size=self.options.block_size,
             notes=self.notes,
             round_trip=self.round_trip,
+            conventions=self.text.facts,
         )
 
     def _encoding(self) -> str:

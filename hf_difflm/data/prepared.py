@@ -52,6 +52,7 @@ class PreparedData:
         notes: sentences on what was decided on the way.
         round_trip: where the tokenizer does not give the evaluation text back, how much of it; else empty. There are no
             ``num_bytes`` then.
+        conventions: ``add_bos`` and ``bos_token`` of the blocks; empty where they are those of a training.
     """
 
     train: Any
@@ -62,6 +63,7 @@ class PreparedData:
     block_size: int
     notes: list[str] = field(default_factory=list)
     round_trip: dict[str, Any] = field(default_factory=dict)
+    conventions: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return a line for each side and each note, for the terminal."""

@@ -61,13 +61,18 @@ def _read(files: list[Path], text_column: str) -> datasets.Dataset:
 
 
 def generated(
-    files: list[Path], generate: Callable[..., Iterator[dict[str, str]]], *sources: str, **arguments: Any
+    files: list[Path],
+    generate: Callable[..., Iterator[dict[str, Any]]],
+    *sources: str,
+    features: datasets.Features | None = None,
+    **arguments: Any,
 ) -> datasets.Dataset:
     """Return the documents (column ``text``) that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
 
     Args:
         files: that are read; one that changed is read again.
         generate: a function of a module, which gets the files' paths as text.
+        features: columns, where there are more.
         sources: files of the code that it runs: ``__file__`` of its module, and of those that it leans on.
         arguments: further ones of ``generate``.
 
@@ -78,7 +83,7 @@ def generated(
     try:
         return datasets.Dataset.from_generator(
             generate,
-            features=datasets.Features({"text": datasets.Value("string")}),
+            features=features or datasets.Features({"text": datasets.Value("string")}),
             # `datasets` keys its cache by these.
             gen_kwargs={
                 "files": [str(file.resolve()) for file in files],

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ...data.text_ids import TextIds
 from ...errors import UserError, first_line
 from ...models.hub_source import hub_folder
 from ...models.untrusted import refuse_unsafe
-from ..generation.texts import encode, first_token_id
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class ReferenceModel:
     @property
     def first_token(self) -> int | None:
         """Id that every text starts with (BOS, else EOS as in GPT-2); None where the tokenizer has neither."""
-        return first_token_id(self.tokenizer)
+        return TextIds.of(self.tokenizer, trained_here=True).start_token_id
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without special tokens; what has no UTF-8 becomes U+FFFD."""
-        return encode(self.tokenizer, text)
+        return TextIds.of(self.tokenizer, trained_here=True).letters(text)
 
     def limit(self) -> int | None:
         """Return how many tokens the model takes; None where it does not say."""

@@ -27,6 +27,12 @@ GPU with its own weights, too.
 - A *limited reach* (sliding windows) is told once. An autoregressive twin that *reads ahead* is refused.
 - A network whose direction hangs on padding or on the attention kernel is refused, and so is one that computes something
   else once it is saved and loaded.
+- A *mixture of experts* is trained without a router loss, as its family is by default, and that is told once. Where the
+  family has one, `--router-aux-loss 0.01` adds its load-balancing loss with that coefficient to the training loss of either
+  objective. It is taken over each sequence by itself (DeepSeek-V3, equation 17) and weighed by scored tokens, so that the
+  gradient is the same however the batch is cut; of one sequence it is the number that transformers gives for a micro-batch.
+  The log has it as `aux_loss`, without the coefficient; neither `loss` nor `eval_nll` contains it. Families without one, such
+  as those that balance by a bias (DeepSeek-V3), refuse it.
 - Parameters that no gradient reaches are named, and DDP is told to look for them. Where *padding changes a row*, give rows
   of one length.
 

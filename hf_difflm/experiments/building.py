@@ -44,19 +44,21 @@ def check_network(settings: Settings, tokenizer: Any) -> None:
         UserError: see :func:`~hf_difflm.models.backbones.check.check_backbone`.
     """
     kernel, causal = settings.model.attn_implementation, settings.training["objective"] == "ar"
+    router_aux_loss = settings.training["router_aux_loss"]
     config: Any
     if settings.start is not None:
         config = load_config(settings.start.folder, settings.start.name)
     else:
         config = backbone_config(settings.model, tokenizer, settings.data.block_size)
     if causal:
-        check_twin(config, kernel)
+        check_twin(config, kernel, router_aux_loss)
     else:
         check_backbone(
             getattr(config, "backbone_config", None) or config,
             causal=False,
             kernel=kernel,
             allow_causal_layers=settings.training["allow_causal_layers"],
+            router_aux_loss=router_aux_loss,
         )
 
 
@@ -65,10 +67,15 @@ def _build_model(settings: Settings, tokenizer: Any) -> Any:
     if settings.start is not None:
         return load_start(settings, settings.start, tokenizer)
     if training["objective"] == "ar":
-        return build_causal_lm(settings.model, tokenizer, block_size)
+        return build_causal_lm(settings.model, tokenizer, block_size, router_aux_loss=training["router_aux_loss"])
     schedule = NoiseSchedule(
         training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
     )
     return build_denoiser(
-        settings.model, tokenizer, block_size, schedule, allow_causal_layers=training["allow_causal_layers"]
+        settings.model,
+        tokenizer,
+        block_size,
+        schedule,
+        allow_causal_layers=training["allow_causal_layers"],
+        router_aux_loss=training["router_aux_loss"],
     )

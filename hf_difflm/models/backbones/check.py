@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from transformers import PreTrainedModel
 
 from ... import __version__
+from ...errors import UserError
 from .measure import CAUSAL_LM, DENOISER, measure, measure_weights
 from .sentences import refuse_unfit, told
 from .verdict import BOTH, CAUSAL, Verdict
@@ -60,6 +61,7 @@ def check_backbone(
     causal: bool,
     kernel: str | None = "sdpa",
     allow_causal_layers: bool = False,
+    router_aux_loss: float | None = None,
     kind: type[PreTrainedModel] | None = None,
 ) -> Verdict | None:
     """Measure a backbone, refuse it where it is not what is asked of it, and tell once what is to be known of it.
@@ -70,21 +72,24 @@ def check_backbone(
     verdict = verdict_on(config, causal=causal, kernel=kernel, kind=kind)
     if verdict is None:
         return None
-    refuse_unfit(verdict, allow_causal_layers=allow_causal_layers)
-    notes = told(verdict, getattr(config, "max_position_embeddings", None))
+    refuse_unfit(verdict, allow_causal_layers=allow_causal_layers, router_aux_loss=router_aux_loss)
+    notes = told(verdict, getattr(config, "max_position_embeddings", None), router_aux_loss)
     if notes and (key := (verdict.model_type, verdict.role, *notes)) not in _told:
         _told.add(key)
         logger.warning("backbone %s: %s", verdict.model_type, "; ".join(notes))
     return verdict
 
 
-def check_model(model: Any, *, allow_causal_layers: bool = False) -> Verdict | None:
+def check_model(
+    model: Any, *, allow_causal_layers: bool = False, router_aux_loss: float | None = None
+) -> Verdict | None:
     """The same for a model that is there, whoever built it; where it is small or on a GPU, with its own weights, too.
 
     Args:
         model: a denoiser, a causal LM of transformers, one with adapters of PEFT around it, or any module that takes
             ``input_ids`` and returns ``logits``.
         allow_causal_layers: take a denoiser of which some layers are causal.
+        router_aux_loss: coefficient of the router loss that it is trained with.
 
     Returns:
         The verdict; None for what has no configuration of transformers.
@@ -102,7 +107,13 @@ def check_model(model: Any, *, allow_causal_layers: bool = False) -> Verdict | N
             causal=not denoises,
             kernel=config._attn_implementation,
             allow_causal_layers=allow_causal_layers,
+            router_aux_loss=router_aux_loss,
             kind=None if denoises else type(base),
+        )
+    elif router_aux_loss is not None:
+        raise UserError(
+            f"router_aux_loss {router_aux_loss:g} has no effect: {type(base).__name__} is no network of transformers, of "
+            "which it is known what its routers say; leave it out"
         )
     direction = measure_weights(base) if _can_be_asked(base) else None
     name = getattr(getattr(config, "backbone_config", config), "model_type", type(base).__name__)

@@ -11,6 +11,8 @@ from ..options import ModelOptions
 
 # What families call the width of their feed-forward layers.
 _FEED_FORWARD = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "hidden_dim", "inner_dim")
+# What turns on a loss within ``forward`` that no objective reads.
+_ROUTER = frozenset({"output_router_logits", "router_aux_loss_coef", "aux_loss_coef"})
 _TYPES = {
     bool: "true or false",
     int: "a whole number",
@@ -64,6 +66,8 @@ def configured(
     }
     # Families differ: GPT-2 has no head_dim, and calls its feed-forward width n_inner.
     wanted = {name: value for name, value in wanted.items() if name.endswith("_token_id") or _is_settable(known, name)}
+    if hasattr(known, "qk_rope_head_dim"):
+        wanted.pop("head_dim", None)  # there it is that of the rotated part alone
     wanted |= _feed_forward(options, known)
     for name in ("cls_token_id", "sep_token_id"):
         if hasattr(known, name):
@@ -77,6 +81,11 @@ def configured(
         raise UserError(
             f"backbone_config key {unknown[0]!r} is not one of {options.backbone}'s"
             f"{did_you_mean(unknown[0], vars(known))}"
+        )
+    for name in _ROUTER.intersection(options.backbone_config):
+        raise UserError(
+            f"backbone_config key {name!r} has no effect: training takes its loss from the objective; leave it out, or give "
+            "the coefficient as router_aux_loss"
         )
     for name, value in options.backbone_config.items():
         _check_type(options.backbone, name, value, getattr(known, name))

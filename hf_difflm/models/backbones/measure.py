@@ -105,6 +105,7 @@ def measure(
         if whole:
             verdict = _kernels(verdict, subject)
             verdict = _gradients(verdict, subject)
+            verdict = _routers(verdict, subject)
             verdict = _loading(verdict, subject)
     return verdict
 
@@ -393,6 +394,20 @@ def _gradients(verdict: Verdict, subject: _Subject) -> Verdict:
     return replace(verdict, without_gradient=tuple(names))
 
 
+def _routers(verdict: Verdict, subject: _Subject) -> Verdict:
+    """Whether a mixture of experts hands out what its routers say, and whether its family makes a loss of it."""
+    if verdict.error is not None or not any("expert" in name for name in subject.tiny.config.to_dict()):
+        return verdict
+    network = subject.model if subject.is_causal_lm else subject.model.backbone
+    logits: Any = None
+    with contextlib.suppress(Exception), torch.enable_grad():  # a family may take no such argument
+        logits = network(input_ids=subject.ids_1L, output_router_logits=True).get("router_logits")
+    if not logits:
+        return verdict
+    family = sys.modules[type(network).__module__]
+    return replace(verdict, router_loss=hasattr(family, "load_balancing_loss_func") and logits[0].requires_grad)
+
+
 def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
     if verdict.error is not None or int(os.environ.get("WORLD_SIZE") or 1) > 1:
         # Of several processes transformers lets one write, whatever the folder is: each would find something else.
@@ -413,9 +428,8 @@ def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
 
 
 def _told_by(config: Any) -> dict[str, Any]:
-    router = "router_aux_loss_coef" if getattr(config, "router_aux_loss_coef", None) is not None else None
     alibi = config.model_type in ("bloom", "mpt") or bool(getattr(config, "alibi", False))
-    return {"router_loss": router, "bias_by_distance": alibi}
+    return {"bias_by_distance": alibi}
 
 
 @torch.no_grad()

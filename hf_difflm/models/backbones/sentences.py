@@ -8,6 +8,7 @@ from ...errors import UserError
 from .verdict import BOTH, CAUSAL, PART_CAUSAL, POINTWISE, Verdict
 
 ALLOW = "--allow-causal-layers"
+ROUTER = "--router-aux-loss"
 _MOST_NAMES = 3
 
 
@@ -69,14 +70,16 @@ def layers_said(layers: Sequence[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False) -> None:
+def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False, router_aux_loss: float | None = None) -> None:
     """Refuse a backbone that is not what is asked of it.
 
     Raises:
         UserError: a denoiser that does not read both sides, or not in every batch and kernel; a causal LM that reads the
-            token it predicts; one that is another model once it is loaded again.
+            token it predicts; one that is another model once it is loaded again; a router loss for one that has none.
     """
     name = f"backbone {verdict.model_type!r}"
+    if router_aux_loss is not None and verdict.router_loss is not True:
+        raise UserError(f"router_aux_loss {router_aux_loss:g} has no effect: {name} has no router loss; leave it out")
     if verdict.error is not None:
         return  # nothing is known: what builds and runs it says what is wrong
     if verdict.role == "denoiser":
@@ -128,12 +131,13 @@ def _each_layer(layers: int) -> str:
     return "its only layer" if layers == 1 else f"each of its {layers} layers"
 
 
-def told(verdict: Verdict, longest: int | None = None) -> list[str]:
+def told(verdict: Verdict, longest: int | None = None, router_aux_loss: float | None = None) -> list[str]:
     """What is to be said once of a backbone that is taken, one clause each.
 
     Args:
         verdict: what was found.
         longest: positions that the network takes.
+        router_aux_loss: coefficient of the router loss; None: none.
     """
     if verdict.error is not None:
         return [f"what it reads is {direction_said(verdict)}"]
@@ -148,8 +152,9 @@ def told(verdict: Verdict, longest: int | None = None) -> list[str]:
         found.append("the same input does not give the same twice")
     if verdict.without_gradient:
         found.append(f"no gradient reaches {named(verdict.without_gradient)}")
-    if verdict.router_loss is not None:
-        found.append("its experts are balanced by no router loss")
+    if verdict.router_loss is not None and router_aux_loss is None:
+        advice = f"{ROUTER} adds one" if verdict.router_loss else "its family has none"
+        found.append(f"its experts are balanced by no router loss (loss-free routing; {advice})")
     if verdict.bias_by_distance and verdict.role == "denoiser":
         found.append("its bias by distance (ALiBi) favours near tokens, and was made for reading back")
     return found

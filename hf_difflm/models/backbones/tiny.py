@@ -187,6 +187,10 @@ def _widths(config: Any, known: dict[str, Any]) -> dict[str, Any]:
             changes[name] = value // width * WIDTH
         elif name == "head_dim" or name.endswith("attention_head_dim"):
             changes[name] = _HEAD
+    if "qk_rope_head_dim" in changes:  # of which these are made
+        rotated = changes["qk_rope_head_dim"]
+        parts = {"head_dim": rotated, "qk_head_dim": rotated + changes.get("qk_nope_head_dim", 0)}
+        changes |= {name: width for name, width in parts.items() if name in known}
     heads = field_of(config, "num_attention_heads")
     if type(heads) is int:
         for name, value in known.items():

@@ -32,7 +32,7 @@ class Verdict:
         without_gradient: parameters that the loss never reaches.
         same_after_loading: whether it computes the same after ``save_pretrained`` and ``from_pretrained``; None of several
             processes, of which one saves.
-        router_loss: the field that turns the family's router loss on, where it is a mixture of experts and has one.
+        router_loss: of a mixture of experts, whether its family has a router loss; None of another network.
         bias_by_distance: whether positions are told by a bias that favours near tokens (ALiBi).
         error: why it does not run; then nothing else is known.
     """
@@ -52,7 +52,7 @@ class Verdict:
     kernels_agree: bool | None = None
     without_gradient: tuple[str, ...] = ()
     same_after_loading: bool | None = None
-    router_loss: str | None = None
+    router_loss: bool | None = None
     bias_by_distance: bool = False
     error: str | None = None
 

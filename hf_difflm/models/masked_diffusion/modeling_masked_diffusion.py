@@ -43,6 +43,7 @@ class MaskedDiffusionOutput(ModelOutput):
         token_correct: (N,) bool, whether the likeliest token is the label; None unless asked for.
         hidden_states: hidden states of the backbone, if asked for.
         attentions: attentions of the backbone, if asked for.
+        router_logits: of each layer with experts, if asked for with ``output_router_logits``.
     """
 
     loss: torch.Tensor | None = None
@@ -51,6 +52,7 @@ class MaskedDiffusionOutput(ModelOutput):
     token_correct: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
 
 
 class MaskedDiffusionPreTrainedModel(PreTrainedModel):
@@ -147,7 +149,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         hidden_BLD = outputs.last_hidden_state
         if self.config.shift_logits:
             hidden_BLD = _from_the_position_before(hidden_BLD, attention_mask)
-        extras = {"hidden_states": outputs.get("hidden_states"), "attentions": outputs.get("attentions")}
+        extras = {name: outputs.get(name) for name in ("hidden_states", "attentions", "router_logits")}
 
         if labels is None:
             hidden_ND = hidden_BLD.flatten(0, 1)

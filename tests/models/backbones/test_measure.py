@@ -178,9 +178,40 @@ def test_a_family_without_sdpa_is_built_and_loaded_with_the_kernel_that_it_has(t
 
 
 @pytest.mark.borders
-def test_a_mixture_of_experts_is_told_that_nothing_balances_it():
-    verdict = measure(small("mixtral", num_local_experts=4), causal=False)
-    assert told(verdict) == ["its experts are balanced by no router loss"]
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("backbone", "fields", "has_one", "said"),
+    [
+        ("mixtral", {"num_local_experts": 4}, True, "--router-aux-loss adds one"),
+        ("deepseek_v3", {"n_routed_experts": 8, "n_group": 1, "topk_group": 1}, False, "its family has none"),
+        ("llama", {}, None, ""),
+    ],
+)
+def test_a_mixture_of_experts_is_told_that_nothing_balances_it(causal, backbone, fields, has_one, said, caplog):
+    config = small(backbone, **fields)
+    verdict = verdict_on(config, causal=causal)
+    assert verdict.router_loss is has_one
+    notes = [note for note in told(verdict) if "expert" in note]
+    assert notes == ([f"its experts are balanced by no router loss (loss-free routing; {said})"] if said else [])
+    check._told.clear()
+    for _ in range(2):
+        check_backbone(config, causal=causal)
+    assert caplog.text.count("loss-free routing") == len(notes)
+    caplog.clear()
+    if has_one:
+        check_backbone(config, causal=causal, router_aux_loss=0.01)
+        assert "router" not in caplog.text
+    else:
+        with pytest.raises(UserError, match=rf"router_aux_loss 0.01 has no effect: backbone '{backbone}' has no"):
+            check_backbone(config, causal=causal, router_aux_loss=0.01)
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("name", ["output_router_logits", "router_aux_loss_coef"])
+def test_what_turns_on_a_loss_that_no_objective_reads_is_refused(name):
+    value = True if name.startswith("output") else 0.1
+    with pytest.raises(UserError, match=rf"'{name}' has no effect.*router_aux_loss"):
+        small("mixtral", num_local_experts=4, **{name: value})
 
 
 @pytest.mark.borders

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from ..data import DataOptions
 from ..errors import UserError, first_line
 from ..models.adapters import is_model_folder
+from ..models.backbones.check import check_loaded
 from ..models.hub_source import hub_folder
 from ..models.loading import is_denoiser, load_model
 from ..runs import load_run
@@ -94,11 +95,13 @@ def load_target(target: str, *, use_cpu: bool = False, revision: str | None = No
     """Load the model that :func:`find_weights` finds; of a checkpoint the averaged weights.
 
     Raises:
-        UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a model of another kind.
+        UserError: nothing there, nothing trained yet, damaged, not to be trusted, a model of another kind, or a causal LM
+            that reads the token that it predicts.
     """
     found = find_weights(target, revision)
     model, tokenizer = _load(found)
     load_average(model, found.folder)
+    check_loaded(model)
     model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not use_cpu else "cpu")
     return Target(
         model=model.eval(),

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
 from . import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from .backbones.check import check_backbone
+from .backbones.check import check_backbone, note_padding
 from .backbones.configuration import configured
 from .masked_diffusion.both_sides import class_of, kernel_for
 from .masked_diffusion.noise_schedule import NoiseSchedule
@@ -35,7 +35,7 @@ def build_denoiser(
         raise UserError("the tokenizer has no mask token; load it with hf_difflm.data.load_tokenizer, which adds one")
     schedule = schedule or NoiseSchedule()
     backbone = backbone_config(options, tokenizer, block_size)
-    check_backbone(
+    verdict = check_backbone(
         backbone,
         causal=False,
         kernel=options.attn_implementation,
@@ -52,6 +52,7 @@ def build_denoiser(
         sigma_max=schedule.sigma_max,
         **_special_tokens(tokenizer),
     )
+    note_padding(config, verdict)
     config._attn_implementation = options.attn_implementation
     model = MaskedDiffusionForMaskedLM(config)
     model.generation_config.max_new_tokens = block_size - 1

@@ -99,7 +99,12 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             **kwargs,
         )
         self._check_adapters()
-        check_sharding(engine_of(args), ema=args.ema_decay is not None, state_dict_type=fsdp_state_dict_type())
+        check_sharding(
+            engine_of(args),
+            ema=args.ema_decay is not None,
+            state_dict_type=fsdp_state_dict_type(),
+            reads_padding=bool(getattr(getattr(model, "config", None), "reads_padding", None)),
+        )
         bos_token_id = getattr(processing_class, "bos_token_id", None)
         # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
         self.training_objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)

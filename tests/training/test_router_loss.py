@@ -169,7 +169,7 @@ def test_a_network_without_one_is_refused(tmp_path, objective):
 
 @pytest.mark.borders
 def test_where_no_gradient_would_come_of_it_the_training_says_so(make_diffusion_trainer, train_rows):
-    with pytest.raises(UserError, match="router_aux_loss 0.5 has no effect"):
+    with pytest.raises(UserError, match=r"router_aux_loss 0\.5 has no effect"):
         train(
             make_diffusion_trainer,
             "mdlm",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import UserError
+from ...models.backbones.check import takes_left_padding
 from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
@@ -91,7 +92,8 @@ def generate_samples(
     """Continue each prompt (the empty one too), or fill its holes, in one batch.
 
     The same seed gives the same texts; those of a denoiser depend on the seed and their number alone, not on the texts
-    beside them. Special tokens in prompts stay text, but for the mask token where a denoiser may infill. Neither the
+    beside them. Prompts of several lengths go through a causal LM in several batches where padding would change a row.
+    Special tokens in prompts stay text, but for the mask token where a denoiser may infill. Neither the
     model nor any random number generator is changed, so this may be called in the middle of a training.
 
     Args:
@@ -119,15 +121,16 @@ def generate_samples(
     else:
         encoded = [encoded_prompt(model, tokenizer, prompt, options.infill) for prompt in prompts]
     default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
-    by_length: dict[int, list[int]] = {}
+    by_length: dict[tuple[int, int], list[int]] = {}
+    apart = not is_denoiser and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)
     for place, prompt in enumerate(encoded):
         length = options.max_new_tokens
         if length is None:
             length = 0 if prompt.spans else default
         _check_length(model, prompt, length, options)
-        by_length.setdefault(length, []).append(place)
+        by_length.setdefault((length, len(prompt.ids) if apart else 0), []).append(place)
     samples: dict[int, GeneratedText] = {}
-    for length, places in by_length.items():
+    for (length, _), places in by_length.items():
         rows = [first_row + place for place in places]
         if is_denoiser:
             arguments["seed"] = [_row_seed(options.seed, row) for row in rows]

@@ -29,7 +29,12 @@ _told: set[tuple[str, ...]] = set()
 
 
 def verdict_on(
-    config: Any, *, causal: bool, kernel: str | None = "sdpa", kind: type[PreTrainedModel] | None = None
+    config: Any,
+    *,
+    causal: bool,
+    kernel: str | None = "sdpa",
+    kind: type[PreTrainedModel] | None = None,
+    whole: bool = True,
 ) -> Verdict | None:
     """The verdict on the backbone with this configuration; measured once in a process for each configuration and version.
 
@@ -38,6 +43,7 @@ def verdict_on(
         causal: whether it is trained as a causal LM; else as a denoiser.
         kernel: attention kernel that is asked for.
         kind: class of the causal LM; default: the family's own.
+        whole: also what only a training needs: kernels, gradients, files.
 
     Returns:
         The verdict; None within a fake tensor mode, where nothing is computed.
@@ -48,11 +54,12 @@ def verdict_on(
     else:
         known.pop("tie_word_embeddings", None)
     key = (json.dumps(known, sort_keys=True, default=str), type(config), causal, kernel, kind, _VERSIONS)
-    if key not in _verdicts:
+    if (found := _verdicts.get((*key, True)) or _verdicts.get((*key, whole))) is None:
         if _get_current_dispatch_mode() is not None:
             return None
-        _verdicts[key] = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=True)
-    return _verdicts[key]
+        found = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=whole)
+        _verdicts[(*key, whole)] = found
+    return found
 
 
 def check_backbone(
@@ -110,11 +117,50 @@ def check_model(
             router_aux_loss=router_aux_loss,
             kind=None if denoises else type(base),
         )
+        if denoises:
+            note_padding(config, verdict)
     elif router_aux_loss is not None:
         raise UserError(
             f"router_aux_loss {router_aux_loss:g} has no effect: {type(base).__name__} is no network of transformers, of "
             "which it is known what its routers say; leave it out"
         )
+    _check_weights(base, denoises, verdict)
+    return verdict
+
+
+def check_loaded(model: Any) -> None:
+    """What is asked of a network whose likelihoods or texts are wanted: a causal LM that is one, a denoiser's padding.
+
+    Raises:
+        UserError: a causal LM reads the token that it predicts, or another row where there is padding.
+    """
+    if getattr(model.config, "model_type", None) == "masked_diffusion":
+        if model.config.reads_padding is None:  # written by an earlier version
+            note_padding(model.config, verdict_on(model.config.backbone_config, causal=False, whole=False))
+        return
+    kernel = model.config._attn_implementation
+    verdict = verdict_on(model.config, causal=True, kernel=kernel, kind=type(model), whole=False)
+    if verdict is not None:
+        refuse_unfit(verdict)
+    _check_weights(model, False, verdict)
+
+
+def note_padding(config: Any, verdict: Verdict | None) -> None:
+    """Tell a denoiser's configuration, which may know it already, whether padding changes a row of its backbone."""
+    if config.reads_padding is None and verdict is not None:
+        config.reads_padding = verdict.reads_padding
+
+
+def takes_left_padding(model: Any) -> bool:
+    """Whether a row of a causal LM that is padded on the left, and given its positions, stays what it is alone."""
+    kernel = model.config._attn_implementation
+    verdict = verdict_on(model.config, causal=True, kernel=kernel, kind=type(model), whole=False)
+    return verdict is None or verdict.error is not None or verdict.left_padding is True
+
+
+def _check_weights(base: Any, denoises: bool, verdict: Verdict | None) -> None:
+    """Refuse a network whose own weights read otherwise than its configuration says."""
+    config: Any = getattr(base, "config", None)
     direction = measure_weights(base) if _can_be_asked(base) else None
     name = getattr(getattr(config, "backbone_config", config), "model_type", type(base).__name__)
     if direction is not None and ((denoises and direction == CAUSAL) or (not denoises and direction == BOTH)):
@@ -122,7 +168,6 @@ def check_model(
         refuse_unfit(
             Verdict(name, DENOISER if denoises else CAUSAL_LM, direction, layers=getattr(verdict, "layers", 0))
         )
-    return verdict
 
 
 def _can_be_asked(model: Any) -> bool:
@@ -137,4 +182,4 @@ def _can_be_asked(model: Any) -> bool:
     return kernel in ("sdpa", "eager") and whole and (places == {"cuda"} or (places == {"cpu"} and small))
 
 
-__all__ = ["check_backbone", "check_model", "verdict_on"]
+__all__ = ["check_backbone", "check_loaded", "check_model", "note_padding", "takes_left_padding", "verdict_on"]

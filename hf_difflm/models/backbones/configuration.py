@@ -7,6 +7,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ...errors import UserError, did_you_mean
+from ..masked_diffusion.configuration_masked_diffusion import rows_before_positions
 from ..options import ModelOptions
 
 # What families call the width of their feed-forward layers.
@@ -53,6 +54,7 @@ def configured(
             f"block_size {block_size} is over the model's max_position_embeddings {longest}; lower one or raise the other"
         )
     known = AutoConfig.for_model(options.backbone)
+    unused_rows = rows_before_positions(options.backbone, special_tokens.get("pad_token_id"))
     wanted: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": options.hidden_size,
@@ -60,7 +62,7 @@ def configured(
         "num_attention_heads": options.num_attention_heads,
         "num_key_value_heads": options.num_attention_heads,
         "head_dim": options.hidden_size // options.num_attention_heads,
-        "max_position_embeddings": longest,
+        "max_position_embeddings": longest + unused_rows,
         **{name: 0.0 for name in vars(known) if "dropout" in name or name.endswith("pdrop")},
         **special_tokens,
     }

@@ -29,6 +29,7 @@ from .verdict import BOTH, CAUSAL, PART_CAUSAL, POINTWISE, Verdict
 DENOISER, CAUSAL_LM = "denoiser", "causal LM"
 _SHORT, _LONG = 16, 64  # positions: without windows, with windows
 _PADDING = 4
+_BY_PADDING = 1e-3  # of the scale: rounding is below 2e-4 of it, what padding does above 1e-2
 _ROWS = 4  # for the gradient: enough tokens for each expert to be chosen
 _KERNELS = ("sdpa", "eager")
 
@@ -150,6 +151,8 @@ def _subject(tiny: Tiny, causal: bool, kernel: str, kind: type[PreTrainedModel] 
 def _enliven(model: nn.Module) -> None:
     """Larger weights than a training begins with, and no zeros: what can be read shall move."""
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue  # a table of sines is no longer one with other numbers
         if parameter.dim() < 2:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
         elif parameter.is_floating_point():
@@ -334,18 +337,21 @@ def _padding(verdict: Verdict, subject: _Subject) -> Verdict:
     ids_1L, length = subject.ids_1L, subject.ids_1L.shape[1]
     alone = subject.hidden(ids_1L)
     pad = torch.full((1, _PADDING), subject.tiny.config.pad_token_id or 0)
+    full = torch.cat([ids_1L, ids_1L[:, :_PADDING]], 1)  # of one row some families take the mask for none
     ones, zeros = torch.ones_like(ids_1L), torch.zeros_like(pad)
     left = right = direction = None
     with contextlib.suppress(Exception):  # a family without padding: the rows of its batches must be of one length
-        mask = torch.cat([ones, zeros], 1)
-        padded = subject.hidden(torch.cat([ids_1L, pad], 1), mask)[:, :length]
-        right = not differ(alone, padded)
-        other = subject.hidden(torch.cat([subject.changed(subject.place), pad], 1), mask)[:, :length]
+        mask = torch.cat([torch.cat([ones, zeros], 1), torch.ones_like(full)])
+        padded = subject.hidden(torch.cat([torch.cat([ids_1L, pad], 1), full]), mask)[:1, :length]
+        right = not differ(alone, padded, _BY_PADDING)
+        moved = torch.cat([subject.changed(subject.place), pad], 1)
+        other = subject.hidden(torch.cat([moved, full]), mask)[:1, :length]
         direction = _direction(reach_of(padded[0], other[0], subject.place))
     with contextlib.suppress(Exception):
-        mask = torch.cat([zeros, ones], 1)
+        mask = torch.cat([torch.cat([zeros, ones], 1), torch.ones_like(full)])
         kwargs = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if subject.is_causal_lm else {}
-        left = not differ(alone, subject.hidden(torch.cat([pad, ids_1L], 1), mask, **kwargs)[:, _PADDING:])
+        found = subject.hidden(torch.cat([torch.cat([pad, ids_1L], 1), full]), mask, **kwargs)[:1, _PADDING:]
+        left = not differ(alone, found, _BY_PADDING)
     return replace(verdict, right_padding=right, left_padding=left, padded_direction=direction)
 
 

@@ -91,6 +91,11 @@ def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False, router_
                     f"{name} reads ahead as a causal LM{when}: its likelihood would be that of one that sees the token it "
                     "predicts; use a decoder such as llama, or --objective mdlm"
                 )
+        if verdict.right_padding is False:
+            raise UserError(
+                f"{name} gives something else for a row that is padded, which would be two models under one name; use "
+                "another backbone such as llama"
+            )
     if verdict.same_after_loading is False:
         raise UserError(
             f"{name} computes something else after it is saved and loaded again; use another backbone such as llama"
@@ -145,9 +150,11 @@ def told(verdict: Verdict, longest: int | None = None, router_aux_loss: float | 
     said = direction_said(verdict, longest)
     if said != verdict.direction:
         found.append(f"it is {said}" if verdict.direction == CAUSAL else f"it reads {said}")
-    if verdict.role == "denoiser" and False in (verdict.right_padding, verdict.left_padding):
-        sides = [side for side in ("right", "left") if getattr(verdict, f"{side}_padding") is False]
-        found.append(f"a row that is padded on the {' or '.join(sides)} gives something else than alone")
+    if verdict.role == "denoiser" and verdict.reads_padding:
+        sides = [side for side in ("right", "left") if getattr(verdict, f"{side}_padding") is not True]
+        found.append(
+            f"padding on the {' or '.join(sides)} changes a row, so that rows of several lengths go through it one by one"
+        )
     if verdict.deterministic is False:
         found.append("the same input does not give the same twice")
     if verdict.without_gradient:
@@ -176,7 +183,7 @@ def verdict_said(verdict: Verdict) -> str:
             said += f" (refused: {_why(str(error))})"
     if verdict.kernels == ("eager",):
         said += "; eager attention only"
-    if verdict.role == "denoiser" and False in (verdict.right_padding, verdict.left_padding):
+    if verdict.role == "denoiser" and verdict.reads_padding:
         said += "; padding changes a row"
     if verdict.without_gradient:
         said += f"; no gradient for {len(verdict.without_gradient)} parameters"

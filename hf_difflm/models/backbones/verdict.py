@@ -56,6 +56,13 @@ class Verdict:
     bias_by_distance: bool = False
     error: str | None = None
 
+    @property
+    def reads_padding(self) -> bool | None:
+        """Whether padding on some side changes a row, or does not run at all; None where nothing is known."""
+        if self.error is not None:
+            return None
+        return self.right_padding is not True or self.left_padding is not True
+
     def to_dict(self) -> dict[str, Any]:
         """The fields that say something, as JSON takes them."""
         found = {}

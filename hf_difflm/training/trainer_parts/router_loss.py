@@ -62,7 +62,7 @@ class RouterLoss:
         if not losses:
             raise UserError(
                 f"router_aux_loss {self.coefficient:g} has no effect: no gradient can reach the routers through what this "
-                "network hands out; leave it out, and torch_compile or reentrant gradient checkpointing where they are set"
+                "network hands out; leave it out, or set use_reentrant=False where gradient checkpointing is reentrant"
             )
         return torch.stack(losses).mean()
 

@@ -117,7 +117,7 @@ def test_a_twin_in_which_padding_changes_a_row_is_refused(tokenizer):
 def test_processes_that_share_weights_read_no_rows_one_by_one(engine):
     check_sharding(engine, ema=False)
     check_sharding("ddp", ema=False, reads_padding=True)
-    with pytest.raises(UserError, match="accelerate_configs/ddp.yaml"):
+    with pytest.raises(UserError, match=r"accelerate_configs/ddp\.yaml"):
         check_sharding(engine, ema=False, reads_padding=True)
 
 

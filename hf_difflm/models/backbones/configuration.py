@@ -9,9 +9,20 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from ...errors import UserError, did_you_mean
 from ..masked_diffusion.configuration_masked_diffusion import rows_before_positions
 from ..options import ModelOptions
+from .effects import refuse_without_effect
 
 # What families call the width of their feed-forward layers.
-_FEED_FORWARD = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "hidden_dim", "inner_dim")
+_FEED_FORWARD = (
+    "intermediate_size",
+    "n_inner",
+    "ffn_dim",
+    "d_ff",
+    "dff",
+    "dim_ff",
+    "ffn_hidden_size",
+    "hidden_dim",
+    "inner_dim",
+)
 # What turns on a loss within ``forward`` that no objective reads.
 _ROUTER = frozenset({"output_router_logits", "router_aux_loss_coef", "aux_loss_coef"})
 _TYPES = {
@@ -36,8 +47,8 @@ def configured(
         block_size: tokens that a sequence has in training.
 
     Raises:
-        UserError: an unknown family or key, a value of the wrong type, sizes that do not fit together or that the family
-            has no place for.
+        UserError: an unknown family or key, a value of the wrong type, sizes that do not fit together, that the family
+            has no place for or that have no effect in it.
     """
     if options.backbone not in CONFIG_MAPPING:  # transformers' own and those that hf_difflm has registered
         raise UserError(
@@ -91,12 +102,18 @@ def configured(
         )
     for name, value in options.backbone_config.items():
         _check_type(options.backbone, name, value, getattr(known, name))
+
+    def make(**changes: Any) -> PreTrainedConfig:
+        return AutoConfig.for_model(options.backbone, **{**wanted, **changes})
+
     try:
-        return AutoConfig.for_model(options.backbone, **wanted)
+        config = make()
     except Exception as error:  # each family checks in its own way, and some only by failing
         raise UserError(
             f"backbone {options.backbone!r} refuses this configuration: {_said(error)}; check backbone_config and the sizes"
         ) from error
+    refuse_without_effect(options, _feed_forward_name(known), make)
+    return config
 
 
 def _is_settable(config: Any, name: str) -> bool:
@@ -120,7 +137,7 @@ def _may_be_none(backbone: str, name: str) -> bool:
 
 def _feed_forward(options: ModelOptions, known: Any) -> dict[str, Any]:
     """The width of the feed-forward layers under the family's own name; one that it leaves open stays so unless given."""
-    name = next((name for name in _FEED_FORWARD if hasattr(known, name)), None)
+    name = _feed_forward_name(known)
     if name is None:
         if options.intermediate_size is not None:
             raise UserError(
@@ -131,6 +148,10 @@ def _feed_forward(options: ModelOptions, known: Any) -> dict[str, Any]:
     if getattr(known, name) is None:
         return {name: options.intermediate_size}
     return {name: options.intermediate_size or -(-options.hidden_size * 8 // 3 // 32) * 32}
+
+
+def _feed_forward_name(known: Any) -> str | None:
+    return next((name for name in _FEED_FORWARD if hasattr(known, name)), None)
 
 
 def _check_type(backbone: str, name: str, value: Any, default: Any) -> None:

@@ -319,6 +319,50 @@ def test_the_feed_forward_width_goes_by_the_familys_own_name(backbone, name):
 
 
 @pytest.mark.borders
+@pytest.mark.parametrize(
+    ("backbone", "sizes", "fields", "said"),
+    [
+        (
+            "qwen3_moe",
+            {"intermediate_size": 96},
+            {"num_experts": 4},
+            r"intermediate_size 96.*or set moe_intermediate_size",
+        ),
+        (
+            "mistral4",
+            {"intermediate_size": 96},
+            {"num_local_experts": 4},
+            r"intermediate_size 96.*moe_intermediate_size",
+        ),
+        ("minicpm3", {}, {"num_key_value_heads": 2}, r"num_key_value_heads 2 has no effect: no layer"),
+        ("gpt_bigcode", {}, {"num_key_value_heads": 2}, r"num_key_value_heads 2 has no effect: no layer"),
+        ("falcon", {}, {"num_kv_heads": 2}, r"num_kv_heads 2 has no effect: no layer"),
+        ("nemotron_h", {"num_hidden_layers": 2}, {}, r"num_hidden_layers 2 has no effect.* has 4 layers"),
+        ("bloom", {"max_position_embeddings": 64}, {}, r"max_position_embeddings 64 has no effect.*no such limit"),
+    ],
+)
+def test_a_size_that_changes_nothing_is_refused(backbone, sizes, fields, said):
+    with pytest.raises(UserError, match=said):
+        configured(ModelOptions(backbone=backbone, hidden_size=64, **sizes, backbone_config=fields), 128, SPECIAL, 64)
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize(
+    ("backbone", "sizes", "fields"),
+    [
+        ("llama", {"intermediate_size": 96, "max_position_embeddings": 64}, {"num_key_value_heads": 2}),
+        ("lfm2", {"intermediate_size": 96}, {}),
+        ("ctrl", {"intermediate_size": 96}, {}),
+        ("falcon", {}, {"num_kv_heads": 2, "new_decoder_architecture": True}),
+        ("qwen3_moe", {"intermediate_size": 96}, {"num_experts": 4, "mlp_only_layers": [1]}),
+        ("nemotron_h", {"num_hidden_layers": 2}, {"layers_block_type": ["mamba", "attention"]}),
+    ],
+)
+def test_a_size_that_changes_something_is_taken(backbone, sizes, fields):
+    configured(ModelOptions(backbone=backbone, hidden_size=64, **sizes, backbone_config=fields), 128, SPECIAL, 64)
+
+
+@pytest.mark.borders
 def test_a_width_that_the_family_does_not_have_is_refused():
     options = ModelOptions(backbone="xlstm", hidden_size=64, intermediate_size=96)
     with pytest.raises(UserError, match=r"intermediate_size 96 has no effect.*xlstm"):

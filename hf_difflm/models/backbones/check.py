@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import transformers
 from torch.utils._python_dispatch import _get_current_dispatch_mode
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from ... import __version__
 from ...errors import UserError
+from ..masked_diffusion.both_sides import class_of, kernel_for
 from .measure import CAUSAL_LM, DENOISER, measure, measure_weights
 from .sentences import refuse_unfit, told
 from .verdict import BOTH, CAUSAL, Verdict
@@ -20,7 +21,16 @@ from .verdict import BOTH, CAUSAL, Verdict
 logger = logging.getLogger(__name__)
 
 # What a configuration says that changes nothing of what is measured, and may differ before and after a model is built.
-_ASIDE = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "auto_map", "is_causal")
+_ASIDE = (
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "auto_map",
+    "is_causal",
+    "use_cache",
+)
 _VERSIONS = (__version__, torch.__version__, transformers.__version__)
 _MOST_ON_CPU = 200e6  # parameters of a network that is asked itself; a larger one on a CPU would take seconds
 
@@ -49,6 +59,10 @@ def verdict_on(
         The verdict; None within a fake tensor mode, where nothing is computed.
     """
     known = {name: value for name, value in config.to_dict().items() if name not in _ASIDE}
+    # A tiny copy has special tokens of its own, where there are any.
+    known |= {name: value is not None for name, value in known.items() if name.endswith("_token_id")}
+    own = class_of(config, AutoModelForCausalLM if causal else AutoModel)
+    kernel, kind = kernel_for(kind or own, kernel), None if kind is own else kind
     if causal:
         known["is_causal"] = getattr(config, "is_causal", True)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from hf_difflm.errors import UserError
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.models.backbones import check, families
-from hf_difflm.models.backbones.check import check_backbone, check_model, verdict_on
+from hf_difflm.models.backbones.check import check_backbone, check_loaded, check_model, verdict_on
 from hf_difflm.models.backbones.configuration import configured
 from hf_difflm.models.backbones.measure import measure, measure_weights
 from hf_difflm.models.backbones.moves import reach_of
 from hf_difflm.models.backbones.sentences import direction_said, layers_said, told
 from hf_difflm.models.backbones.verdict import Verdict
+from hf_difflm.models.build import backbone_config, build_causal_lm, build_denoiser
 from hf_difflm.models.options import ModelOptions
 
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
@@ -295,6 +297,43 @@ def test_a_verdict_is_measured_once_for_each_configuration(monkeypatch):
     monkeypatch.setattr(check, "_VERSIONS", ("another",))
     verdict_on(first, causal=False)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_network_is_measured_once_whoever_asks(monkeypatch, causal, tokenizer):
+    """Before the data are read, when it is built, by the Trainer, when it has been aligned with its tokenizer."""
+    calls = []
+    monkeypatch.setattr(check, "_verdicts", {})
+    real = check.measure
+    monkeypatch.setattr(check, "measure", lambda config, **options: calls.append(config) or real(config, **options))
+    options = ModelOptions(backbone="gemma2", hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config = backbone_config(options, tokenizer, 32)
+    check_backbone(config, causal=causal)
+    model = (build_causal_lm if causal else build_denoiser)(options, tokenizer, 32)
+    check_model(model)
+    own = model.config if causal else model.config.backbone_config
+    own.pad_token_id, own.use_cache = 5, False
+    check_model(model)
+    check_loaded(model)
+    assert len(calls) == 1
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("causal", [False, True])
+def test_measuring_takes_little(causal):
+    """At most 60 ms for direction, reach, padding and determinism, 300 ms for all: 3 % of the start of a training.
+
+    Processor time, of which others on the machine take none; three times as much is allowed to slower machines.
+    """
+    config, spent = small("llama"), {}
+    for whole in (False, True):
+        spent[whole] = []
+        for _ in range(4):
+            start = time.process_time()
+            measure(config, causal=causal, whole=whole)
+            spent[whole].append(time.process_time() - start)
+    assert min(spent[False]) < 3 * 0.06
+    assert min(spent[True]) < 3 * 0.3
 
 
 def test_nothing_is_measured_where_nothing_is_computed():

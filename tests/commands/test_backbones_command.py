@@ -12,6 +12,7 @@ import transformers
 from hf_difflm.experiments import one_run
 from hf_difflm.models.backbones import families
 from hf_difflm.models.backbones.verdict import Verdict
+from hf_difflm.runs import load_run
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -60,6 +61,62 @@ def test_a_limited_reach_is_in_the_log_and_in_runs_show(hf, tiny):
     assert backbone["reads"] == "both sides, 4 each way"
     assert set(backbone["back"]) == {4}
     assert "reads      both sides, 4 each way" in hf("runs", "show", "run").out
+
+
+@pytest.mark.borders
+def test_the_verdict_is_in_log_doctor_runs_show_and_card(hf, tiny, caplog):
+    config = '{"layer_types": ["conv", "full_attention"], "conv_L_cache": 3}'
+    flags = [*tiny, "--num-hidden-layers", "2", "--backbone", "lfm2", "--backbone-config", config]
+    said = "both sides, 2 back in 1 of 2 layers; causal layers: 0"
+    flags += ["--allow-causal-layers", "--max-steps", "2"]
+    assert f"{said}\n" in hf("train", *flags, "--sanity-check").out
+    result = hf("train", *flags, "--output-dir", "run", "--save-strategy", "steps", "--save-steps", "2")
+    assert result.code == 0, result.err
+    assert caplog.text.count(f"it reads {said}") == 1  # once a process
+    backbone = json.loads(Path("run/journal.jsonl").read_text().splitlines()[0])["metadata"]["backbone"]
+    assert backbone["reads"] == said
+    assert (backbone["direction"], backbone["causal_layers"]) == ("part causal", [0])
+    assert f"reads      {said}" in hf("runs", "show", "run").out
+    assert hf("push", "run", "owner/name", "--dry-run", "--output-dir", "pushed").code == 0
+    card = next(path for path in Path().rglob("README.md")).read_text(encoding="utf-8")
+    assert f"What it reads, measured: {said}." in card
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("objective", ["mdlm", "ar"])
+def test_a_family_without_sdpa_is_loaded_again_by_what_comes_after_the_training(hf, tiny, objective):
+    flags = ["--backbone", "gemma2", "--objective", objective, "--max-steps", "3", "--output-dir", "run"]
+    result = hf("train", *tiny, *flags)
+    assert result.code == 0, result.err
+    evaluated = hf("eval", "run", "--use-cpu", "--json")
+    assert evaluated.code == 0, evaluated.err
+    logged = load_run("run").evaluations[-1].metrics["eval_nll"]
+    assert json.loads(evaluated.out)["eval_nll"] == pytest.approx(logged, rel=1e-5)
+    assert hf("generate", "run", "--use-cpu", "--max-new-tokens", "4").code == 0
+
+
+@pytest.mark.borders
+def test_what_is_another_model_once_it_is_loaded_is_refused_before_data_are_read(hf, tiny, monkeypatch):
+    monkeypatch.setattr(one_run, "prepare_data", lambda *_: pytest.fail("data were read"))
+    result = hf("train", *tiny, "--backbone", "falcon_h1", "--allow-causal-layers", "--output-dir", "run")
+    assert result.code == 2
+    assert "computes something else after it is saved and loaded again" in result.err
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("objective", ["mdlm", "ar"])
+def test_a_router_loss_is_logged_apart_and_refused_where_there_is_none(hf, tiny, monkeypatch, objective):
+    flags = [*tiny, "--objective", objective, "--max-steps", "3", "--router-aux-loss", "0.01"]
+    experts = ["--backbone", "mixtral", "--backbone-config", '{"num_local_experts": 4}']
+    result = hf("train", *flags, *experts, "--output-dir", "run")
+    assert result.code == 0, result.err
+    assert "loss-free" not in result.err
+    assert all(step.extra["aux_loss"] > 1 for step in load_run("run").steps)
+    assert load_run("run").config["router_aux_loss"] == 0.01
+    monkeypatch.setattr(one_run, "prepare_data", lambda *_: pytest.fail("data were read"))
+    refused = hf("train", *flags, "--output-dir", "other")
+    assert refused.code == 2
+    assert "router_aux_loss 0.01 has no effect: backbone 'llama' has no router loss" in refused.err
 
 
 def test_the_list_is_the_shipped_one_for_the_version_that_it_was_measured_with(hf):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from accelerate.utils import other as accelerate_other
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations import is_fsdp_enabled
 from transformers.utils import logging as transformers_logging
 
 from ...errors import first_line
@@ -415,17 +416,20 @@ def _routers(verdict: Verdict, subject: _Subject) -> Verdict:
 
 
 def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
-    if verdict.error is not None or int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        # Of several processes transformers lets one write, whatever the folder is: each would find something else.
-        return verdict
+    model, is_alone = subject.model, int(os.environ.get("WORLD_SIZE") or 1) == 1
+    if verdict.error is not None or (is_fsdp_enabled() and not is_alone):
+        return verdict  # there transformers loads in one process alone
     before = subject.hidden(subject.ids_1L)
     same = False
+    kernel = {"attn_implementation": model.config._attn_implementation}
     with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:
-        with _no_engine():
-            subject.model.save_pretrained(folder)
-        loaded = type(subject.model).from_pretrained(
-            folder, attn_implementation=subject.model.config._attn_implementation
-        )
+        if is_alone:
+            with _no_engine():
+                model.save_pretrained(folder)
+            loaded = type(model).from_pretrained(folder, **kernel)
+        else:  # transformers lets one of several processes write, whatever the folder is
+            given = {"state_dict": model.state_dict(), "generation_config": model.generation_config}
+            loaded = type(model).from_pretrained(None, config=model.config, **given, **kernel)
         same = not differ(before, replace(subject, model=loaded.eval()).hidden(subject.ids_1L))
     return replace(verdict, same_after_loading=same)
 

@@ -30,8 +30,7 @@ class Verdict:
         kernels: attention kernels that run.
         kernels_agree: whether they give the same in the same direction; None where there are not two.
         without_gradient: parameters that the loss never reaches.
-        same_after_loading: whether it computes the same after ``save_pretrained`` and ``from_pretrained``; None of several
-            processes, of which one saves.
+        same_after_loading: whether it computes the same after ``save_pretrained`` and ``from_pretrained``; None under FSDP.
         router_loss: of a mixture of experts, whether its family has a router loss; None of another network.
         bias_by_distance: whether positions are told by a bias that favours near tokens (ALiBi).
         error: why it does not run; then nothing else is known.

@@ -19,7 +19,7 @@ from hf_difflm.models.backbones.check import check_backbone, check_loaded, check
 from hf_difflm.models.backbones.configuration import configured
 from hf_difflm.models.backbones.measure import measure, measure_weights
 from hf_difflm.models.backbones.moves import reach_of
-from hf_difflm.models.backbones.sentences import direction_said, layers_said, told
+from hf_difflm.models.backbones.sentences import direction_said, layers_said, refuse_unfit, told
 from hf_difflm.models.backbones.verdict import Verdict
 from hf_difflm.models.build import backbone_config, build_causal_lm, build_denoiser
 from hf_difflm.models.options import ModelOptions
@@ -444,10 +444,20 @@ def test_the_configuration_is_left_as_it_was():
     assert config.to_dict() == before
 
 
-def test_every_process_of_several_finds_the_same(monkeypatch):
-    """transformers saves on the first of them alone."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert measure(small("llama"), causal=False, whole=True).same_after_loading is None
+@pytest.mark.borders
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_what_is_another_model_once_it_is_loaded_is_refused(monkeypatch, processes):
+    """FalconH1 has buffers that loading does not bring back where it is a part of another model. Of several processes
+    transformers saves on the first alone, and each has to find the same."""
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    assert measure(small("llama"), causal=False, whole=True).same_after_loading
+    verdict = measure(small("falcon_h1"), causal=False, whole=True)
+    assert verdict.same_after_loading is False
+    with pytest.raises(UserError, match=r"'falcon_h1' computes something else after it is saved and loaded again"):
+        refuse_unfit(verdict, allow_causal_layers=True)
+    refuse_unfit(measure(small("falcon_h1"), causal=True, whole=True))
+    with pytest.raises(UserError, match=r"'youtu' computes something else after it is saved and loaded again"):
+        refuse_unfit(measure(small("youtu"), causal=True, whole=True))
 
 
 def test_measuring_prints_nothing_and_imports_no_deepspeed():

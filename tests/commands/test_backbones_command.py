@@ -77,7 +77,7 @@ def test_the_verdict_is_in_log_doctor_runs_show_and_card(hf, tiny, caplog):
     assert backbone["reads"] == said
     assert (backbone["direction"], backbone["causal_layers"]) == ("part causal", [0])
     assert f"reads      {said}" in hf("runs", "show", "run").out
-    assert hf("push", "run", "owner/name", "--dry-run", "--output-dir", "pushed").code == 0
+    assert hf("push", "run", "--repo-id", "owner/name", "--dry-run", "--export-dir", "pushed").code == 0
     card = next(path for path in Path().rglob("README.md")).read_text(encoding="utf-8")
     assert f"What it reads, measured: {said}." in card
 

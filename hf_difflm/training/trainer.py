@@ -19,6 +19,7 @@ from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
+from ..models.backbones.verdict import Verdict
 from ..objectives import Batch, NoiseKey, Objective
 from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
@@ -79,14 +80,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             args.eval_strategy = type(args.eval_strategy)("no")
         if processing_class is not None:
             kwargs.setdefault("data_collator", Collator(processing_class))
-        # Not of a `model_init`: its models are built anew for each trial.
-        self.backbone_verdict = (
-            check_model(model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss)
-            if model is not None
-            else None
-        )
-        if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
-            args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
+        self.backbone_verdict: Verdict | None = None
+        if model is not None:
+            self._measure(model, args)
         prepare_for_zero3(args)
         model = with_adapters(model, args)
         super().__init__(
@@ -103,7 +99,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             engine_of(args),
             ema=args.ema_decay is not None,
             state_dict_type=fsdp_state_dict_type(),
-            reads_padding=bool(getattr(getattr(model, "config", None), "reads_padding", None)),
+            reads_padding=bool(getattr(getattr(self.model, "config", None), "reads_padding", None)),
         )
         bos_token_id = getattr(processing_class, "bos_token_id", None)
         # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
@@ -129,6 +125,19 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self._batch_flops = BatchFlops(self.model, self.training_objective.networks)
         self._micro_flops: float | None = None
         self._peak: float | None = None
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """A model of ``model_init``, which is measured as one that is given."""
+        model = super().call_model_init(trial)
+        self._measure(model, self.args)
+        return model
+
+    def _measure(self, model: Any, args: DiffusionTrainingArguments) -> None:
+        self.backbone_verdict = check_model(
+            model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss
+        )
+        if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
+            args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
 
     # ---- the loss ----
 

@@ -51,7 +51,7 @@ def check_network(settings: Settings, tokenizer: Any) -> None:
     else:
         config = backbone_config(settings.model, tokenizer, settings.data.block_size)
     if causal:
-        check_twin(config, kernel, router_aux_loss)
+        check_twin(config, kernel, router_aux_loss, is_new=settings.start is None)
     else:
         check_backbone(
             getattr(config, "backbone_config", None) or config,
@@ -59,6 +59,7 @@ def check_network(settings: Settings, tokenizer: Any) -> None:
             kernel=kernel,
             allow_causal_layers=settings.training["allow_causal_layers"],
             router_aux_loss=router_aux_loss,
+            is_new=settings.start is None,
         )
 
 

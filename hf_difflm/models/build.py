@@ -41,6 +41,7 @@ def build_denoiser(
         kernel=options.attn_implementation,
         allow_causal_layers=allow_causal_layers,
         router_aux_loss=router_aux_loss,
+        is_new=True,
     )
     config = MaskedDiffusionConfig(
         backbone_config=backbone,
@@ -69,7 +70,7 @@ def build_causal_lm(
             whose causal LM reads the token that it predicts.
     """
     config = backbone_config(options, tokenizer, block_size)
-    check_twin(config, options.attn_implementation, router_aux_loss)
+    check_twin(config, options.attn_implementation, router_aux_loss, is_new=True)
     kernel = kernel_for(class_of(config, AutoModelForCausalLM), options.attn_implementation)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
     for name, value in _special_tokens(tokenizer).items():
@@ -93,7 +94,9 @@ def backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, b
     return config
 
 
-def check_twin(config: PreTrainedConfig, kernel: str, router_aux_loss: float | None = None) -> None:
+def check_twin(
+    config: PreTrainedConfig, kernel: str, router_aux_loss: float | None = None, *, is_new: bool = False
+) -> None:
     """Refuse a configuration that makes no causal LM.
 
     Raises:
@@ -104,4 +107,4 @@ def check_twin(config: PreTrainedConfig, kernel: str, router_aux_loss: float | N
             f"backbone {config.model_type!r} has no causal LM in transformers, so it cannot be trained with the objective "
             "ar; use a decoder such as llama"
         )
-    check_backbone(config, causal=True, kernel=kernel, router_aux_loss=router_aux_loss)
+    check_backbone(config, causal=True, kernel=kernel, router_aux_loss=router_aux_loss, is_new=is_new)

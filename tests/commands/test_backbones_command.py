@@ -51,6 +51,51 @@ def test_a_twin_that_reads_ahead_is_refused_before_data_are_read(hf, tiny, monke
 
 
 @pytest.mark.borders
+def test_doctor_refuses_it_before_it_estimates_memory(hf):
+    flags = ["doctor", "--recipe", "demo", "--hidden-size", "32", "--num-attention-heads", "2", "--backbone"]
+    assert "'mamba' is causal in each of its" in hf(*flags, "mamba").err
+    hybrid = ["lfm2", "--num-hidden-layers", "2", "--backbone-config", '{"layer_types": ["conv", "full_attention"]}']
+    assert "causal in layer 0 of its 2" in hf(*flags, *hybrid).err
+    assert hf(*flags, *hybrid, "--allow-causal-layers").code == 0
+    assert "router_aux_loss 0.01 has no effect" in hf(*flags, "llama", "--router-aux-loss", "0.01").err
+    experts = ["mixtral", "--backbone-config", '{"num_local_experts": 4}', "--router-aux-loss", "0.01"]
+    assert hf(*flags, *experts).code == 0
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--backbone", "lama"], "did you mean 'llama'"),
+        (["--backbone", "vit"], "'vit' is no network over tokens"),
+        (["--backbone", "t5"], "'t5' does not run as a denoiser in this configuration (ValueError: You must specify"),
+        (["--backbone", "dbrx"], "'dbrx' does not run as a denoiser in this configuration"),
+        (["--backbone", "voxtral_realtime_text"], "does not run as a denoiser in this configuration"),
+        (["--backbone-config", "[1]"], "backbone_config must be a mapping"),
+        (
+            ["--backbone-config", '{"hidden_act": "nope"}'],
+            "does not run as a denoiser in this configuration (KeyError: 'nope')",
+        ),
+        (["--backbone-config", '{"hidden_act": 3}'], "'hidden_act' of llama is text such as 'silu', got 3"),
+        (["--backbone-config", '{"rope_parameters": {"rope_type": "nope"}}'], "(KeyError: 'nope')"),
+        (["--backbone-config", '{"vocab_size": 7}'], "'vocab_size' 7 is below the 260 tokens"),
+        (["--backbone-config", '{"num_attention_heads": 3}'], "refuses this configuration"),
+        (["--backbone-config", '{"hiden_act": "silu"}'], "did you mean 'hidden_act'"),
+    ],
+)
+def test_a_configuration_that_makes_no_network_is_one_sentence_before_data_are_read(
+    hf, tiny, monkeypatch, command, flags, said
+):
+    monkeypatch.setattr(one_run, "prepare_data", lambda *_: pytest.fail("data were read"))
+    result = hf(command, *tiny, *flags, "--output-dir", "run")
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.borders
 def test_a_limited_reach_is_in_the_log_and_in_runs_show(hf, tiny):
     config = '{"sliding_window": 4}'
     flags = ["--backbone", "mistral", "--backbone-config", config, "--max-steps", "2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from typing import Any
@@ -61,8 +62,10 @@ def verdict_on(
     known = {name: value for name, value in config.to_dict().items() if name not in _ASIDE}
     # A tiny copy has special tokens of its own, where there are any.
     known |= {name: value is not None for name, value in known.items() if name.endswith("_token_id")}
-    own = class_of(config, AutoModelForCausalLM if causal else AutoModel)
-    kernel, kind = kernel_for(kind or own, kernel), None if kind is own else kind
+    own = None
+    with contextlib.suppress(Exception):  # a family whose code cannot be imported; the measurement says why
+        own = class_of(config, AutoModelForCausalLM if causal else AutoModel)
+        kernel, kind = kernel_for(kind or own, kernel), None if kind is own else kind
     if causal:
         known["is_causal"] = getattr(config, "is_causal", True)
     else:
@@ -84,15 +87,27 @@ def check_backbone(
     allow_causal_layers: bool = False,
     router_aux_loss: float | None = None,
     kind: type[PreTrainedModel] | None = None,
+    is_new: bool = False,
 ) -> Verdict | None:
     """Measure a backbone, refuse it where it is not what is asked of it, and tell once what is to be known of it.
 
+    Args:
+        config, causal, kernel, kind: see :func:`verdict_on`.
+        allow_causal_layers: take a denoiser of which some layers are causal.
+        router_aux_loss: coefficient of the router loss that it is trained with.
+        is_new: whether the network is still to be built, of a configuration that was made here.
+
     Raises:
-        UserError: see :func:`~hf_difflm.models.backbones.sentences.refuse_unfit`.
+        UserError: it does not run though it is new; else see :func:`~hf_difflm.models.backbones.sentences.refuse_unfit`.
     """
     verdict = verdict_on(config, causal=causal, kernel=kernel, kind=kind)
     if verdict is None:
         return None
+    if is_new and verdict.error is not None:
+        raise UserError(
+            f"backbone {verdict.model_type!r} does not run as a {verdict.role} in this configuration "
+            f"({verdict.error.rstrip('.')}); check backbone_config and the sizes, or use another backbone such as llama"
+        )
     refuse_unfit(verdict, allow_causal_layers=allow_causal_layers, router_aux_loss=router_aux_loss)
     notes = told(verdict, getattr(config, "max_position_embeddings", None), router_aux_loss)
     if notes and (key := (verdict.model_type, verdict.role, *notes)) not in _told:

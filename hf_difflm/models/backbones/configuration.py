@@ -65,6 +65,12 @@ def configured(
             f"block_size {block_size} is over the model's max_position_embeddings {longest}; lower one or raise the other"
         )
     known = AutoConfig.for_model(options.backbone)
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        if not _is_settable(known, name):
+            raise UserError(
+                f"backbone {options.backbone!r} is no network over tokens that can be built in any size: its configuration "
+                f"has no {name}; use another such as llama"
+            )
     unused_rows = rows_before_positions(options.backbone, special_tokens.get("pad_token_id"))
     wanted: dict[str, Any] = {
         "vocab_size": vocab_size,
@@ -112,6 +118,11 @@ def configured(
         raise UserError(
             f"backbone {options.backbone!r} refuses this configuration: {_said(error)}; check backbone_config and the sizes"
         ) from error
+    if config.vocab_size < vocab_size:
+        raise UserError(
+            f"backbone_config key 'vocab_size' {config.vocab_size} is below the {vocab_size} tokens of the tokenizer; leave "
+            "it out"
+        )
     refuse_without_effect(options, _feed_forward_name(known), make)
     return config
 

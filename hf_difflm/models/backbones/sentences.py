@@ -124,9 +124,10 @@ def _refuse_denoiser(verdict: Verdict, name: str, allow_causal_layers: bool) -> 
             "which would be two models under one name; use another backbone such as llama"
         )
     if verdict.direction == PART_CAUSAL and not allow_causal_layers:
+        layers = f"layer{'s' * (len(verdict.causal_layers) > 1)} {layers_said(verdict.causal_layers)}"
         raise UserError(
-            f"{name} is causal in layers {layers_said(verdict.causal_layers)} of its {verdict.layers}, and a denoiser has to "
-            f"read both sides; use another backbone such as llama, or go on with {ALLOW}"
+            f"{name} is causal in {layers} of its {verdict.layers}, and a denoiser has to read both sides; use another "
+            f"backbone such as llama, or go on with {ALLOW}"
         )
 
 

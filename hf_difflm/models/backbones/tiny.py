@@ -56,7 +56,17 @@ _SMALL = {
     "relation_attn_hidden": 8,
 }
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
-_CHOSEN = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts", "num_selected_experts", "moe_top_k", "top_k")
+_CHOSEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_k",
+    "moe_topk",
+    "top_k_experts",
+    "num_selected_experts",
+    "moe_top_k",
+    "top_k",
+)
+_GROUPS = ("n_group", "num_expert_group", "topk_group")
 _HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 
 
@@ -163,7 +173,7 @@ def _experts(known: dict[str, Any]) -> dict[str, Any]:
     if not changes:
         return {}
     changes |= {name: 2 for name in _CHOSEN if type(known.get(name)) is int and known[name] > 2}
-    return changes | {name: 1 for name in ("n_group", "topk_group") if type(known.get(name)) is int}
+    return changes | {name: 1 for name in _GROUPS if type(known.get(name)) is int}
 
 
 def _widths(config: Any, known: dict[str, Any]) -> dict[str, Any]:

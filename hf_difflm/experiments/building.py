@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..models.backbones.check import check_backbone
+from ..models.backbones.verdict import Verdict
 from ..models.build import backbone_config, build_causal_lm, build_denoiser, check_twin
 from ..models.loading import load_config
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
@@ -37,8 +38,11 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     return model
 
 
-def check_network(settings: Settings, tokenizer: Any) -> None:
+def check_network(settings: Settings, tokenizer: Any) -> Verdict | None:
     """Refuse a network that is not what the objective asks of it, before data are read and anything is built.
+
+    Returns:
+        What was measured of it; None where nothing was.
 
     Raises:
         UserError: see :func:`~hf_difflm.models.backbones.check.check_backbone`.
@@ -51,16 +55,15 @@ def check_network(settings: Settings, tokenizer: Any) -> None:
     else:
         config = backbone_config(settings.model, tokenizer, settings.data.block_size)
     if causal:
-        check_twin(config, kernel, router_aux_loss, is_new=settings.start is None)
-    else:
-        check_backbone(
-            getattr(config, "backbone_config", None) or config,
-            causal=False,
-            kernel=kernel,
-            allow_causal_layers=settings.training["allow_causal_layers"],
-            router_aux_loss=router_aux_loss,
-            is_new=settings.start is None,
-        )
+        return check_twin(config, kernel, router_aux_loss, is_new=settings.start is None)
+    return check_backbone(
+        getattr(config, "backbone_config", None) or config,
+        causal=False,
+        kernel=kernel,
+        allow_causal_layers=settings.training["allow_causal_layers"],
+        router_aux_loss=router_aux_loss,
+        is_new=settings.start is None,
+    )
 
 
 def _build_model(settings: Settings, tokenizer: Any) -> Any:

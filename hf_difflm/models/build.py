@@ -10,6 +10,7 @@ from ..errors import UserError
 from . import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from .backbones.check import check_backbone, note_padding
 from .backbones.configuration import configured
+from .backbones.verdict import Verdict
 from .masked_diffusion.both_sides import class_of, kernel_for
 from .masked_diffusion.noise_schedule import NoiseSchedule
 from .options import ModelOptions
@@ -96,7 +97,7 @@ def backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, b
 
 def check_twin(
     config: PreTrainedConfig, kernel: str, router_aux_loss: float | None = None, *, is_new: bool = False
-) -> None:
+) -> Verdict | None:
     """Refuse a configuration that makes no causal LM.
 
     Raises:
@@ -107,4 +108,4 @@ def check_twin(
             f"backbone {config.model_type!r} has no causal LM in transformers, so it cannot be trained with the objective "
             "ar; use a decoder such as llama"
         )
-    check_backbone(config, causal=True, kernel=kernel, router_aux_loss=router_aux_loss, is_new=is_new)
+    return check_backbone(config, causal=True, kernel=kernel, router_aux_loss=router_aux_loss, is_new=is_new)

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from hf_difflm.experiments import one_run
-from hf_difflm.models.backbones import families
+from hf_difflm.models.backbones import check, families
 from hf_difflm.models.backbones.verdict import Verdict
 from hf_difflm.runs import load_run
 
@@ -59,7 +59,7 @@ def test_doctor_refuses_it_before_it_estimates_memory(hf):
     assert hf(*flags, *hybrid, "--allow-causal-layers").code == 0
     assert "router_aux_loss 0.01 has no effect" in hf(*flags, "llama", "--router-aux-loss", "0.01").err
     experts = ["mixtral", "--backbone-config", '{"num_local_experts": 4}', "--router-aux-loss", "0.01"]
-    assert hf(*flags, *experts).code == 0
+    assert "memory of a mixture of experts such as mixtral cannot be estimated" in hf(*flags, *experts).err
 
 
 @pytest.mark.borders
@@ -113,6 +113,7 @@ def test_the_verdict_is_in_log_doctor_runs_show_and_card(hf, tiny, caplog):
     config = '{"layer_types": ["conv", "full_attention"], "conv_L_cache": 3}'
     flags = [*tiny, "--num-hidden-layers", "2", "--backbone", "lfm2", "--backbone-config", config]
     said = "both sides, 2 back in 1 of 2 layers; causal layers: 0"
+    check._told.clear()
     flags += ["--allow-causal-layers", "--max-steps", "2"]
     assert f"{said}\n" in hf("train", *flags, "--sanity-check").out
     result = hf("train", *flags, "--output-dir", "run", "--save-strategy", "steps", "--save-steps", "2")

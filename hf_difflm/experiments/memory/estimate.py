@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...errors import UserError
 from ...evaluation.likelihood.draws import Draws
 from ...models.build import build_causal_lm, build_denoiser
 from ...models.masked_diffusion.labelled_head import automatic_chunk_rows
@@ -217,7 +218,12 @@ class _Planner:
 def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNetwork:
     model, block_size, training = settings.model, settings.data.block_size, settings.training
     vocabulary = _Vocabulary(_vocabulary_size(settings))
-    check_network(settings, vocabulary)
+    verdict = check_network(settings, vocabulary)
+    if verdict is not None and verdict.router_loss is not None:
+        raise UserError(
+            f"the memory of a mixture of experts such as {verdict.model_type} cannot be estimated, since torch has no simulated "
+            "product of experts in float32; measure it with train --max-steps 2"
+        )
     build: Any = build_causal_lm
     asked = {"router_aux_loss": training["router_aux_loss"]}
     if training["objective"] != "ar":

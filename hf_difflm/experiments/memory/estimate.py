@@ -221,8 +221,8 @@ def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNet
     verdict = check_network(settings, vocabulary)
     if verdict is not None and verdict.router_loss is not None:
         raise UserError(
-            f"the memory of a mixture of experts such as {verdict.model_type} cannot be estimated, since torch has no simulated "
-            "product of experts in float32; measure it with train --max-steps 2"
+            f"the memory of a mixture of experts such as {verdict.model_type} cannot be estimated, since torch has no "
+            "simulated product of experts in float32; measure it with train --max-steps 2"
         )
     build: Any = build_causal_lm
     asked = {"router_aux_loss": training["router_aux_loss"]}

@@ -35,7 +35,7 @@ _ASIDE = (
 _VERSIONS = (__version__, torch.__version__, transformers.__version__)
 _MOST_ON_CPU = 200e6  # parameters of a network that is asked itself; a larger one on a CPU would take seconds
 
-_verdicts: dict[tuple[Any, ...], Verdict] = {}
+_verdicts: dict[tuple[tuple[Any, ...], bool], Verdict] = {}
 _told: set[tuple[str, ...]] = set()
 
 
@@ -71,11 +71,11 @@ def verdict_on(
     else:
         known.pop("tie_word_embeddings", None)
     key = (json.dumps(known, sort_keys=True, default=str), type(config), causal, kernel, kind, _VERSIONS)
-    if (found := _verdicts.get((*key, True)) or _verdicts.get((*key, whole))) is None:
+    if (found := _verdicts.get((key, True)) or _verdicts.get((key, whole))) is None:
         if _get_current_dispatch_mode() is not None:
             return None
         found = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=whole)
-        _verdicts[(*key, whole)] = found
+        _verdicts[key, whole] = found
     return found
 
 

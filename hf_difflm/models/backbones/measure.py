@@ -375,7 +375,7 @@ def _kernels(verdict: Verdict, subject: _Subject) -> Verdict:
         subject.model.set_attn_implementation(asked)
     agree = None
     if len(found) == len(_KERNELS):
-        agree = len(directions) == 1 and not differ(*found.values())
+        agree = len(directions) == 1 and not differ(found[_KERNELS[0]], found[_KERNELS[1]])
     return replace(verdict, kernels=tuple(found), kernels_agree=agree)
 
 

@@ -144,6 +144,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         kwargs.setdefault("use_cache", False)
         if self.head_transform is not None:
             kwargs.pop("use_cache")  # encoders have no cache
+        outputs: Any
         if self.config.reads_padding and attention_mask is not None and not bool(attention_mask.all()):
             outputs = one_by_one(self._backbone, input_ids, attention_mask, kwargs)
         else:

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 def one_by_one(
     backbone: Callable[..., Any], input_ids: torch.Tensor, attention_mask: torch.Tensor, kwargs: dict[str, Any]
-) -> MoeModelOutputWithPast:
+) -> Any:
     """Call a backbone with each row alone, without its padding, and put the results where its tokens stand.
 
     The host waits for the mask: where a row begins and ends is its affair.
@@ -23,7 +23,7 @@ def one_by_one(
         kwargs: of the backbone; tensors that begin with (B, ...) or (B, L, ...) are cut like the ids.
 
     Returns:
-        ``last_hidden_state`` (B, L, D), 0 at padding; ``hidden_states`` and ``router_logits`` if asked for.
+        An output of transformers: ``last_hidden_state`` (B, L, D), 0 at padding; ``hidden_states`` and ``router_logits`` if asked for.
 
     Raises:
         ValueError: attentions are asked for, which differ in size from row to row.
@@ -34,6 +34,7 @@ def one_by_one(
         )
     rows, length = input_ids.shape
     whole: dict[str, list[torch.Tensor]] = {}
+    found: Any
     for row, mask_L in enumerate(attention_mask):
         places = torch.nonzero(mask_L).squeeze(-1)
         if not len(places):
@@ -49,7 +50,7 @@ def one_by_one(
                 whole[name] = [part.new_zeros(rows, length, part.shape[-1]) for part in parts]
             for target_BLX, part_LX in zip(whole[name], parts, strict=True):
                 target_BLX[row, places] = part_LX
-    lists = {name: tuple(parts) for name, parts in whole.items() if name != "last_hidden_state"}
+    lists: dict[str, Any] = {name: tuple(parts) for name, parts in whole.items() if name != "last_hidden_state"}
     return MoeModelOutputWithPast(last_hidden_state=whole["last_hidden_state"][0], **lists)
 
 

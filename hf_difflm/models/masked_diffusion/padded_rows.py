@@ -23,7 +23,8 @@ def one_by_one(
         kwargs: of the backbone; tensors that begin with (B, ...) or (B, L, ...) are cut like the ids.
 
     Returns:
-        An output of transformers: ``last_hidden_state`` (B, L, D), 0 at padding; ``hidden_states`` and ``router_logits`` if asked for.
+        An output of transformers: ``last_hidden_state`` (B, L, D), 0 at padding; ``hidden_states`` and ``router_logits``
+        if asked for.
 
     Raises:
         ValueError: attentions are asked for, which differ in size from row to row.

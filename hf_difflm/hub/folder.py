@@ -82,9 +82,7 @@ def write_folder(
     return PushFolder(target, dict(sorted(sizes.items())), found)
 
 
-def write_card(
-    run: Path, repo_id: str, *, revision: str | None = None, license_id: str | None = None
-) -> None:
+def write_card(run: Path, repo_id: str, *, revision: str | None = None, license_id: str | None = None) -> None:
     """Write the model card of a run into its own folder, as ``README.md``, with the pictures that it shows.
 
     Args:

@@ -28,13 +28,15 @@ def chosen_metric(metric: str, eval_dataset: Any, objective: Objective) -> str:
     """
     whole = f"eval_{metric.removeprefix('eval_')}"
     sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
-    known = {f"eval_{name}_{one}" if name else f"eval_{one}": name for name in sets for one in _of(sets[name], objective)}
+    known = {
+        f"eval_{name}_{one}" if name else f"eval_{one}": name for name in sets for one in _of(sets[name], objective)
+    }
     if whole in known:
         return whole
     if whole.endswith("_bpb"):
         raise UserError(
-            f"metric_for_best_model is {metric}, but the rows of eval_dataset have no num_bytes to count bits per byte of; add "
-            "them, or choose eval_nll"
+            f"metric_for_best_model is {metric}, but the rows of eval_dataset have no num_bytes to count bits per byte of; "
+            "add them, or choose eval_nll"
         )
     first = next(iter(sets))
     if first and (of_first := f"eval_{first}_{whole.removeprefix('eval_')}") in known:

@@ -22,7 +22,7 @@ def check_named_optimizer(args: Any) -> None:
     """
     name = str(getattr(args.optim, "value", args.optim))
     advice = "install what it names, or choose another optim such as adamw_torch"
-    tiny = torch.nn.Linear(1, 1)
+    tiny: Any = torch.nn.Linear(1, 1)
     with complaints_about(f"optim {name} does not work here", advice):
         try:
             kind, arguments = Trainer.get_optimizer_cls_and_kwargs(args, tiny)
@@ -34,10 +34,13 @@ def check_named_optimizer(args: Any) -> None:
         without = copy.copy(args)
         without.optim_args = None
         if Trainer.get_optimizer_cls_and_kwargs(without, tiny) == (kind, arguments):
-            raise UserError(f"optim {name} takes no optim_args {args.optim_args!r}, which would have no effect; leave them out")
+            raise UserError(
+                f"optim {name} takes no optim_args {args.optim_args!r}, which would have no effect; leave them out"
+            )
     if inspect.isclass(kind) and kind.__module__.startswith("torch.optim"):
         with complaints_about(f"optim {name} does not take these values", "change the one it names"):
-            kind(tiny.parameters(), **arguments)
+            made: Any = kind
+            made(tiny.parameters(), **arguments)
 
 
 def check_given_optimizer(
@@ -62,8 +65,8 @@ def check_given_optimizer(
     foreign = sum(id(p) not in own for p in given)
     if foreign:
         raise UserError(
-            f"{foreign} of the {len(given)} tensors that the given {type(optimizer).__name__} trains are none of the model's; "
-            "make it of model.parameters() of the model that is passed, or leave optimizers out"
+            f"{foreign} of the {len(given)} tensors that the given {type(optimizer).__name__} trains are none of the "
+            "model's; make it of model.parameters() of the model that is passed, or leave optimizers out"
         )
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     return f"{type(optimizer).__name__} {groups[0] if len(groups) == 1 else groups!r}"

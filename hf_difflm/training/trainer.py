@@ -50,9 +50,7 @@ from .trainer_parts.window import MetricsWindow
 logger = logging.getLogger(__name__)
 
 
-class DiffusionTrainer(
-    AdapterPart, SavingPart, EvaluatingPart, SearchingPart, LoadingPart, NetworksPart, ClippingPart
-):
+class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, LoadingPart, NetworksPart, ClippingPart):
     """A ``transformers.Trainer`` whose loss, noise, evaluation and logs are those of an :class:`Objective`.
 
     Args:

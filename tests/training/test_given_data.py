@@ -60,7 +60,10 @@ def test_without_a_tokenizer_nothing_pads(given):
         (DataCollatorForSeq2Seq, "DataCollatorForSeq2Seq have no tensor 'labels', only input_ids, attention_mask"),
         (lambda _: default_data_collator, "default_data_collator have no tensor 'labels', only input_ids"),
         (lambda _: list, "data_collator list returns a list"),
-        (lambda _: lambda rows: {"input_ids": [row["input_ids"] for row in rows]}, "no tensor 'input_ids', only nothing"),
+        (
+            lambda _: lambda rows: {"input_ids": [row["input_ids"] for row in rows]},
+            "no tensor 'input_ids', only nothing",
+        ),
         (
             lambda _: lambda rows: {"input_ids": torch.zeros(1, 2, device="meta"), "labels": torch.zeros(1, 2)},
             "a batch is on meta, but its noise is drawn on the host",
@@ -78,6 +81,7 @@ def test_looking_at_a_collator_moves_no_random_numbers(given, tokenizer):
         ids = torch.tensor([row["input_ids"] for row in rows])
         return {"input_ids": ids, "labels": ids.clone()}
 
+    given()
     state = torch.get_rng_state()
     given(data_collator=collator)
     assert torch.equal(torch.get_rng_state(), state)
@@ -86,7 +90,13 @@ def test_looking_at_a_collator_moves_no_random_numbers(given, tokenizer):
 def test_tokenised_columns_are_used_or_make_no_difference(given, train_rows):
     rows = [{**row, "labels": [-100, *row["input_ids"][1:]]} for row in train_rows(24)]
     full = [
-        {**row, "attention_mask": [1] * 12, "token_type_ids": [0] * 12, "special_tokens_mask": [1] + [0] * 11, "text": "a"}
+        {
+            **row,
+            "attention_mask": [1] * 12,
+            "token_type_ids": [0] * 12,
+            "special_tokens_mask": [1] + [0] * 11,
+            "text": "a",
+        }
         for row in rows
     ]
     plain = weights(given())

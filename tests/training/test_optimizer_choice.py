@@ -25,7 +25,9 @@ pytestmark = pytest.mark.borders
 def test_a_package_that_is_missing_is_named(tmp_path, package, optim, others):
     if importlib.util.find_spec(package) is not None:
         pytest.skip(f"{package} is installed")
-    with pytest.raises(UserError, match=rf"optim {optim} does not work here: You need to (install|have) .*; install what"):
+    with pytest.raises(
+        UserError, match=rf"optim {optim} does not work here: You need to (install|have) .*; install what"
+    ):
         DiffusionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, optim=optim, **others)
 
 

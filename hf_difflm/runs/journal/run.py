@@ -117,7 +117,9 @@ class Run:
             record = last
         else:
             self.evaluations.append(record)
-        metric = f"eval_{str(self.config.get('metric_for_best_model') or '').removeprefix('eval_')}" if self.headers else ""
+        metric = (
+            f"eval_{str(self.config.get('metric_for_best_model') or '').removeprefix('eval_')}" if self.headers else ""
+        )
         chosen = [name for name in sets if metric.startswith(f"eval_{name}_")]
         if chosen:
             prefix = f"eval_{max(chosen, key=len)}_"

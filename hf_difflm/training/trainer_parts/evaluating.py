@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
+from transformers.trainer_pt_utils import metrics_format
 from transformers.trainer_utils import PredictionOutput
 
 from ...errors import UserError
@@ -28,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 class EvaluatingPart(TrainerPart):
     """Evaluates the model of :class:`DiffusionTrainer`."""
+
+    metrics_format = staticmethod(
+        metrics_format
+    )  # a plain function there, which would take the Trainer for the metrics
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -70,7 +75,9 @@ class EvaluatingPart(TrainerPart):
         self.log(metrics)
         metrics.update(bounds)
         told = metrics
-        if metric_key_prefix == "eval" and not self._is_own(dataset):  # not to be taken for an evaluation of the run's set
+        if metric_key_prefix == "eval" and not self._is_own(
+            dataset
+        ):  # not to be taken for an evaluation of the run's set
             told = {f"eval_other_{name.removeprefix('eval_')}": value for name, value in metrics.items()}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, told)
         return metrics
@@ -79,9 +86,7 @@ class EvaluatingPart(TrainerPart):
         """Whether it is the set of the Trainer, rather than another."""
         return dataset is self.eval_dataset or self.eval_dataset is None
 
-    def predict(
-        self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """Likelihood of every row of a set, unit by unit, under the noise of :meth:`evaluate`; whole logits are never made.
 
         Args:
@@ -162,9 +167,7 @@ class EvaluatingPart(TrainerPart):
             if other.nll_stderr is not None:
                 metrics[f"{prefix}_native_nll_stderr"] = other.nll_stderr
         metrics[f"{prefix}_runtime"] = seconds
-        metrics[f"{prefix}_samples_per_second"] = (
-            result.forwards + (0 if other is None else other.forwards)
-        ) / seconds
+        metrics[f"{prefix}_samples_per_second"] = (result.forwards + (0 if other is None else other.forwards)) / seconds
         return metrics, bounds
 
     def _collator_of(self, dataset: Any) -> Callable[[list[Any]], Batch]:

@@ -53,7 +53,8 @@ class LoadingPart(TrainerPart):
         elif self.accelerator.num_processes > 1 and not isinstance(train_dataloader, DataLoaderDispatcher):
             raise UserError(
                 f"get_train_dataloader returns a {type(train_dataloader).__name__} of which each of "
-                f"{self.accelerator.num_processes} processes would train on every row; return self.accelerator.prepare(loader)"
+                f"{self.accelerator.num_processes} processes would train on every row; return "
+                "self.accelerator.prepare(loader)"
             )
         return super()._prepare_for_training(max_steps, train_dataloader, *args, **kwargs)
 

@@ -32,13 +32,15 @@ _OF_THE_RULER = frozenset(
 )
 """Settings that change the number by which trials are compared, not the training."""
 _OF_THE_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
-_OF_THE_NAMED_OPTIMIZER = frozenset({"learning_rate", "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon"})
+_OF_THE_NAMED_OPTIMIZER = frozenset(
+    {"learning_rate", "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon"}
+)
 
 
 class SearchingPart(TrainerPart):
     """Searches hyper-parameters of :class:`DiffusionTrainer` with Optuna."""
 
-    def hyperparameter_search(  # type: ignore[override]
+    def hyperparameter_search(
         self,
         hp_space: Callable[[Any], Mapping[str, Any]] | None = None,
         compute_objective: Callable[[dict[str, float]], float] | None = None,
@@ -71,8 +73,8 @@ class SearchingPart(TrainerPart):
             better = "maximize" if self.args.greater_is_better else "minimize"
             if direction not in (None, better):
                 raise UserError(
-                    f"direction is {direction!r}, but trials are compared by {metric}, of which the best is to {better}; leave "
-                    "direction out, or pass compute_objective"
+                    f"direction is {direction!r}, but trials are compared by {metric}, of which the best is to {better}; "
+                    "leave direction out, or pass compute_objective"
                 )
             compute_objective, direction = (lambda metrics: float(metrics[metric])), better
         before, space = self.args, hp_space or self._default_space
@@ -102,7 +104,9 @@ class SearchingPart(TrainerPart):
         if jobs != 1:
             raise UserError(f"n_jobs is {jobs}, but a Trainer trains one trial at a time; leave n_jobs out")
         if self.model_init is None:
-            raise UserError("hyperparameter_search builds a model for each trial: pass model_init in the place of model")
+            raise UserError(
+                "hyperparameter_search builds a model for each trial: pass model_init in the place of model"
+            )
         if self.eval_dataset is None:
             raise UserError("hyperparameter_search compares trials by their evaluations: pass eval_dataset")
 
@@ -123,7 +127,9 @@ class SearchingPart(TrainerPart):
             if name in _OF_THE_MODEL:
                 raise UserError(f"hp_space has {name}, which the model has: have model_init(trial) build it so")
             if name in _OF_THE_RULER:
-                raise UserError(f"hp_space has {name}, by which trials are measured: it must be the same for all of them")
+                raise UserError(
+                    f"hp_space has {name}, by which trials are measured: it must be the same for all of them"
+                )
             if name not in searched:
                 raise UserError(f"hp_space has {name}, which changes nothing of what is learned; leave it out")
             if (why := self._without_effect(name, field, {**vars(before), **given})) is not None:

@@ -73,7 +73,7 @@ def test_the_log_has_one_evaluation_a_step_and_the_chosen_set_stands_for_the_run
         evaluation=sets["wiki"], eval_strategy="steps", eval_steps=2, output_dir=str(tmp_path / "single")
     )
     single.train()
-    table = compare_runs([tmp_path / "run", tmp_path / "single"])
+    table = compare_runs([load_run(tmp_path / name) for name in ("run", "single")])
     assert [row.eval_nll for row in table.rows] == [run.best_evaluation.nll] * 2
 
 

@@ -95,7 +95,6 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"optim {name} changes each weight within the backward pass, where max_grad_norm clips nothing and of "
                 f"which checkpoints keep no state, whatever the log says{other or '; choose adafactor, which is small, too'}"
             )
-        check_named_optimizer(self)
         schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
         if name.startswith(SCHEDULE_FREE):
             if schedule != "constant":
@@ -112,6 +111,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"neftune_noise_alpha {self.neftune_noise_alpha:g} draws the same noise on each of {self.world_size} "
                 "processes, for other rows on each; leave it out, or train in one process"
             )
+        check_named_optimizer(self)
 
     def _find_direction(self) -> None:
         """Before transformers guesses it: there, whatever does not end in "loss" is better when it is greater."""

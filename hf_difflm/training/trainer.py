@@ -93,6 +93,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
                 f"data_collator is a {type(kwargs['data_collator']).__name__} that masks tokens (mlm=True), which the "
                 "objective does by itself, so that they would be masked twice; leave data_collator out"
             )
+        self.backbone_verdict: Verdict | None = None
+        if model is not None:
+            self._check_backbone(model, args)
         if kwargs.get("data_collator") is None:
             raise UserError(
                 "there is no processing_class and no data_collator, so that nothing pads and labels rows; pass the tokenizer "
@@ -101,9 +104,6 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         check_overrides(type(self), DiffusionTrainer)
         check_training_set(train_dataset, kwargs["data_collator"])
         check_evaluation_sets(eval_dataset, kwargs["data_collator"])
-        self.backbone_verdict: Verdict | None = None
-        if model is not None:
-            self._check_backbone(model, args)
         prepare_for_zero3(args)
         model = with_adapters(model, args)
         super().__init__(

@@ -154,7 +154,7 @@ METHODS = {
     ),
     "push_to_hub": Method(
         CHANGED,
-        "pushes what the run in the output folder stands for, as hf-difflm push does, and refuses arguments of the stock card",
+        "pushes what the run in the output folder stands for, as hf-difflm push does; it refuses the stock card's arguments",
         _HERE + "test_the_stock_cards_arguments_are_refused",
     ),
     "init_hf_repo": Method(

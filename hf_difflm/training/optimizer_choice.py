@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import importlib.util
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -13,33 +13,27 @@ from transformers import Trainer
 from ..errors import UserError
 from .declarations.complaints import complaints_about
 
+_OF_MODULES = {"galore": "galore_torch", "apollo": "apollo_torch"}
+"""Optimisers of certain modules of a network, by how their names begin, and their packages."""
+
 
 def check_named_optimizer(args: Any) -> None:
-    """Make the optimiser that ``args`` name for a single weight.
+    """Make the optimiser that ``args`` name for a single weight, where that is possible without a network.
 
     Raises:
-        UserError: its package is not installed, it does not take these values, or it takes no ``optim_args`` and has some.
+        UserError: its package is not installed, or it does not take these values.
     """
     name = str(getattr(args.optim, "value", args.optim))
-    advice = "install what it names, or choose another optim such as adamw_torch"
+    package = _OF_MODULES.get(name.partition("_")[0])
+    if package is not None and importlib.util.find_spec(package) is not None:
+        return  # it is made for the modules of a network
     tiny: Any = torch.nn.Linear(1, 1)
+    advice = "install what it names, or choose another optim such as adamw_torch"
     with complaints_about(f"optim {name} does not work here", advice):
-        try:
-            kind, arguments = Trainer.get_optimizer_cls_and_kwargs(args, tiny)
-        except (ValueError, TypeError, KeyError) as error:
-            if args.optim_target_modules is not None or "target" in str(error):  # only the network has those modules
-                return
-            raise ValueError(f"optim_args {args.optim_args!r} are not NAME=VALUE of its own ({error})") from error
-    if args.optim_args:
-        without = copy.copy(args)
-        without.optim_args = None
-        if Trainer.get_optimizer_cls_and_kwargs(without, tiny) == (kind, arguments):
-            raise UserError(
-                f"optim {name} takes no optim_args {args.optim_args!r}, which would have no effect; leave them out"
-            )
+        kind, arguments = Trainer.get_optimizer_cls_and_kwargs(args, tiny)
     if inspect.isclass(kind) and kind.__module__.startswith("torch.optim"):
+        made: Any = kind
         with complaints_about(f"optim {name} does not take these values", "change the one it names"):
-            made: Any = kind
             made(tiny.parameters(), **arguments)
 
 

@@ -36,8 +36,6 @@ def test_a_package_that_is_missing_is_named(tmp_path, package, optim, others):
     [
         ({"adam_beta1": 1.5}, "beta"),
         ({"adam_epsilon": -1.0}, "epsilon"),
-        ({"optim_args": "foo=1"}, "takes no optim_args 'foo=1', which would have no effect"),
-        ({"optim": "rmsprop", "optim_args": "momentum"}, "rmsprop takes no optim_args 'momentum'|are not NAME=VALUE"),
     ],
 )
 def test_values_that_the_optimizer_does_not_take_are_refused(tmp_path, values, what):

@@ -19,7 +19,7 @@ def sets(train_rows):
     return {"code": train_rows(8, seed=2), "wiki": train_rows(4, length=9, seed=1)}
 
 
-@pytest.mark.parametrize("metric", ["eval_wiki_nll", "wiki_nll"])
+@pytest.mark.parametrize("metric", ["eval_code_nll", "code_nll"])
 def test_each_set_is_evaluated_under_its_name_and_one_of_them_chooses_the_best(
     make_diffusion_trainer, sets, tmp_path, metric
 ):
@@ -31,11 +31,11 @@ def test_each_set_is_evaluated_under_its_name_and_one_of_them_chooses_the_best(
     found = {name: [log[name] for log in trainer.state.log_history if name in log] for name in
              ("eval_wiki_nll", "eval_code_nll")}  # fmt: skip
     assert [len(values) for values in found.values()] == [3, 3]
-    assert trainer.state.best_metric == min(found["eval_wiki_nll"])
-    assert trainer.evaluate()["eval_wiki_nll"] == pytest.approx(trainer.state.best_metric)
+    assert trainer.state.best_metric == min(found["eval_code_nll"])
+    assert trainer.evaluate()["eval_code_nll"] == pytest.approx(trainer.state.best_metric)
     units = json.loads((tmp_path / "run" / "best_evaluation.json").read_text())
-    assert units["tokens"] == [8] * 4  # of wiki, though code has been evaluated, too
-    assert sum(units["nll"]) / 32 == pytest.approx(trainer.state.best_metric)
+    assert units["tokens"] == [11] * 8  # of code, though wiki was evaluated after it
+    assert sum(units["nll"]) / 88 == pytest.approx(trainer.state.best_metric)
 
 
 def test_the_first_set_chooses_where_the_metric_is_of_none_and_that_is_said(

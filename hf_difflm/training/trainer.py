@@ -260,7 +260,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RunLogCallback) and (callback.resume or self._resumed_from):
                 callback.resume_trackers(self.args)
-        if self.args.use_liger_kernel:
+        if self.args.use_liger_kernel and self.model_init is None:
             apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
         try:
             return super().train(
@@ -285,6 +285,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         if self.model_init is None:
             return
         # The model is another one than the Trainer was made with, and a trial may have another objective.
+        if self.args.use_liger_kernel:
+            apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
         self._check_backbone(self.model, self.args)
         if not self._objective_given:
             self.training_objective = self._objective_of_arguments()

@@ -163,3 +163,16 @@ def test_a_loader_of_ones_own_trains_though_its_batches_would_be_on_a_device(giv
     trainer = given(Mine, train_dataset=Stream() if stream else train_rows(24))
     assert trainer.train().global_step == 2
     assert trainer.state.num_input_tokens_seen == 2 * 4 * 11
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [({"noise_schedule": "cosine"}, "noise_schedule is cosine, but the model was built with loglinear"),
+     ({"sigma_max": 3.0}, "sigma_max is 3.0, but the model was built with 20.0")],
+)  # fmt: skip
+def test_a_noise_schedule_that_the_model_has_not_is_refused(make_diffusion_trainer, tiny_denoiser, asked, what):
+    with pytest.raises(UserError, match=what):
+        make_diffusion_trainer(**asked)
+    model = tiny_denoiser(**asked)
+    assert make_diffusion_trainer(model=model, **asked).training_objective.schedule == model.config.schedule()
+    assert make_diffusion_trainer(model=model).training_objective.schedule == model.config.schedule()

@@ -19,7 +19,7 @@ class Collator:
     """Stacks and pads rows into a batch of CPU tensors.
 
     Rows hold ``input_ids`` and may hold ``attention_mask`` (zeros: pads), ``labels``, ``document_ids``, ``num_bytes``
-    and ``index``, alike in all rows; further keys are left out.
+    and ``index``, alike in all rows; further keys are left out, as ``token_type_ids`` of zeros are.
 
     A batch of B rows, the longest of L tokens, is:
         input_ids (B, L) int64, padded with the tokenizer's pad token, or what it has instead.
@@ -39,12 +39,17 @@ class Collator:
         """Collate rows, see the class.
 
         Raises:
-            UserError: a row is empty, or its columns differ in length.
+            UserError: a row is empty, its columns differ in length, or its ``token_type_ids`` tell parts of it apart.
         """
         lengths = np.array([len(row["input_ids"]) for row in rows])
         if lengths.min() == 0:
             raise UserError(
                 f"row {int(lengths.argmin())} of the batch has no tokens: leave empty rows out of the data set"
+            )
+        if "token_type_ids" in rows[0] and any(np.asarray(row["token_type_ids"]).any() for row in rows):
+            raise UserError(
+                "token_type_ids tell the parts of a row apart (they are not all 0), but no model here reads them; leave the "
+                "column out, or tokenise the parts as one text"
             )
         input_ids = self._pad(rows, "input_ids", lengths, self.pad_token_id)
         attention_mask = self._attention_mask(rows, lengths)

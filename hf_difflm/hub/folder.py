@@ -18,8 +18,8 @@ from .adapter_files import copy_adapter
 from .card.metadata import check_license
 from .card.page import model_card, write_model_card
 from .included import copy_included
-from .log_files import write_log_files
-from .remote_code import read_config, write_config_and_code
+from .log_files import CURVES, DASHBOARD, write_log_files
+from .remote_code import auto_map, read_config, write_config_and_code
 from .repo_names import check_repo_id, check_revision
 from .secrets_scan import refuse_secrets
 from .source import PushSource, find_source
@@ -82,10 +82,47 @@ def write_folder(
     return PushFolder(target, dict(sorted(sizes.items())), found)
 
 
+def write_card(run: Path, repo_id: str, *, revision: str | None = None, license_id: str | None = None) -> None:
+    """Write the model card of a run into its own folder, as ``README.md``, with the pictures that it shows.
+
+    Args:
+        run: a run's folder.
+        repo_id: ``OWNER/NAME``, for the card.
+        revision: branch, for the card.
+        license_id: licence for the card.
+
+    Raises:
+        UserError: it has no weights yet, or a licence that the Hub does not know.
+    """
+    check_license(license_id)
+    with tempfile.TemporaryDirectory(prefix=".card-", dir=run) as place:
+        folder = Path(place)
+        source = find_source(run)
+        config = _write_model(source, folder) if is_adapter_folder(source.folder) else read_config(source.folder)
+        needs_code = bool(auto_map(config["model_type"]))
+        _write_evidence(source, config, folder, repo_id, revision, license_id, needs_code)
+        for name in ("README.md", CURVES, DASHBOARD):
+            if (folder / name).is_file():
+                os.replace(folder / name, run / name)
+
+
 def _write_all(source: PushSource, folder: Path, repo_id: str, revision: str | None, license_id: str | None) -> None:
     config = _write_model(source, folder)
-    adapter = copy_adapter(source, folder)
     needs_code = write_config_and_code(config, folder)
+    _write_evidence(source, config, folder, repo_id, revision, license_id, needs_code)
+
+
+def _write_evidence(
+    source: PushSource,
+    config: dict[str, Any],
+    folder: Path,
+    repo_id: str,
+    revision: str | None,
+    license_id: str | None,
+    needs_code: bool,
+) -> None:
+    """Write what says how good the weights are and how to use them: log, pictures, card and adapter."""
+    adapter = copy_adapter(source, folder)
     twin = find_twin(source.run) if source.run is not None else None
     if source.run is not None:
         write_log_files(source.run, twin, folder)

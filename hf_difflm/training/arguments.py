@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from ..evaluation.likelihood.draws import Draws
 from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
 from .declarations.fields import REFUSED
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
+from .optimizer_choice import check_named_optimizer
 from .options import DiffusionOptions
 from .schedule_free import SCHEDULE_FREE
 
@@ -108,6 +111,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"neftune_noise_alpha {self.neftune_noise_alpha:g} draws the same noise on each of {self.world_size} "
                 "processes, for other rows on each; leave it out, or train in one process"
             )
+        check_named_optimizer(self)
 
     def _find_direction(self) -> None:
         """Before transformers guesses it: there, whatever does not end in "loss" is better when it is greater."""
@@ -143,7 +147,23 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
             )
         self.lr_scheduler_kwargs = given
 
+    def varied(self, values: Mapping[str, Any]) -> DiffusionTrainingArguments:
+        """A copy with other values, in which what follows from them is found anew.
+
+        Raises:
+            UserError: they do not go together.
+        """
+        varied = copy.copy(self)
+        for name, value in {**self._batch_as_given, **values}.items():
+            setattr(varied, name, value)
+        varied._refuse_optimizers()
+        varied._turn_plateau()
+        varied._derive_accumulation()
+        return varied
+
     def _derive_accumulation(self) -> None:
+        names = ("global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps")
+        self._batch_as_given = {name: getattr(self, name) for name in names}
         if self.global_batch_size is None or self.gradient_accumulation_steps > 1:
             self.global_batch_size = (
                 self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from ..errors import UserError
+from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..objectives import (
     AdaptiveSettings,
     CausalObjective,
@@ -20,6 +22,7 @@ from ..objectives import (
 )
 from .arguments import DiffusionTrainingArguments
 from .noise_combinations import check_noise
+from .options import DiffusionOptions
 
 _STREAM_ROWS = 4096  # of a stream are counted: enough to tell common from rare, and read in seconds
 
@@ -54,6 +57,7 @@ def objective_for(
             "use objective ar"
         )
     check_noise(vars(args))
+    _check_schedule(args, config.schedule())
     p0 = MaskedDiffusionObjective(
         config.mask_token_id, args.loss_form, args.noise_sampling, config.schedule(), args.static_shapes
     )
@@ -72,6 +76,24 @@ def objective_for(
     if args.max_steps > 0:
         objective.begin(args.max_steps)
     return objective
+
+
+def _check_schedule(args: DiffusionTrainingArguments, schedule: NoiseSchedule) -> None:
+    """Raise UserError where a noise schedule is asked for that the model has not, whose own is what it is trained with."""
+    own = {
+        "noise_schedule": schedule.name,
+        "schedule_exponent": schedule.exponent,
+        "sigma_min": schedule.sigma_min,
+        "sigma_max": schedule.sigma_max,
+    }
+    defaults = {field.name: field.default for field in dataclasses.fields(DiffusionOptions)}
+    for name, value in own.items():
+        asked = getattr(args, name)
+        if asked not in (value, defaults[name]) and {asked, value} != {"linear", "loglinear"}:  # which are one curve
+            raise UserError(
+                f"{name} is {asked}, but the model was built with {value}, with which it would be trained; give it "
+                "to MaskedDiffusionConfig"
+            )
 
 
 def minimised(objective: Objective) -> dict[str, str]:

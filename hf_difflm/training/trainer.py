@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import number_of_arguments
 
 from ..callbacks import RunLogCallback
 from ..callbacks.measuring.device_peak import device_peak
 from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
 from ..errors import UserError
-from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
@@ -25,27 +25,33 @@ from ..objectives import Batch, NoiseKey, Objective
 from ..objectives.base import refuse_corrupted
 from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
+from .chosen_metric import chosen_metric
 from .data_order import EpochSampler
+from .declarations.trainer_methods import check_overrides
 from .ema import ExponentialMovingAverage
+from .given_data import check_evaluation_sets, check_training_set
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
+from .optimizer_choice import check_given_optimizer
 from .peft_adapters import with_adapters
 from .schedule_free import ScheduleFreeAverage, check_optimizer, schedule_free_average
 from .trainer_parts.adapters import AdapterPart
 from .trainer_parts.clipping import ClippingPart
+from .trainer_parts.evaluated_sets import Evaluated, OfSets
 from .trainer_parts.evaluating import EvaluatingPart
 from .trainer_parts.flow import InterruptCallback, LastStepCallback, StepHooks
 from .trainer_parts.loading import LoadingPart
 from .trainer_parts.networks import NetworksPart
 from .trainer_parts.router_loss import RouterLoss
 from .trainer_parts.saving import SavingPart, recover_best
+from .trainer_parts.searching import SearchingPart
 from .trainer_parts.window import MetricsWindow
 
 logger = logging.getLogger(__name__)
 
 
-class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, NetworksPart, ClippingPart):
+class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, LoadingPart, NetworksPart, ClippingPart):
     """A ``transformers.Trainer`` whose loss, noise, evaluation and logs are those of an :class:`Objective`.
 
     Args:
@@ -90,7 +96,15 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             )
         self.backbone_verdict: Verdict | None = None
         if model is not None:
-            self._measure(model, args)
+            self._check_backbone(model, args)
+        if kwargs.get("data_collator") is None:
+            raise UserError(
+                "there is no processing_class and no data_collator, so that nothing pads and labels rows; pass the tokenizer "
+                "as processing_class"
+            )
+        check_overrides(type(self), DiffusionTrainer)
+        check_training_set(train_dataset, kwargs["data_collator"])
+        check_evaluation_sets(eval_dataset, kwargs["data_collator"])
         prepare_for_zero3(args)
         model = with_adapters(model, args)
         super().__init__(
@@ -103,6 +117,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             **kwargs,
         )
         self._check_adapters()
+        self._optimizer_given = check_given_optimizer(
+            self.optimizer, self.optimizer_cls_and_kwargs, self.model.parameters()
+        )
         check_sharding(
             engine_of(args),
             ema=args.ema_decay is not None,
@@ -111,9 +128,11 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             reads_padding=bool(getattr(getattr(self.model, "config", None), "reads_padding", None)),
         )
         check_optimizer(self.optimizer, engine_of(args), args.ema_decay)
-        bos_token_id = getattr(processing_class, "bos_token_id", None)
         # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
-        self.training_objective = objective or objective_for(args, self.model, train_dataset, bos_token_id)
+        self._objective_given = objective is not None
+        self._before_search: DiffusionTrainingArguments | None = None
+        self.training_objective = objective or self._objective_of_arguments()
+        self._choose_metric()
         self._adopt_networks()
         self._chunk_head()
         self.interrupt = InterruptCallback(
@@ -126,9 +145,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self.ema: ExponentialMovingAverage | None = None
         self._average: ExponentialMovingAverage | ScheduleFreeAverage | None = None
         self.last_evaluation: LikelihoodResult | None = None
-        self._last_evaluated: tuple[Any, Any] | None = None
-        self._contents: tuple[Any, UnitContents] | None = None
-        self._lost: tuple[Any, str] | None = None
+        self._evaluated: dict[str, Evaluated] = {}
+        self._of_sets = OfSets()
+        self._own_log: RunLogCallback | None = None
         self._window = MetricsWindow()
         self._router_loss: RouterLoss | None = None
         self._clock_started = False
@@ -141,10 +160,21 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
     def call_model_init(self, trial: Any = None) -> Any:
         """A model of ``model_init``, which is measured as one that is given."""
         model = super().call_model_init(trial)
-        self._measure(model, self.args)
+        self._check_backbone(model, self.args)
         return model
 
-    def _measure(self, model: Any, args: DiffusionTrainingArguments) -> None:
+    def _choose_metric(self) -> None:
+        """Have ``metric_for_best_model`` name what evaluations will have, where they are this class's own."""
+        own = type(self).evaluate is EvaluatingPart.evaluate and self.compute_metrics is None
+        if self.eval_dataset is not None and own:
+            metric = str(self.args.metric_for_best_model)
+            self.args.metric_for_best_model = chosen_metric(metric, self.eval_dataset, self.training_objective)
+
+    def _objective_of_arguments(self) -> Objective:
+        bos_token_id = getattr(self.processing_class, "bos_token_id", None)
+        return objective_for(self.args, self.model, self.train_dataset, bos_token_id)
+
+    def _check_backbone(self, model: Any, args: DiffusionTrainingArguments) -> None:
         self.backbone_verdict = check_model(
             model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss
         )
@@ -214,15 +244,26 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
     # ---- training: moving average, resume, logs ----
 
     def train(  # type: ignore[override]
-        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any
     ) -> Any:
         """Train; ``resume_from_checkpoint=True`` takes the newest good checkpoint of the output folder.
+
+        Args:
+            resume_from_checkpoint: folder of a checkpoint, or True.
+            trial: of a hyper-parameter search, which passes it; or what a ``model_init(trial)`` is to be called with.
+            kwargs: ``ignore_keys_for_eval`` is of no use, since no outputs of the model are gathered.
 
         Raises:
             UserError: there is no such checkpoint, it is damaged, or it is one of another experiment; a checkpoint
                 cannot be written.
             TrainingDiverged: a loss, gradient norm or weight that is not finite.
         """
+        if trial is not None and self._before_search is not None:  # its seed makes its model, so now
+            self.args = self._before_search.varied(self.hp_space(trial))
+        elif trial is not None and (self.model_init is None or number_of_arguments(self.model_init) == 0):
+            raise UserError(
+                "train was given a trial that nothing reads: hyperparameter_search passes its own, and model_init takes none"
+            )
         self._resumed_from = self._resume_point(resume_from_checkpoint)
         if self._resumed_from is not None and self.args.should_save:
             recover_best(self._folder / "best")
@@ -232,15 +273,18 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         if self.args.save_log_to_json and not any(
             isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks
         ):
-            self.add_callback(self._run_log())
+            self._own_log = self._run_log()
+            self.add_callback(self._own_log)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RunLogCallback) and (callback.resume or self._resumed_from):
                 callback.resume_trackers(self.args)
-        if self.args.use_liger_kernel:
+        if self.args.use_liger_kernel and self.model_init is None:
             apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
         try:
             return super().train(
-                resume_from_checkpoint=None if self._resumed_from is None else str(self._resumed_from), **kwargs
+                resume_from_checkpoint=None if self._resumed_from is None else str(self._resumed_from),
+                trial=trial,
+                **kwargs,
             )
         except KeyboardInterrupt:
             self._tell_logs("close", "interrupted")
@@ -253,6 +297,20 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "let_go"):  # of a model, a process, ...: a training that failed ends for them, too
                     callback.let_go()
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        if self.model_init is None:
+            return
+        # The model is another one than the Trainer was made with, and a trial may have another objective.
+        if self.args.use_liger_kernel:
+            apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
+        if not self._objective_given:
+            self.training_objective = self._objective_of_arguments()
+            self._adopt_networks()
+        self._batch_flops = BatchFlops(self.model, self.training_objective.networks)
+        if self._own_log is not None:
+            self._own_log.header = self._run_log().header
 
     def _after_update(self) -> None:
         if self.ema is not None:
@@ -278,6 +336,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
     def facts(self) -> dict[str, Any]:
         """What the header of a run log says of objective and network beyond the settings."""
         found: dict[str, Any] = dict(minimised(self.training_objective))
+        if self._optimizer_given is not None:
+            found["optimizer"] = self._optimizer_given
         if self.backbone_verdict is not None:
             longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
             found["backbone"] = {
@@ -288,12 +348,6 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
 
     def _on_any_rank(self, flag: bool) -> bool:
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), "sum") > 0)
-
-    def _tell_logs(self, what: str, *words: str) -> None:
-        """Tell every callback that keeps a log how the run ends: ``mark`` or ``close`` it."""
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, what) and hasattr(callback, "on_training_iterations"):
-                getattr(callback, what)(*words)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         self._chunk_head()  # of a hyperparameter search, each trial has a model of its own

@@ -89,6 +89,7 @@ def test_resume_takes_flags_that_only_change_how_the_run_is_watched(hf, trained,
     ("flags", "sentence"),
     [
         (["--max-steps", "9"], "with max_steps = 9, since it was started with 6"),
+        (["--max-steps", "9"], "train on from its weights with --init-from in another --output-dir"),
         (["--objective", "ar"], "with objective = 'ar', since it was started with 'mdlm'"),
         (["--adam-beta2", "0.5"], "with adam_beta2 = 0.5, since it was started with 0.999"),
     ],

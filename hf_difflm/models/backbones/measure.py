@@ -173,8 +173,8 @@ def _aside() -> Iterator[None]:
         place = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
         with place, torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _no_partitions():
             warnings.simplefilter("ignore")
-            # What a family imports may print, and stdout is for data alone.
-            with contextlib.redirect_stdout(sys.stderr):
+            # What a family imports may print, and stdout is for data alone. Whoever asks may have switched gradients off.
+            with contextlib.redirect_stdout(sys.stderr), torch.inference_mode(False), torch.enable_grad():
                 yield
     finally:
         torch.set_default_dtype(dtype)

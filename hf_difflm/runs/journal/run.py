@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ NOT_SAID = "not said"
 """What they are told where the log of another program does not say whether the training has ended."""
 
 _NLL = "eval_nll"
+_OF_A_SET = re.compile(r"eval_(.+)_runtime")
 _Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
 
@@ -83,7 +85,7 @@ class Run:
             if isinstance(record, Steps):
                 parts.append(record)
             elif isinstance(record, EvaluationRecord):
-                run.evaluations.append(record)
+                run._add_evaluation(record)
             elif isinstance(record, CheckpointRecord):
                 run.checkpoints.append(record)
             elif isinstance(record, SampleRecord):
@@ -100,6 +102,29 @@ class Run:
                     run._supersede_beyond(step)
         run.steps = Steps.concatenate([*parts, Steps.from_records(single)] if single or not parts else parts)
         return run if run.headers else None
+
+    def _add_evaluation(self, record: EvaluationRecord) -> None:
+        """Add an evaluation; those of several sets at one step are one, in which each has its metrics under its name.
+
+        The set that chooses the best weights stands for the run: what it has as ``eval_NAME_nll`` is there as ``eval_nll``,
+        too.
+        """
+        sets = _sets_of(record)
+        last = self.evaluations[-1] if self.evaluations else None
+        if last is not None and sets and last.iter == record.iter and _sets_of(last):
+            last.metrics.update(record.metrics)
+            last.nonfinite = [*last.nonfinite, *record.nonfinite]
+            record = last
+        else:
+            self.evaluations.append(record)
+        metric = (
+            f"eval_{str(self.config.get('metric_for_best_model') or '').removeprefix('eval_')}" if self.headers else ""
+        )
+        chosen = [name for name in sets if metric.startswith(f"eval_{name}_")]
+        if chosen:
+            prefix = f"eval_{max(chosen, key=len)}_"
+            own = {name: value for name, value in record.metrics.items() if name.startswith(prefix)}
+            record.metrics.update({f"eval_{name.removeprefix(prefix)}": value for name, value in own.items()})
 
     def _supersede_beyond(self, step: int) -> None:
         self.evaluations = _up_to(step, self.evaluations)
@@ -270,6 +295,11 @@ def common_loss_unit(runs: Iterable[Run]) -> str:
     """Return the unit that the losses of all runs have; nothing where one of them has another, or none that is known."""
     units = {run.loss_unit for run in runs}
     return units.pop() if len(units) == 1 else ""
+
+
+def _sets_of(record: EvaluationRecord) -> list[str]:
+    """Names of the evaluation sets that a record has metrics of; none where there is only one."""
+    return [found[1] for name in record.metrics if (found := _OF_A_SET.fullmatch(name))]
 
 
 def _is_resume(record: Record | Steps) -> bool:

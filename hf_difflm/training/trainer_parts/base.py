@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from ...evaluation.likelihood.contents import UnitContents
 from ...evaluation.likelihood.evaluate import LikelihoodResult
 from ...objectives import Objective
 from ...runs.journal.checkpoints import newest_good
@@ -19,6 +18,7 @@ from ..data_order import EpochSampler
 from ..ema import ExponentialMovingAverage
 from ..launch.shards import reshard, weights_are_finite
 from ..schedule_free import ScheduleFreeAverage
+from .evaluated_sets import Evaluated, OfSets
 from .flow import TrainingDiverged
 from .window import MetricsWindow
 
@@ -36,11 +36,13 @@ class TrainerPart(Trainer):
     _average: ExponentialMovingAverage | ScheduleFreeAverage | None
     """What is evaluated in place of the weights that are trained; None where those are."""
     last_evaluation: LikelihoodResult | None
-    _last_evaluated: tuple[Any, Any] | None
-    """The evaluation set as it was given, and what of it was scored."""
-    _contents: tuple[Any, UnitContents] | None
-    _lost: tuple[Any, str] | None
-    """The evaluation set as it was given, and why it has no bits per byte."""
+    _evaluated: dict[str, Evaluated]
+    """The last evaluation by the prefix of its metrics: ``eval``, ``eval_NAME`` of one of several sets."""
+    _of_sets: OfSets
+    _objective_given: bool
+    """Whether the objective was passed, rather than made of the arguments."""
+    _before_search: DiffusionTrainingArguments | None
+    """The arguments that all trials of the search under way vary."""
     _window: MetricsWindow
     _clock_started: bool
     _train_order: EpochSampler | None
@@ -64,6 +66,12 @@ class TrainerPart(Trainer):
             broken = bool(self.accelerator.reduce(torch.tensor(float(broken), device=self.args.device), "sum") > 0)
         if broken:
             self._diverged(f"the weights stopped being finite by step {self.state.global_step}")
+
+    def _tell_logs(self, what: str, *words: str) -> None:
+        """Tell every callback that keeps a log how the run ends: ``mark`` or ``close`` it."""
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, what) and hasattr(callback, "on_training_iterations"):
+                getattr(callback, what)(*words)
 
     @contextmanager
     def evaluated_weights(self) -> Iterator[None]:

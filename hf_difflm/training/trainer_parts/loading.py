@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import DataLoaderDispatcher, DataLoaderShard
 from torch.utils.data import DataLoader, IterableDataset
 
+from ...errors import UserError
 from ...objectives import Batch
 from ...objectives.base import to_device
 from ..data_order import order_of
+from ..given_data import check_batch
 from ..stream_position import StreamPosition
 from .base import TrainerPart
 
@@ -44,6 +47,17 @@ class LoadingPart(TrainerPart):
         )
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(train_dataloader, DataLoaderShard):  # of an overridden get_train_dataloader
+            train_dataloader.device = None
+        elif self.accelerator.num_processes > 1 and not isinstance(train_dataloader, DataLoaderDispatcher):
+            raise UserError(
+                f"get_train_dataloader returns a {type(train_dataloader).__name__} of which each of "
+                f"{self.accelerator.num_processes} processes would train on every row; return "
+                "self.accelerator.prepare(loader)"
+            )
+        return super()._prepare_for_training(max_steps, train_dataloader, *args, **kwargs)
+
     @contextmanager
     def _batches_on_the_host(self) -> Iterator[None]:
         """Inside the block accelerate prepares loaders whose batches stay on the host, where the noise is drawn."""
@@ -67,6 +81,8 @@ class LoadingPart(TrainerPart):
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor:
         """Scored tokens of the optimiser batch over all ranks: the denominator of the loss."""
+        for batch in batch_samples:
+            check_batch(batch, self.data_collator)
         scored = int(sum((batch["labels"] != -100).sum() for batch in batch_samples))
         if self.accelerator.num_processes == 1:
             return max(scored, 1)

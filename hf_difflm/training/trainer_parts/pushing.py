@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.utils.hub import PushInProgress
 from ...callbacks.reports import reports_of
 from ...errors import UserError, first_line
 from ...hub.card.metadata import check_license
-from ...hub.folder import write_folder
+from ...hub.folder import write_card, write_folder
 from ...hub.repo_names import check_repo_id
 from ...hub.secrets_scan import refuse_secrets
 from ...hub.upload import upload, upload_sentence
@@ -127,14 +127,15 @@ class PushingPart(TrainerPart):
             token: default: ``args.hub_token``.
             revision: branch; default: ``args.hub_revision``.
             private: make a new repository private; default: ``args.hub_private_repo``.
-            kwargs: of the stock model card; the card is written from the run log and takes none of them.
+            kwargs: of the stock model card: refused.
 
         Returns:
             Address of the commit, or its ``Future``.
 
         Raises:
-            UserError: nothing was saved or evaluated yet, a secret in what would go up, or the Hub refuses.
+            UserError: nothing was saved or evaluated yet, a secret in what would go up, the Hub refuses, or ``kwargs``.
         """
+        _refuse_card_arguments(kwargs)
         if not self.is_world_process_zero():
             return None
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -154,6 +155,23 @@ class PushingPart(TrainerPart):
             raise
         self._tell_push(step, None, address)
         return address
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write ``README.md`` in the output folder: the card that a push sends, with its pictures and the run log.
+
+        Args:
+            args, kwargs: of the stock model card: refused.
+
+        Raises:
+            UserError: nothing was saved or evaluated yet, or there are arguments.
+        """
+        _refuse_card_arguments({**{str(value): value for value in args}, **kwargs})
+        if not self.is_world_process_zero():
+            return
+        repo_id = str(self.hub_model_id or self.args.hub_model_id or "")
+        if "/" not in repo_id:
+            repo_id = f"OWNER/{repo_id or self._folder.absolute().name}"
+        write_card(self._folder, repo_id, revision=self.args.hub_revision, license_id=self.args.hub_license)
 
     def push_at_end(self) -> None:
         """The last push of a run: the finished log, the last dashboard; its failure is a warning, too."""
@@ -249,6 +267,15 @@ class PushingPart(TrainerPart):
         if warn:
             logger.warning("the push of step %d failed, and training goes on: %s", step, sentence)
         reports_of(self.state).publish(EventRecord(event=PUSH_FAILED, iter=step, message=sentence))
+
+
+def _refuse_card_arguments(given: Mapping[str, Any]) -> None:
+    """The card is written from the run log, and would be without them."""
+    if given:
+        raise UserError(
+            f"the model card is written from the run log and takes no {', '.join(given)}; its licence is hub_license in the "
+            "arguments, and what else it is to say is added to README.md"
+        )
 
 
 def keeps_no_weights(save_strategy: Any, eval_strategy: Any) -> bool:

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from ...callbacks.reports import reports_of
 from ...errors import UserError
 from ...evaluation.likelihood.contents import unit_contents
-from ...evaluation.likelihood.evaluate import LikelihoodResult
 from ...runs.comparing.units import write_best_evaluation
 from ...runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from ..schedule_free import ScheduleFreeAverage
+from .evaluated_sets import Evaluated
 from .pushing import PushingPart
 from .resuming import ResumingPart
 from .step_log import StepLogPart
@@ -52,9 +52,10 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
                         os.replace(target, old)
                     os.replace(fresh, target)
                     shutil.rmtree(old, ignore_errors=True)
-                    if (best := self.last_evaluation) is not None:
+                    if (evaluated := self._chosen_evaluation()) is not None:
+                        best = evaluated.result
                         numbers = (best.unit_ids.tolist(), best.unit_tokens.tolist(), best.unit_nll.tolist())
-                        digests = self._contents_of(best)
+                        digests = self._contents_of(evaluated)
                         write_best_evaluation(
                             target.parent, self.state.global_step, best.data_unit, *numbers, contents=digests
                         )
@@ -88,15 +89,20 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
             self._determine_best_metric(metrics, trial)
         return metrics
 
-    def _contents_of(self, evaluation: LikelihoodResult) -> dict[str, list[Any]] | None:
-        """What the units of the last evaluation are, in their order; an evaluation set is read for it once."""
-        if self._last_evaluated is None:
-            return None
-        whole, dataset = self._last_evaluated
-        if self._contents is None or self._contents[0] is not whole:
-            found = unit_contents(dataset, self.data_collator, evaluation.data_unit, self.processing_class)
-            self._contents = (whole, found)
-        return self._contents[1].of(evaluation.unit_ids)
+    def _chosen_evaluation(self) -> Evaluated | None:
+        """The last evaluation of the set that ``metric_for_best_model`` is of."""
+        metric = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        known = [prefix for prefix in self._evaluated if metric.startswith(f"{prefix}_")]
+        return self._evaluated[max(known, key=len)] if known else None
+
+    def _contents_of(self, evaluated: Evaluated) -> dict[str, list[Any]] | None:
+        """What the units of an evaluation are, in their order; an evaluation set is read for it once."""
+        found = self._of_sets.get(evaluated.whole, "contents")
+        if found is None:
+            unit = evaluated.result.data_unit
+            found = unit_contents(evaluated.scored, self.data_collator, unit, self.processing_class)
+            self._of_sets.keep(evaluated.whole, "contents", found)
+        return found.of(evaluated.result.unit_ids)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self._window:

@@ -460,6 +460,14 @@ def test_what_is_another_model_once_it_is_loaded_is_refused(monkeypatch, process
         refuse_unfit(measure(small("youtu"), causal=True, whole=True))
 
 
+@pytest.mark.borders
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_verdict_is_the_same_where_the_caller_has_switched_gradients_off(mode):
+    verdict = measure(small("llama"), causal=False, whole=True)
+    with mode():
+        assert measure(small("llama"), causal=False, whole=True) == verdict
+
+
 def test_measuring_prints_nothing_and_imports_no_deepspeed():
     program = (
         "import sys\n"

@@ -1,0 +1,130 @@
+"""What a user gives a Trainer to read - data sets, rows, batches - looked at before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from ..data import Collator
+from ..errors import UserError
+
+_UNREAD = {
+    "position_ids": "positions are counted from the start of each row; leave the column out",
+    "inputs_embeds": "noise is drawn over tokens; give input_ids",
+}
+
+
+def check_training_set(dataset: Any, collator: Callable[[list[Any]], Any]) -> None:
+    """Raise UserError where it is several sets, or its first row or the batch made of it is none that can be trained on."""
+    if dataset is None:
+        return
+    if isinstance(dataset, Mapping):
+        raise UserError(f"train_dataset is a dict of sets ({_names(dataset)}); give one of them")
+    if not (isinstance(dataset, IterableDataset) or hasattr(dataset, "__getitem__") or hasattr(dataset, "__iter__")):
+        raise UserError(f"train_dataset is a {type(dataset).__name__}; give rows by number, or an IterableDataset")
+    if isinstance(dataset, Iterator):
+        raise UserError(
+            f"train_dataset is a {type(dataset).__name__}, which can be read once only; give a list, a data set or an "
+            "IterableDataset"
+        )
+    _check_first_row(dataset, "train_dataset", collator)
+
+
+def check_evaluation_sets(sets: Any, collator: Callable[[list[Any]], Any], given: str = "eval_dataset") -> None:
+    """Raise UserError where an evaluation set, or one of several, is none that can be evaluated."""
+    if sets is None:
+        return
+    for name, dataset in sets.items() if isinstance(sets, Mapping) else [("", sets)]:
+        if not isinstance(name, str) or name == "native":
+            raise UserError(f"{given} has a set called {name!r}, which is no name for metrics; call it something else")
+        called = f"{given}[{name!r}]" if name else given
+        _check_first_row(check_evaluation_set(dataset, called), called, collator)
+
+
+def check_evaluation_set(dataset: Any, name: str) -> Any:
+    """Return a set whose rows can be read by number.
+
+    Raises:
+        UserError: they cannot, or there are none.
+    """
+    if isinstance(dataset, Mapping):
+        raise UserError(f"{name} is a dict of sets ({_names(dataset)}) within another; give one of them")
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise UserError(
+            f"{name} is a {type(dataset).__name__}, whose rows have no number to draw their noise by; make a list of as many "
+            "rows as are to be evaluated"
+        )
+    if len(dataset) == 0:
+        raise UserError(f"{name} has no rows; give some")
+    return dataset
+
+
+def check_batch(batch: Any, collator: Any) -> None:
+    """Raise UserError where a batch is not made of token ids and labels on the host."""
+    name = collator.__name__ if hasattr(collator, "__name__") else type(collator).__name__
+    if not isinstance(batch, Mapping):
+        raise UserError(
+            f"data_collator {name} returns a {type(batch).__name__}; it must return a dict with input_ids and labels"
+        )
+    tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    for key in ("input_ids", "labels"):
+        if key not in tensors:
+            raise UserError(
+                f"the batches of data_collator {name} have no tensor {key!r}, only {_names(tensors) or 'nothing'}; "
+                "leave data_collator out (the tokenizer, given as processing_class, then pads and labels rows), or have it "
+                "return input_ids and labels, -100 where a token is context"
+            )
+    check_on_host(batch)
+
+
+def check_on_host(batch: Mapping[str, Any]) -> None:
+    """Raise UserError where a batch is on a device: the noise is drawn on the host, over its tokens."""
+    if (device := batch["input_ids"].device).type != "cpu":
+        raise UserError(
+            f"a batch is on {device}, but its noise is drawn on the host, from where it is moved; have data_collator and "
+            "get_train_dataloader leave batches on the CPU"
+        )
+
+
+def _check_first_row(dataset: Any, name: str, collator: Callable[[list[Any]], Any]) -> None:
+    if isinstance(dataset, IterableDataset) or getattr(dataset, "is_stream", False):
+        return
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
+        return
+    row = dataset[0]
+    if isinstance(collator, Collator):
+        if not isinstance(row, Mapping) or "input_ids" not in row:
+            has = f"only {_names(row)}" if isinstance(row, Mapping) else f"each is a {type(row).__name__}"
+            raise UserError(
+                f"the rows of {name} have no input_ids, {has}; tokenise them first, as by "
+                "dataset.map(lambda row: tokenizer(row['text']))"
+            )
+        for key, advice in _UNREAD.items():
+            if key in row:
+                raise UserError(f"the rows of {name} have {key}, which are not read: {advice}")
+        return
+    with _random_numbers_kept():
+        check_batch(collator([copy.copy(row)]), collator)
+
+
+@contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """Whatever a collator draws inside the block is drawn again after it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _names(mapping: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, mapping))

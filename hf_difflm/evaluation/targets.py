@@ -15,6 +15,7 @@ from ..data import DataOptions
 from ..data.text_ids import TextIds
 from ..errors import UserError, first_line
 from ..models.adapters.folders import is_model_folder
+from ..models.backbones.check import check_loaded
 from ..models.hub_source import hub_folder
 from ..models.loading import is_denoiser, load_model, tokenizer_folder
 from ..runs import load_run
@@ -135,12 +136,13 @@ def load_target(
         add_bos, bos_token: see :meth:`Target.texts_of`.
 
     Raises:
-        UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a model of another kind; a text that
-            cannot begin so.
+        UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a model of another kind; a causal LM
+            that reads the token that it predicts; a text that cannot begin so.
     """
     found = find_weights(target, revision)
     model, tokenizer = _load(found, dtype)
     load_average(model, found.folder)
+    check_loaded(model)
     model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not use_cpu else "cpu")
     loaded = Target(
         model=model.eval(),

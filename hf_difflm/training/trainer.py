@@ -43,6 +43,7 @@ from .trainer_parts.evaluating import EvaluatingPart
 from .trainer_parts.flow import InterruptCallback, LastStepCallback, StepHooks
 from .trainer_parts.loading import LoadingPart
 from .trainer_parts.networks import NetworksPart
+from .trainer_parts.router_loss import RouterLoss
 from .trainer_parts.saving import SavingPart, recover_best
 from .trainer_parts.searching import SearchingPart
 from .trainer_parts.window import MetricsWindow
@@ -95,7 +96,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             )
         self.backbone_verdict: Verdict | None = None
         if model is not None:
-            self._check_backbone(model, args)
+            self._measure(model, args)
         if kwargs.get("data_collator") is None:
             raise UserError(
                 "there is no processing_class and no data_collator, so that nothing pads and labels rows; pass the tokenizer "
@@ -115,8 +116,6 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             callbacks=callbacks,
             **kwargs,
         )
-        if model is None:
-            self._check_backbone(self.model, args)
         self._check_adapters()
         self._optimizer_given = check_given_optimizer(
             self.optimizer, self.optimizer_cls_and_kwargs, self.model.parameters()
@@ -126,6 +125,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             ema=args.ema_decay is not None,
             load_best_model_at_end=args.load_best_model_at_end,
             state_dict_type=fsdp_state_dict_type(),
+            reads_padding=bool(getattr(getattr(self.model, "config", None), "reads_padding", None)),
         )
         check_optimizer(self.optimizer, engine_of(args), args.ema_decay)
         # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
@@ -149,6 +149,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self._of_sets = OfSets()
         self._own_log: RunLogCallback | None = None
         self._window = MetricsWindow()
+        self._router_loss: RouterLoss | None = None
         self._clock_started = False
         self._resumed_from: Path | None = None
         self._train_order: EpochSampler | None = None
@@ -167,8 +168,16 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         bos_token_id = getattr(self.processing_class, "bos_token_id", None)
         return objective_for(self.args, self.model, self.train_dataset, bos_token_id)
 
-    def _check_backbone(self, model: Any, args: DiffusionTrainingArguments) -> None:
-        self.backbone_verdict = check_model(model, allow_causal_layers=args.allow_causal_layers)
+    def call_model_init(self, trial: Any = None) -> Any:
+        """A model of ``model_init``, which is measured as one that is given."""
+        model = super().call_model_init(trial)
+        self._measure(model, self.args)
+        return model
+
+    def _measure(self, model: Any, args: DiffusionTrainingArguments) -> None:
+        self.backbone_verdict = check_model(
+            model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss
+        )
         if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
             args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
 
@@ -194,11 +203,20 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             places_B=places,
             size=max(self.get_total_train_batch_size(self.args), int(places.max()) + 1),
         )
+        router_loss = self._router_loss if model.training else None
         # The model knows its precision itself; networks beside it are told.
-        with nullcontext() if self.training_objective.networks is None else self.accelerator.autocast():
+        with (
+            nullcontext() if self.training_objective.networks is None else self.accelerator.autocast(),
+            nullcontext() if router_loss is None else router_loss.listening(),
+        ):
             output = self.training_objective(
                 model, inputs, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
             )
+        if router_loss is not None:
+            aux_loss = router_loss.share(inputs, num_items_in_batch)
+            self._window.add_aux_loss(aux_loss.detach() * self.accelerator.num_processes)
+            # Its gradient, and none of its value: the logged loss is that of the objective.
+            output.loss = output.loss + router_loss.coefficient * (aux_loss - aux_loss.detach())
         if model.training:
             self._micro_flops = self._batch_flops(inputs, output)
             self._window.add_micro_batch(output, int((inputs["labels"] != -100).sum()), self._micro_flops)
@@ -287,7 +305,6 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         # The model is another one than the Trainer was made with, and a trial may have another objective.
         if self.args.use_liger_kernel:
             apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
-        self._check_backbone(self.model, self.args)
         if not self._objective_given:
             self.training_objective = self._objective_of_arguments()
             self._adopt_networks()
@@ -334,6 +351,10 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         self._chunk_head()  # of a hyperparameter search, each trial has a model of its own
+        if self.args.router_aux_loss is not None and (
+            self._router_loss is None or self._router_loss.model is not self.model
+        ):
+            self._router_loss = RouterLoss(self.model, self.args.router_aux_loss)
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.args.ema_decay is not None:
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay)

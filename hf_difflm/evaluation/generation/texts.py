@@ -11,6 +11,7 @@ import torch
 
 from ...data.text_ids import TextIds, pad_id
 from ...errors import UserError
+from ...models.backbones.check import takes_left_padding
 from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
@@ -92,7 +93,8 @@ def generate_samples(
     """Continue each prompt (the empty one too), or fill its holes, in one batch.
 
     The same seed gives the same texts; those of a denoiser depend on the seed and their number alone, not on the texts
-    beside them. The names of control tokens in prompts are these tokens, as far as the tokenizer reads them
+    beside them. Prompts of several lengths go through a causal LM in several batches where padding would change a row.
+    The names of control tokens in prompts are these tokens, as far as the tokenizer reads them
     (``split_special_tokens``); the mask token is a hole where a denoiser may infill, else it stays text. Neither the
     model nor any random number generator is changed, so this may be called in the middle of a training.
 
@@ -120,15 +122,16 @@ def generate_samples(
         text = texts_of(model, tokenizer)
         encoded = [encoded_prompt(model, text, prompt, options.infill is not False) for prompt in prompts]
     default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
-    by_length: dict[int, list[int]] = {}
+    by_length: dict[tuple[int, int], list[int]] = {}
+    apart = not is_denoiser and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)
     for place, prompt in enumerate(encoded):
         length = options.max_new_tokens
         if length is None:
             length = 0 if prompt.spans else default
         _check_length(model, prompt, length, options)
-        by_length.setdefault(length, []).append(place)
+        by_length.setdefault((length, len(prompt.ids) if apart else 0), []).append(place)
     samples: dict[int, GeneratedText] = {}
-    for length, places in by_length.items():
+    for (length, _), places in by_length.items():
         rows = [first_row + place for place in places]
         if is_denoiser:
             arguments["seed"] = [_row_seed(options.seed, row) for row in rows]

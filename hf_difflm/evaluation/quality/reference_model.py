@@ -13,6 +13,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 
 from ...data.text_ids import TextIds
 from ...errors import UserError, first_line
+from ...models.backbones.check import verdict_on
+from ...models.backbones.sentences import refuse_unfit
 from ...models.hub_source import hub_folder
 from ...models.untrusted import refuse_unsafe
 
@@ -62,7 +64,7 @@ def load_reference(name: str, device: torch.device | str = "cpu") -> ReferenceMo
     """Load a causal LM and its tokenizer from a folder or the Hub; in float32, for its perplexity is told as exact.
 
     Raises:
-        UserError: it cannot be loaded as a causal LM.
+        UserError: it cannot be loaded as a causal LM, or reads the token that it predicts.
     """
     with _loading(name):
         place = _causal_place(name)
@@ -84,11 +86,13 @@ def check_reference(name: str) -> None:
 
 
 def _causal_place(name: str) -> Path:
-    """The folder of the model; raises ValueError where it is of another kind."""
+    """The folder of the model; raises ValueError where it is of another kind, UserError where it reads ahead."""
     place = _place(name)
     config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"it is a {config.model_type} model")
+    if (verdict := verdict_on(config, causal=True, whole=False)) is not None:
+        refuse_unfit(verdict)
     return place
 
 

@@ -97,14 +97,15 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self.backbone_verdict: Verdict | None = None
         if model is not None:
             self._measure(model, args)
-        if kwargs.get("data_collator") is None:
+        collator: Any = kwargs.get("data_collator")
+        if collator is None and (train_dataset is not None or eval_dataset is not None):
             raise UserError(
                 "there is no processing_class and no data_collator, so that nothing pads and labels rows; pass the tokenizer "
                 "as processing_class"
             )
         check_overrides(type(self), DiffusionTrainer)
-        check_training_set(train_dataset, kwargs["data_collator"])
-        check_evaluation_sets(eval_dataset, kwargs["data_collator"])
+        check_training_set(train_dataset, collator)
+        check_evaluation_sets(eval_dataset, collator)
         prepare_for_zero3(args)
         model = with_adapters(model, args)
         super().__init__(

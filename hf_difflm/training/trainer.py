@@ -96,15 +96,16 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             )
         self.backbone_verdict: Verdict | None = None
         if model is not None:
-            self._check_backbone(model, args)
-        if kwargs.get("data_collator") is None:
+            self._measure(model, args)
+        collator: Any = kwargs.get("data_collator")
+        if collator is None and (train_dataset is not None or eval_dataset is not None):
             raise UserError(
                 "there is no processing_class and no data_collator, so that nothing pads and labels rows; pass the tokenizer "
                 "as processing_class"
             )
         check_overrides(type(self), DiffusionTrainer)
-        check_training_set(train_dataset, kwargs["data_collator"])
-        check_evaluation_sets(eval_dataset, kwargs["data_collator"])
+        check_training_set(train_dataset, collator)
+        check_evaluation_sets(eval_dataset, collator)
         prepare_for_zero3(args)
         model = with_adapters(model, args)
         super().__init__(
@@ -157,12 +158,6 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self._micro_flops: float | None = None
         self._peak: float | None = None
 
-    def call_model_init(self, trial: Any = None) -> Any:
-        """A model of ``model_init``, which is measured as one that is given."""
-        model = super().call_model_init(trial)
-        self._check_backbone(model, self.args)
-        return model
-
     def _choose_metric(self) -> None:
         """Have ``metric_for_best_model`` name what evaluations will have, where they are this class's own."""
         own = type(self).evaluate is EvaluatingPart.evaluate and self.compute_metrics is None
@@ -174,7 +169,13 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         bos_token_id = getattr(self.processing_class, "bos_token_id", None)
         return objective_for(self.args, self.model, self.train_dataset, bos_token_id)
 
-    def _check_backbone(self, model: Any, args: DiffusionTrainingArguments) -> None:
+    def call_model_init(self, trial: Any = None) -> Any:
+        """A model of ``model_init``, which is measured as one that is given."""
+        model = super().call_model_init(trial)
+        self._measure(model, self.args)
+        return model
+
+    def _measure(self, model: Any, args: DiffusionTrainingArguments) -> None:
         self.backbone_verdict = check_model(
             model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss
         )

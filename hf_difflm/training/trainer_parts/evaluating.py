@@ -69,7 +69,7 @@ class EvaluatingPart(TrainerPart):
         most = None if self.args.eval_iters is None else self.args.eval_iters * self.args.per_device_eval_batch_size
         check_evaluation_sets(dataset, self.data_collator)
         scored = spread(dataset, most)
-        metrics, bounds = self._measure(dataset, scored, metric_key_prefix)
+        metrics, bounds = self._scored(dataset, scored, metric_key_prefix)
         assert self.last_evaluation is not None
         self._evaluated[metric_key_prefix] = Evaluated(self.last_evaluation, dataset, scored)
         self.log(metrics)
@@ -105,7 +105,7 @@ class EvaluatingPart(TrainerPart):
         if isinstance(test_dataset, (str, Mapping)):
             raise UserError("predict takes the rows of one set; call it once for each, or evaluate for a dict of sets")
         check_evaluation_sets(test_dataset, self.data_collator, "test_dataset")
-        metrics, bounds = self._measure(test_dataset, test_dataset, metric_key_prefix)
+        metrics, bounds = self._scored(test_dataset, test_dataset, metric_key_prefix)
         metrics.update(bounds)
         assert self.last_evaluation is not None
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
@@ -149,7 +149,7 @@ class EvaluatingPart(TrainerPart):
             raise UserError(f"there is no evaluation set {name!r}; {have}")
         return sets[name]
 
-    def _measure(self, whole: Any, dataset: Any, prefix: str) -> tuple[dict[str, float], dict[str, Any]]:
+    def _scored(self, whole: Any, dataset: Any, prefix: str) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics of those rows of a set that are to be scored, and the words that say what bounds they are."""
         start = time.perf_counter()
         fewest = Draws(self.args.eval_replicates, self.args.target_stderr, self.args.max_eval_replicates).fewest

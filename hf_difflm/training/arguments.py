@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, InitVar, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
-from .declarations.fields import REFUSED
+from .declarations.fields import find_field
+from .declarations.trainer_arguments import REFUSED, ROWS
+from .declarations.typed_values import check_value, shown
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 from .options import DiffusionOptions
 from .schedule_free import SCHEDULE_FREE
@@ -19,6 +26,8 @@ _PLATEAU = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow the metric of ``metric_for_best_model``."""
 _IN_BACKWARD = ("lomo", "adalomo")
 """Optimisers without a step of their own; the layer-wise ones are told by their names."""
+_WITH_TARGETS = ("galore_", "apollo_")
+_OF_ARGPARSE = frozenset({"help", "choices", "aliases"})
 
 
 @dataclass
@@ -34,10 +43,68 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
     Raises:
         UserError: a metric whose direction is not known, or is said to be the wrong one; a launch that would do something
             else (:func:`check_launch`); a global batch size that cannot be cut, or that another field would overrule;
-            numbers of evaluation draws that do not go together.
+            numbers of evaluation draws that do not go together; a value out of its range; a field that is refused
+            (:mod:`hf_difflm.training.declarations.trainer_arguments`).
     """
 
-    def __post_init__(self) -> None:
+    # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the result
+    # depend on the number of processes.
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "drop the incomplete optimiser batch at the end of an epoch; off is refused"}
+    )
+    as_given: InitVar[Mapping[str, tuple[Any, Any]] | None] = None
+    """Name to what was given and what was made of it. ``dataclasses.replace`` hands it on, so that the copy derives anew."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the ``__post_init__`` of a user's subclass take nothing, as that of ``TrainingArguments`` does."""
+        super().__init_subclass__(**kwargs)
+        theirs = cls.__dict__.get("__post_init__")
+        if theirs is None or len(inspect.signature(theirs).parameters) > 1:
+            return
+
+        def post_init(self: Any, as_given: Any = None) -> None:
+            self.as_given = as_given
+            theirs(self)
+
+        cls.__post_init__ = post_init  # type: ignore[assignment,method-assign]
+
+    def __post_init__(self, as_given: Mapping[str, tuple[Any, Any]] | None = None) -> None:
+        as_given = as_given or self.as_given
+        for name, (given, made) in (as_given or {}).items():
+            if getattr(self, name) == made:
+                setattr(self, name, given)
+        before = {one.name: copy.copy(getattr(self, one.name)) for one in fields(self) if one.init}
+        self._check_fields()
+        self._derive()
+        self.as_given = {
+            name: (given, getattr(self, name)) for name, given in before.items() if getattr(self, name) != given
+        }
+
+    def derive(self, name: str, value: Any) -> None:
+        """Set what follows from model or data, and no user has asked for: a copy with other values derives it anew."""
+        given = self.as_given[name][0] if name in self.as_given else getattr(self, name)
+        setattr(self, name, value)
+        self.as_given = {**self.as_given, name: (given, value)}
+
+    def _check_fields(self) -> None:
+        """Whatever is refused, or out of its range, before anything is made of it."""
+        for one in fields(self):
+            value, row = getattr(self, one.name), ROWS.get(one.name)
+            if row is None or row.verdict != REFUSED:
+                declared = find_field(one.name)
+                if declared is not None:
+                    check_value(declared, value)
+            elif one.name == "dataloader_pin_memory" and self.use_cpu:
+                continue  # what transformers itself then makes of it
+            elif value != _default(DiffusionTrainingArguments.__dataclass_fields__[one.name]):
+                raise UserError(f"{one.name}={shown(value)} {row.sentence}")
+        if self.optim_target_modules is not None and not str(_word(self.optim)).startswith(_WITH_TARGETS):
+            raise UserError(
+                f"optim_target_modules={shown(self.optim_target_modules)} is for the GaLore and APOLLO optimisers, but "
+                f"optim is {_word(self.optim)}; leave one of them out"
+            )
+
+    def _derive(self) -> None:
         check_launch(use_cpu=self.use_cpu, bf16=self.bf16, fp16=self.fp16, fsdp=self.fsdp, deepspeed=self.deepspeed)
         check_sharding(
             asked_engine(self.fsdp, self.deepspeed),
@@ -51,9 +118,6 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         self._refuse_optimizers()
         self._turn_plateau()
         build_models_whole()
-        # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the
-        # result depend on the number of processes.
-        self.dataloader_drop_last = True
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every parameter takes part in every step
         if self.n_gpu > 1:
@@ -62,10 +126,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         self._derive_accumulation()
 
     def _refuse_other_batches(self) -> None:
-        """What would make another optimiser batch than ``global_batch_size`` says, or another loss, without a word."""
-        for name in ("auto_find_batch_size", "ignore_data_skip", "label_smoothing_factor"):
-            if getattr(self, name):
-                raise UserError(f"{name} {REFUSED[name]}")
+        """What of accelerate's settings would make another optimiser batch than ``global_batch_size`` says, or nothing."""
         given: Any = self.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says
         if given.dispatch_batches:
             raise UserError(
@@ -77,6 +138,12 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 "split_batches=True would divide each micro-batch among the processes, and make an optimiser batch smaller "
                 "than global_batch_size says; leave it out of accelerator_config"
             )
+        for name in ("even_batches", "use_seedable_sampler", "non_blocking"):
+            if getattr(given, name) != getattr(AcceleratorConfig, name):
+                raise UserError(
+                    f"{name}={getattr(given, name)} has no effect: the Trainer has an order of its own, and copies without "
+                    "waiting; leave it out of accelerator_config"
+                )
         if "num_steps" in (given.gradient_accumulation_kwargs or {}):
             raise UserError(
                 f"num_steps {given.gradient_accumulation_kwargs['num_steps']} in gradient_accumulation_kwargs would "
@@ -85,14 +152,14 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def _refuse_optimizers(self) -> None:
         """What would make the log say what no step did, or noise that hangs on the number of processes."""
-        name = str(getattr(self.optim, "value", self.optim))
+        name = _word(self.optim)
         if name.endswith("_layerwise") or name in _IN_BACKWARD:
             other = f"; choose {name.removesuffix('_layerwise')}" if name.endswith("_layerwise") else ""
             raise UserError(
                 f"optim {name} changes each weight within the backward pass, where max_grad_norm clips nothing and of "
                 f"which checkpoints keep no state, whatever the log says{other or '; choose adafactor, which is small, too'}"
             )
-        schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        schedule = _word(self.lr_scheduler_type)
         if name.startswith(SCHEDULE_FREE):
             if schedule != "constant":
                 raise UserError(
@@ -132,7 +199,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def _turn_plateau(self) -> None:
         """Have a schedule that waits for a metric to improve look the way that is better: by itself it takes "min"."""
-        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) not in _PLATEAU:
+        if _word(self.lr_scheduler_type) not in _PLATEAU:
             return
         mode = "max" if self.greater_is_better else "min"
         given = dict(self.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
@@ -164,3 +231,26 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"global_batch_size {self.global_batch_size} is not a multiple of {processes}"
                 f"per_device_train_batch_size {self.per_device_train_batch_size}; change one of them"
             )
+
+
+def _word(choice: Any) -> str:
+    return str(getattr(choice, "value", choice))
+
+
+def _default(one: Field) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _for_argparse(one: Field) -> Field:
+    """A copy of a field whose metadata are what ``HfArgumentParser`` hands on to argparse."""
+    copied = copy.copy(one)
+    known = {name: value for name, value in one.metadata.items() if name in _OF_ARGPARSE}
+    if "also" in one.metadata:
+        known["aliases"] = list(one.metadata["also"])
+    copied.metadata = MappingProxyType(known)
+    return copied
+
+
+DiffusionTrainingArguments.__dataclass_fields__.update(
+    {name: _for_argparse(one) for name, one in DiffusionTrainingArguments.__dataclass_fields__.items()}
+)

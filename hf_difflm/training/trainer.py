@@ -26,6 +26,7 @@ from ..objectives.base import refuse_corrupted
 from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
 from .data_order import EpochSampler
+from .declarations.trainer_arguments import OF_THE_TRAINER
 from .ema import ExponentialMovingAverage
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
@@ -78,9 +79,12 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
+        for name, sentence in OF_THE_TRAINER.items():
+            if kwargs.get(name) is not None:
+                raise UserError(f"{name} {sentence}")
         args = args or DiffusionTrainingArguments()
         if eval_dataset is None and args.eval_strategy != "no":
-            args.eval_strategy = type(args.eval_strategy)("no")
+            args.derive("eval_strategy", type(args.eval_strategy)("no"))
         if processing_class is not None:
             kwargs.setdefault("data_collator", Collator(processing_class))
         if getattr(kwargs.get("data_collator"), "mlm", False):
@@ -149,7 +153,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss
         )
         if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
-            args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
+            args.derive("ddp_find_unused_parameters", True)  # else DDP waits for gradients that never come
 
     # ---- the loss ----
 

@@ -13,7 +13,8 @@ from hf_difflm.experiments.recipe_settings import load_settings, resumed_setting
 from hf_difflm.models.options import ModelOptions
 from hf_difflm.objectives.names import OBJECTIVES
 from hf_difflm.recipes import FOLDER, recipe_names
-from hf_difflm.training.declarations.fields import REFUSED, own_fields, trainer_fields
+from hf_difflm.training.declarations.fields import own_fields, trainer_fields
+from hf_difflm.training.declarations.trainer_arguments import NO_FLAGS
 from hf_difflm.training.options import DiffusionOptions
 
 
@@ -124,9 +125,9 @@ def test_every_field_of_training_arguments_is_ours_known_or_refused_and_refused_
     from transformers import TrainingArguments
 
     theirs = set(TrainingArguments.__dataclass_fields__)
-    assert theirs <= own_fields().keys() | trainer_fields().keys() | REFUSED.keys()
-    assert REFUSED.keys() <= theirs
-    assert not REFUSED.keys() & (own_fields().keys() | trainer_fields().keys())
+    assert theirs <= own_fields().keys() | trainer_fields().keys() | NO_FLAGS.keys()
+    assert NO_FLAGS.keys() <= theirs
+    assert not NO_FLAGS.keys() & (own_fields().keys() | trainer_fields().keys())
 
 
 @pytest.mark.parametrize(

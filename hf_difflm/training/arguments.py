@@ -9,12 +9,13 @@ from dataclasses import MISSING, Field, InitVar, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
+from .declarations.complaints import complaints_about
 from .declarations.fields import find_field
 from .declarations.trainer_arguments import REFUSED, ROWS
 from .declarations.typed_values import check_value, shown
@@ -94,6 +95,10 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 declared = find_field(one.name)
                 if declared is not None:
                     check_value(declared, value)
+                if row is not None and row.needs and value and not any(getattr(self, name) for name in row.needs):
+                    raise UserError(
+                        f"{one.name}={shown(value)} has no effect without {row.needs[0]}; set that too, or leave it out"
+                    )
             elif one.name == "dataloader_pin_memory" and self.use_cpu:
                 continue  # what transformers itself then makes of it
             elif value != _default(DiffusionTrainingArguments.__dataclass_fields__[one.name]):
@@ -159,6 +164,8 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"optim {name} changes each weight within the backward pass, where max_grad_norm clips nothing and of "
                 f"which checkpoints keep no state, whatever the log says{other or '; choose adafactor, which is small, too'}"
             )
+        for word in filter(None, (self.optim_args or "").replace(" ", "").split(",")):
+            self._refuse_idle_word(name, word)
         schedule = _word(self.lr_scheduler_type)
         if name.startswith(SCHEDULE_FREE):
             if schedule != "constant":
@@ -175,6 +182,19 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"neftune_noise_alpha {self.neftune_noise_alpha:g} draws the same noise on each of {self.world_size} "
                 "processes, for other rows on each; leave it out, or train in one process"
             )
+
+    def _refuse_idle_word(self, optim: str, word: str) -> None:
+        """A word of ``optim_args`` that changes nothing of the optimiser: transformers drops it without a word."""
+        if optim.startswith(_WITH_TARGETS):
+            return  # what it makes of them hangs on the model
+        made = []
+        for words in (word, None):
+            asked = copy.copy(self)
+            asked.optim_args = words
+            with complaints_about(f"optim {optim} does not work with optim_args {word!r}", "change one of them"):
+                made.append(Trainer.get_optimizer_cls_and_kwargs(asked))
+        if made[0] == made[1]:
+            raise UserError(f"optim_args has {word!r}, which has no effect on optim {optim}; leave it out")
 
     def _find_direction(self) -> None:
         """Before transformers guesses it: there, whatever does not end in "loss" is better when it is greater."""

@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm.training.declarations.trainer_arguments import NO_FLAGS, OF_THE_TRAINER, REFUSED, ROWS, WORKS
 
 ROOT = Path(__file__).parents[2]
+MINE = Path(__file__).relative_to(ROOT).as_posix()
 FIELDS = {one.name: one for one in dataclasses.fields(TrainingArguments)}
 # A value of each refused field that is not its default.
 OTHER_VALUES: dict[str, Any] = {
@@ -57,15 +59,16 @@ def test_every_field_of_the_installed_transformers_has_a_row_and_every_row_a_fie
 
 @functools.cache
 def _functions(path: str) -> dict[str, str]:
-    """Name to source, with the decorators, of every test of a file; and that of its constants under an empty name."""
-    text = (ROOT / path).read_text(encoding="utf-8")
+    """Name to source, with the decorators, of every test of a file; all else, which they use, under an empty name."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     found = {"": ""}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef):
-            first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-            found[node.name] = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            found[""] += ast.get_source_segment(text, node) or ""
+    for node in ast.parse("\n".join(lines)).body:
+        first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", ()))])
+        source = "\n".join(lines[first - 1 : node.end_lineno])
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            found[node.name] = source
+        else:
+            found[""] += source
     return found
 
 
@@ -73,8 +76,9 @@ def _functions(path: str) -> dict[str, str]:
 def test_a_row_that_works_names_a_test_that_sets_the_field(name):
     path, _, test = ROWS[name].test.partition("::")
     assert test in _functions(path), f"{ROWS[name].test} does not exist"
-    sets = (_functions(path)[test] + _functions(path)[""]).replace("-", "_")
-    assert name in sets, f"{ROWS[name].test} does not set {name}"
+    around = "" if path == MINE else _functions(path)[""]
+    sets = re.findall(r"\w+", (_functions(path)[test] + around).replace("-", "_"))
+    assert name in sets or f"__{name}" in sets, f"{ROWS[name].test} does not set {name}"
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.verdict == REFUSED])
@@ -121,6 +125,14 @@ def test_a_range_is_the_same_in_python_and_on_the_command_line(settings, sentenc
         load_settings(None, settings)
     assert str(python.value) == str(typed.value)
     assert str(python.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.needs])
+def test_what_has_no_effect_alone_is_refused_alone(name, tmp_path):
+    values = {"dataloader_prefetch_factor": 2, "dataloader_persistent_workers": True}
+    values["dataloader_multiprocessing_context"] = "spawn"
+    with pytest.raises(UserError, match=f"^{name}=.* has no effect without {ROWS[name].needs[0]}"):
+        arguments(tmp_path, **{name: values.get(name, {"use_reentrant": False})})
 
 
 # ---- parsers, copies, the Trainer's own arguments ----
@@ -231,6 +243,10 @@ def test_the_optimiser_is_the_one_that_is_named(make_diffusion_trainer, tmp_path
     optimizer = make_diffusion_trainer(optim="sgd", optim_args="momentum=0.5").create_optimizer()
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["momentum"] == 0.5
+    with pytest.raises(UserError, match="optim_args has 'momentm=0.5', which has no effect on optim sgd"):
+        arguments(tmp_path, optim="sgd", optim_args="momentum=0.5, momentm=0.5")
+    with pytest.raises(UserError, match="optim sgd does not work with optim_args 'momentum=a': could not convert"):
+        arguments(tmp_path, optim="sgd", optim_args="momentum=a")
     with pytest.raises(UserError, match="optim adalomo changes each weight within the backward pass"):
         arguments(tmp_path, optim="adalomo")
 
@@ -263,11 +279,13 @@ def test_the_learning_rate_follows_the_schedule(make_diffusion_trainer, settings
 def test_the_gradient_is_clipped_at_it(make_diffusion_trainer):
     moved = []
     for limit in (0.0, 0.25):
-        trainer = make_diffusion_trainer(max_steps=1, learning_rate=1.0, optim="sgd", max_grad_norm=limit)
+        trainer = make_diffusion_trainer(
+            max_steps=1, learning_rate=1.0, optim="sgd", max_grad_norm=limit, save_log_to_json=False
+        )
         before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
         trainer.train()
         changes = [(new - old).norm() for new, old in zip(trainer.model.parameters(), before, strict=True)]
-        moved.append(float(torch.stack(changes).norm()))
+        moved.append(torch.stack(changes).norm().item())
     assert moved[0] > 0.5
     assert moved[1] == pytest.approx(0.25, rel=1e-3)
 
@@ -296,15 +314,17 @@ def test_tf32_is_for_gpus(tmp_path):
             arguments(tmp_path, tf32=True)
 
 
-@pytest.mark.parametrize("prefix", ["activation_checkpointing", "gradient_checkpointing"])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_activations_are_computed_again(make_diffusion_trainer, prefix, reentrant):
-    trainer = make_diffusion_trainer(
-        max_steps=1, **{prefix: True, f"{prefix}_kwargs": {"use_reentrant": reentrant, "preserve_rng_state": False}}
-    )
+@pytest.mark.parametrize("old_names", [False, True])
+def test_activations_are_computed_again(make_diffusion_trainer, old_names, reentrant):
+    how = {"use_reentrant": reentrant, "preserve_rng_state": False}
+    settings: dict[str, Any] = {"activation_checkpointing": True, "activation_checkpointing_kwargs": how}
+    if old_names:
+        settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": how}
+    trainer = make_diffusion_trainer(max_steps=1, **settings)
     calls = []
-    (layer, *_) = (module for module in trainer.model.modules() if type(module).__name__ == "LlamaDecoderLayer")
-    layer.mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    layer = next(module for module in trainer.model.modules() if type(module).__name__ == "LlamaDecoderLayer")
+    layer.input_layernorm.register_forward_pre_hook(lambda *_: calls.append(1))
     trainer.train()
     assert len(calls) == 2  # forward, and once more in the backward pass
     assert layer._gradient_checkpointing_func.keywords["use_reentrant"] is reentrant
@@ -336,7 +356,7 @@ def test_the_configuration_has_it(make_diffusion_trainer):
 def test_embeddings_are_noisy(make_diffusion_trainer):
     losses = []
     for alpha in (None, 50.0):
-        trainer = make_diffusion_trainer(max_steps=1, logging_steps=1, neftune_noise_alpha=alpha)
+        trainer = make_diffusion_trainer(max_steps=1, logging_steps=1, neftune_noise_alpha=alpha, save_log_to_json=False)
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
     assert losses[0] != losses[1]
@@ -359,7 +379,7 @@ def test_the_cache_is_emptied(make_diffusion_trainer, monkeypatch):
         ({"logging_steps": 3}, [3, 6]),
         ({"logging_steps": 3, "logging_first_step": True}, [1, 3, 6]),
         ({"logging_strategy": "epoch", "max_steps": 12}, [6, 12]),
-        ({"logging_strategy": "no"}, []),
+        ({"logging_strategy": "no"}, [6]),
     ],
 )
 def test_steps_are_logged_when_it_says(make_diffusion_trainer, settings, steps):
@@ -386,14 +406,6 @@ def test_no_filter_hides_a_loss_that_is_not_finite(make_diffusion_trainer, hidde
         next(iter(trainer.model.parameters())).fill_(float("nan"))
     with pytest.raises(Exception, match="so the run was stopped"):
         trainer.train()
-
-
-@pytest.mark.parametrize(("counted", "tokens"), [("all", 2 * 4 * 12), ("non_padding", None)])
-def test_input_tokens_are_counted(make_diffusion_trainer, train_rows, counted, tokens):
-    rows = train_rows(8, ragged=tokens is None)
-    trainer = make_diffusion_trainer(train=rows, max_steps=2, include_num_input_tokens_seen=counted)
-    trainer.train()
-    assert trainer.state.num_input_tokens_seen == (tokens or sum(len(row["input_ids"]) for row in rows))
 
 
 @pytest.mark.parametrize(("disabled", "shown"), [(True, PrinterCallback), (False, ProgressCallback)])
@@ -489,7 +501,9 @@ def test_torch_is_told_to_be_deterministic(make_diffusion_trainer, monkeypatch):
 
 def test_the_order_of_the_data_has_a_seed_of_its_own(make_diffusion_trainer):
     def order(**seeds: int) -> list[int]:
-        return list(iter(make_diffusion_trainer(**seeds).get_train_dataloader().sampler))
+        trainer = make_diffusion_trainer(**seeds)
+        trainer.get_train_dataloader()
+        return list(iter(trainer._train_order))
 
     assert order(seed=1, data_seed=5) == order(seed=2, data_seed=5) == order(seed=5)
     assert order(seed=1, data_seed=5) != order(seed=1)
@@ -536,11 +550,9 @@ MACHINE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import logging, torch, transformers
+import json, logging, torch, transformers
 from test_two_processes import make_trainer
-asked = {"log_on_each_node": sys.argv[3] == "each", "log_level": "info", "log_level_replica": "error"}
-asked |= {"ddp_backend": "gloo", "ddp_timeout": 77}
-trainer, _ = make_trainer(Path(sys.argv[2]), "mdlm", 1, asked, ranks=2)
+trainer, _ = make_trainer(Path(sys.argv[2]), "mdlm", 1, json.loads(sys.argv[3]), ranks=2)
 group = torch.distributed.distributed_c10d._get_default_group()
 print(transformers.logging.get_verbosity() == logging.INFO, torch.distributed.get_backend(),
       group._get_backend(torch.device("cpu")).options._timeout.seconds)
@@ -550,14 +562,15 @@ print(transformers.logging.get_verbosity() == logging.INFO, torch.distributed.ge
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "talks"), [("each", ["True", "True"]), ("first", ["True", "False"])])
 def test_two_machines_say_and_talk_as_it_says(tmp_path, where, talks):
-    """Each process is the only one of its machine, as the environment of a launcher says it: log_on_each_node,
-    log_level_replica, ddp_backend, ddp_timeout."""
+    """Each process is the only one of its machine, as the environment of a launcher says it."""
+    asked = {"log_on_each_node": where == "each", "log_level": "info", "log_level_replica": "error"}
+    asked |= {"ddp_backend": "gloo", "ddp_timeout": 77}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launched = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     environment = os.environ | launched | {"MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", MACHINE, str(Path(__file__).parent), str(tmp_path), where]
+    command = [sys.executable, "-c", MACHINE, str(Path(__file__).parent), str(tmp_path), json.dumps(asked)]
     machines = [
         subprocess.Popen(command, env=environment | {"RANK": rank}, stdout=subprocess.PIPE, text=True)
         for rank in ("0", "1")
@@ -613,18 +626,18 @@ def test_a_collator_gets_every_column(tmp_path, tiny_denoiser, tokenizer, train_
 
 
 def test_what_is_not_finite_is_traced(make_diffusion_trainer):
-    trainer = make_diffusion_trainer(max_steps=2, debug="underflow_overflow")
+    trainer = make_diffusion_trainer(max_steps=2, debug="underflow_overflow", save_log_to_json=False)
     trainer.train()
     with torch.no_grad():
         next(iter(trainer.model.parameters())).fill_(float("inf"))
     with pytest.raises(ValueError, match="inf/nan"):
-        make_diffusion_trainer(model=trainer.model, debug="underflow_overflow").train()
+        make_diffusion_trainer(model=trainer.model, debug="underflow_overflow", save_log_to_json=False).train()
 
 
 def test_memory_is_told_at_the_end(make_diffusion_trainer):
-    told = make_diffusion_trainer(max_steps=1, skip_memory_metrics=False).train().metrics
-    assert "train_mem_cpu_alloc_delta" in told
-    assert "train_mem_cpu_alloc_delta" not in make_diffusion_trainer(max_steps=1).train().metrics
+    for skipped in (True, False):
+        trainer = make_diffusion_trainer(max_steps=1, skip_memory_metrics=skipped, save_log_to_json=False)
+        assert ("train_mem_cpu_alloc_delta" in trainer.train().metrics) != skipped
 
 
 def test_what_scripts_read_is_kept(tmp_path):

@@ -24,6 +24,7 @@ class Row:
         test: ``path::name`` of the test that sets the field and sees its effect; empty where it is refused.
         bounds: of the value: ``min``, ``max``, ``above`` and ``below``. Fields with a default of ours have theirs there.
         flag: the end of the sentence with which the command line refuses what Python takes, since it says it otherwise.
+        needs: fields of which one must be set, for this one to have an effect.
     """
 
     verdict: str
@@ -31,14 +32,15 @@ class Row:
     test: str = ""
     bounds: Mapping[str, float] = field(default_factory=dict)
     flag: str = ""
+    needs: tuple[str, ...] = ()
 
 
-def _works(test: str, flag: str = "", **bounds: float) -> Row:
-    return Row(WORKS, "", _path(test), bounds, flag)
+def _works(test: str, flag: str = "", needs: tuple[str, ...] = (), **bounds: float) -> Row:
+    return Row(WORKS, "", _path(test), bounds, flag, needs)
 
 
-def _changed(sentence: str, test: str, flag: str = "", **bounds: float) -> Row:
-    return Row(CHANGED, sentence, _path(test), bounds, flag)
+def _changed(sentence: str, test: str, flag: str = "", needs: tuple[str, ...] = (), **bounds: float) -> Row:
+    return Row(CHANGED, sentence, _path(test), bounds, flag, needs)
 
 
 def _refused(sentence: str) -> Row:
@@ -51,6 +53,8 @@ def _path(test: str) -> str:
 
 _EVALUATES = "has no effect on an evaluation that makes no logits of whole sequences: leave it out"
 _AS_TRAINED = "has no effect: an evaluation computes in the precision of the training; leave it out"
+_RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")
+_WORKERS = ("dataloader_num_workers",)
 _SPACE = "sends a run where nobody has seen it arrive: leave it out, and run `trackio sync` after the training"
 _SCRIPT = "Trainers do not read it, scripts do: it is kept"
 _PUSHED = "tests/hub/test_push_training.py::test_a_failing_hub_is_a_line_and_an_event_and_the_next_push_makes_up_for_it"
@@ -77,7 +81,9 @@ ROWS: dict[str, Row] = {
         "Those that change weights within the backward pass are refused",
         "test_the_optimiser_is_the_one_that_is_named",
     ),
-    "optim_args": _works("test_the_optimiser_is_the_one_that_is_named"),
+    "optim_args": _changed(
+        "Words that the optimiser does not read are refused", "test_the_optimiser_is_the_one_that_is_named"
+    ),
     "weight_decay": _works("test_the_optimiser_has_it"),
     "adam_beta1": _works("test_the_optimiser_has_it", min=0.0, below=1.0),
     "adam_beta2": _works("test_the_optimiser_has_it", min=0.0, below=1.0),
@@ -103,9 +109,9 @@ ROWS: dict[str, Row] = {
     "fp16_full_eval": _refused(_AS_TRAINED),
     "tf32": _changed("True is refused where no GPU has it", "test_tf32_is_for_gpus"),
     "activation_checkpointing": _works("test_activations_are_computed_again"),
-    "activation_checkpointing_kwargs": _works("test_activations_are_computed_again"),
+    "activation_checkpointing_kwargs": _works("test_activations_are_computed_again", needs=_RECOMPUTED),
     "gradient_checkpointing": _works("test_activations_are_computed_again"),
-    "gradient_checkpointing_kwargs": _works("test_activations_are_computed_again"),
+    "gradient_checkpointing_kwargs": _works("test_activations_are_computed_again", needs=_RECOMPUTED),
     "torch_compile": _works("test_the_network_is_compiled"),
     "torch_compile_backend": _works("test_the_network_is_compiled"),
     "torch_compile_mode": _works("test_the_network_is_compiled"),
@@ -115,7 +121,8 @@ ROWS: dict[str, Row] = {
     ),
     "liger_kernel_config": _changed(
         "The kernels of the layers; those of the loss are refused",
-        "tests/training/launch/test_liger.py::test_a_kernel_that_is_not_for_it_is_told_in_a_sentence",
+        "tests/training/launch/test_liger.py::test_the_trainer_takes_the_kernels_that_are_asked_for",
+        needs=("use_liger_kernel",),
     ),
     "use_cache": _works("test_the_configuration_has_it"),
     "neftune_noise_alpha": _changed(
@@ -126,7 +133,8 @@ ROWS: dict[str, Row] = {
         "would change the optimiser batch: set global_batch_size and lower per_device_train_batch_size instead"
     ),
     # What is said, and where.
-    "logging_strategy": _works("test_steps_are_logged_when_it_says"),
+    "logging_strategy": _changed(
+        "The last step is logged in any case", "test_steps_are_logged_when_it_says"),
     "logging_steps": _works("test_steps_are_logged_when_it_says"),
     "logging_first_step": _works("test_steps_are_logged_when_it_says"),
     "log_on_each_node": _works("test_two_machines_say_and_talk_as_it_says"),
@@ -134,7 +142,10 @@ ROWS: dict[str, Row] = {
         "Off by default, and a loss that is not finite stops the run either way",
         "test_no_filter_hides_a_loss_that_is_not_finite",
     ),
-    "include_num_input_tokens_seen": _works("test_input_tokens_are_counted"),
+    "include_num_input_tokens_seen": _changed(
+        "num_input_tokens_seen is logged, and counts scored tokens, whichever word is given",
+        "tests/training/test_trainer.py::test_tokens_are_counted_once_whatever_transformers_is_asked_to_count",
+    ),
     "log_level": _works("test_messages_have_its_level"),
     "log_level_replica": _works("test_two_machines_say_and_talk_as_it_says"),
     "disable_tqdm": _works("test_progress_is_a_bar_or_lines"),
@@ -216,7 +227,9 @@ ROWS: dict[str, Row] = {
     "ddp_backend": _works("test_two_machines_say_and_talk_as_it_says"),
     "ddp_timeout": _works("test_two_machines_say_and_talk_as_it_says", min=1),
     "fsdp": _changed("FSDP2 alone; by accelerate_configs/fsdp2.yaml as well", _ENGINES),
-    "fsdp_config": _changed("Whole weights must be saved (state_dict_type)", "test_fsdp_has_its_configuration"),
+    "fsdp_config": _changed(
+        "Whole weights must be saved (state_dict_type)", "test_fsdp_has_its_configuration", needs=("fsdp",)
+    ),
     "deepspeed": _changed("No moving average with ZeRO-3; by accelerate_configs/ as well", _ENGINES),
     "local_rank": _changed("The environment of the launcher decides", "test_what_scripts_read_is_kept"),
     # Data.
@@ -228,9 +241,9 @@ ROWS: dict[str, Row] = {
     "dataloader_pin_memory": _refused(
         "has no effect: batches stay on the host, and what is made of them is pinned as it is copied to a GPU; leave it out"
     ),
-    "dataloader_persistent_workers": _works("test_the_loader_has_it"),
-    "dataloader_prefetch_factor": _works("test_the_loader_has_it", min=1),
-    "dataloader_multiprocessing_context": _works("test_the_loader_has_it"),
+    "dataloader_persistent_workers": _works("test_the_loader_has_it", needs=_WORKERS),
+    "dataloader_prefetch_factor": _works("test_the_loader_has_it", needs=_WORKERS, min=1),
+    "dataloader_multiprocessing_context": _works("test_the_loader_has_it", needs=_WORKERS),
     "dataloader_in_order": _refused(
         "would give batches the noise of others and make a resume another training, whichever worker is the first: leave it "
         "out"

@@ -103,6 +103,11 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 continue  # what transformers itself then makes of it
             elif value != _default(DiffusionTrainingArguments.__dataclass_fields__[one.name]):
                 raise UserError(f"{one.name}={shown(value)} {row.sentence}")
+        if self.use_cpu and self.ddp_timeout != _default(DiffusionTrainingArguments.__dataclass_fields__["ddp_timeout"]):
+            raise UserError(
+                f"ddp_timeout={self.ddp_timeout} has no effect beside use_cpu, with which transformers does not pass it on; "
+                "leave it out"
+            )
         if self.optim_target_modules is not None and not str(_word(self.optim)).startswith(_WITH_TARGETS):
             raise UserError(
                 f"optim_target_modules={shown(self.optim_target_modules)} is for the GaLore and APOLLO optimisers, but "

@@ -546,6 +546,7 @@ def test_ddp_has_it(make_diffusion_trainer):
     assert {name: getattr(trainer.accelerator.ddp_handler, name) for name in asked} == asked
 
 
+LAUNCHED = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 MACHINE = """
 import sys
 from pathlib import Path
@@ -553,9 +554,7 @@ sys.path.insert(0, sys.argv[1])
 import json, logging, torch, transformers
 from test_two_processes import make_trainer
 trainer, _ = make_trainer(Path(sys.argv[2]), "mdlm", 1, json.loads(sys.argv[3]), ranks=2)
-group = torch.distributed.distributed_c10d._get_default_group()
-print(transformers.logging.get_verbosity() == logging.INFO, torch.distributed.get_backend(),
-      group._get_backend(torch.device("cpu")).options._timeout.seconds)
+print(transformers.logging.get_verbosity() == logging.INFO, torch.distributed.get_backend())
 """
 
 
@@ -564,19 +563,35 @@ print(transformers.logging.get_verbosity() == logging.INFO, torch.distributed.ge
 def test_two_machines_say_and_talk_as_it_says(tmp_path, where, talks):
     """Each process is the only one of its machine, as the environment of a launcher says it."""
     asked = {"log_on_each_node": where == "each", "log_level": "info", "log_level_replica": "error"}
-    asked |= {"ddp_backend": "gloo", "ddp_timeout": 77}
+    asked["ddp_backend"] = "gloo"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launched = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    environment = os.environ | launched | {"MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | LAUNCHED | {"WORLD_SIZE": "2", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", MACHINE, str(Path(__file__).parent), str(tmp_path), json.dumps(asked)]
     machines = [
         subprocess.Popen(command, env=environment | {"RANK": rank}, stdout=subprocess.PIPE, text=True)
         for rank in ("0", "1")
     ]
     said = [machine.communicate(timeout=300)[0].strip().splitlines()[-1].split() for machine in machines]
-    assert said == [[heard, "gloo", "77"] for heard in talks]
+    assert said == [[heard, "gloo"] for heard in talks]
+
+
+WAITS = """
+import torch
+from hf_difflm.training import DiffusionTrainingArguments
+DiffusionTrainingArguments("unused", ddp_timeout=77)
+print(torch.distributed.distributed_c10d._get_default_store().timeout.seconds)
+"""
+
+
+@pytest.mark.slow
+def test_processes_wait_for_each_other(tmp_path):
+    with pytest.raises(UserError, match="ddp_timeout=77 has no effect beside use_cpu"):
+        arguments(tmp_path, ddp_timeout=77)
+    environment = os.environ | LAUNCHED | {"WORLD_SIZE": "1", "RANK": "0", "MASTER_PORT": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", WAITS], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "77"
 
 
 def test_fsdp_has_its_configuration(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from ..training.declarations.fields import find_field, own_fields, trainer_field
 from ..training.declarations.monitoring_options import MonitoringOptions
 from ..training.declarations.other_names import hint_for
 from ..training.declarations.trainer_arguments import NO_FLAGS
-from ..training.declarations.typed_values import shown, typed_value
+from ..training.declarations.typed_values import typed_value
 from ..training.noise_combinations import check_noise
 from ..training.options import DiffusionOptions
 

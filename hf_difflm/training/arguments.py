@@ -103,7 +103,9 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 continue  # what transformers itself then makes of it
             elif value != _default(DiffusionTrainingArguments.__dataclass_fields__[one.name]):
                 raise UserError(f"{one.name}={shown(value)} {row.sentence}")
-        if self.use_cpu and self.ddp_timeout != _default(DiffusionTrainingArguments.__dataclass_fields__["ddp_timeout"]):
+        if self.use_cpu and self.ddp_timeout != _default(
+            DiffusionTrainingArguments.__dataclass_fields__["ddp_timeout"]
+        ):
             raise UserError(
                 f"ddp_timeout={self.ddp_timeout} has no effect beside use_cpu, with which transformers does not pass it on; "
                 "leave it out"

@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import EarlyStoppingCallback, HfArgumentParser, PrinterCallback, ProgressCallback
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, HfArgumentParser, PrinterCallback, ProgressCallback, TrainingArguments
 
 from hf_difflm.errors import UserError
 from hf_difflm.experiments.recipe_settings import load_settings
@@ -350,13 +349,18 @@ def test_the_network_is_compiled(make_diffusion_trainer, settings):
 
 
 def test_the_configuration_has_it(make_diffusion_trainer):
-    assert [make_diffusion_trainer(use_cache=wanted).model.config.use_cache for wanted in (True, False)] == [True, False]
+    assert [make_diffusion_trainer(use_cache=wanted).model.config.use_cache for wanted in (True, False)] == [
+        True,
+        False,
+    ]
 
 
 def test_embeddings_are_noisy(make_diffusion_trainer):
     losses = []
     for alpha in (None, 50.0):
-        trainer = make_diffusion_trainer(max_steps=1, logging_steps=1, neftune_noise_alpha=alpha, save_log_to_json=False)
+        trainer = make_diffusion_trainer(
+            max_steps=1, logging_steps=1, neftune_noise_alpha=alpha, save_log_to_json=False
+        )
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
     assert losses[0] != losses[1]
@@ -660,5 +664,3 @@ def test_what_scripts_read_is_kept(tmp_path):
     made = arguments(tmp_path, eval_strategy="no", **asked)
     assert {name: getattr(made, name) for name in asked} == asked
     assert made.local_process_index == 0
-
-

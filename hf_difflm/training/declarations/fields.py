@@ -23,6 +23,7 @@ GROUPS: dict[str, type] = {
     "monitoring": MonitoringOptions,
 }
 
+
 @dataclasses.dataclass(frozen=True)
 class Field:
     """One name with its type hint, default and metadata; ``group`` is one of :data:`GROUPS`."""

@@ -133,8 +133,7 @@ ROWS: dict[str, Row] = {
         "would change the optimiser batch: set global_batch_size and lower per_device_train_batch_size instead"
     ),
     # What is said, and where.
-    "logging_strategy": _changed(
-        "The last step is logged in any case", "test_steps_are_logged_when_it_says"),
+    "logging_strategy": _changed("The last step is logged in any case", "test_steps_are_logged_when_it_says"),
     "logging_steps": _works("test_steps_are_logged_when_it_says"),
     "logging_first_step": _works("test_steps_are_logged_when_it_says"),
     "log_on_each_node": _works("test_two_machines_say_and_talk_as_it_says"),
@@ -197,7 +196,8 @@ ROWS: dict[str, Row] = {
         flag="has no use here: the weights of the lowest eval_nll are always kept in best/",
     ),
     "metric_for_best_model": _changed(
-        "eval_nll by default", "tests/training/test_trainer.py::test_the_lowest_of_a_metric_is_kept_and_early_stopping_lets_a_run_improve"
+        "eval_nll by default",
+        "tests/training/test_trainer.py::test_the_lowest_of_a_metric_is_kept_and_early_stopping_lets_a_run_improve",
     ),
     "greater_is_better": _changed(
         "Of our metrics it is known, and the wrong one refused; of others it must be said",
@@ -207,12 +207,15 @@ ROWS: dict[str, Row] = {
     "restore_callback_states_from_checkpoint": _works("test_callbacks_go_on_where_they_were"),
     # Chance.
     "full_determinism": _works("test_torch_is_told_to_be_deterministic"),
-    "seed": _works("tests/training/trainer_parts/test_resuming.py::test_the_same_seed_gives_the_same_run_and_another_seed_another"),
+    "seed": _works(
+        "tests/training/trainer_parts/test_resuming.py::test_the_same_seed_gives_the_same_run_and_another_seed_another"
+    ),
     "data_seed": _works("test_the_order_of_the_data_has_a_seed_of_its_own", min=0),
     # Devices and processes.
     "use_cpu": _works("test_the_cpu_is_used_where_it_is_asked_for"),
     "accelerator_config": _changed(
-        "What would make other batches, or has no effect on ours, is refused", "test_of_accelerates_settings_those_that_work"
+        "What would make other batches, or has no effect on ours, is refused",
+        "test_of_accelerates_settings_those_that_work",
     ),
     "parallelism_config": _refused(
         "would cut sequences or layers among processes, which the objectives do not know of: remove it, and use FSDP or "
@@ -250,9 +253,7 @@ ROWS: dict[str, Row] = {
         "would give batches the noise of others and make a resume another training, whichever worker is the first: leave it "
         "out"
     ),
-    "remove_unused_columns": _changed(
-        "A collator gets all columns either way", "test_a_collator_gets_every_column"
-    ),
+    "remove_unused_columns": _changed("A collator gets all columns either way", "test_a_collator_gets_every_column"),
     "label_names": _refused("has no effect: labels are the column labels, else the input_ids; rename the column"),
     "train_sampling_strategy": _refused(
         "would order the data otherwise than a resume, or another number of processes, can repeat: leave it out"
@@ -273,9 +274,7 @@ ROWS: dict[str, Row] = {
     ),
 }
 
-NO_FLAGS = {
-    name: row.flag or row.sentence for name, row in ROWS.items() if row.verdict == REFUSED or row.flag
-}
+NO_FLAGS = {name: row.flag or row.sentence for name, row in ROWS.items() if row.verdict == REFUSED or row.flag}
 """What no flag and no recipe key may set: name to the end of the sentence that says why."""
 
 OF_THE_TRAINER = {

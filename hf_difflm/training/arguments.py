@@ -64,28 +64,31 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
             return
 
         def post_init(self: Any, as_given: Any = None) -> None:
-            self.as_given = as_given
+            vars(self)["as_given"] = as_given
             theirs(self)
 
-        cls.__post_init__ = post_init  # type: ignore[assignment,method-assign]
+        cls.__post_init__ = post_init  # type: ignore[method-assign]
 
-    def __post_init__(self, as_given: Mapping[str, tuple[Any, Any]] | None = None) -> None:
-        as_given = as_given or self.as_given
-        for name, (given, made) in (as_given or {}).items():
+    def __post_init__(self, as_given: Mapping[str, tuple[Any, Any]] | None = None) -> None:  # noqa: RUF033
+        for name, (given, made) in (as_given or self._made_of_given()).items():
             if getattr(self, name) == made:
                 setattr(self, name, given)
         before = {one.name: copy.copy(getattr(self, one.name)) for one in fields(self) if one.init}
         self._check_fields()
         self._derive()
-        self.as_given = {
+        vars(self)["as_given"] = {
             name: (given, getattr(self, name)) for name, given in before.items() if getattr(self, name) != given
         }
 
     def derive(self, name: str, value: Any) -> None:
         """Set what follows from model or data, and no user has asked for: a copy with other values derives it anew."""
-        given = self.as_given[name][0] if name in self.as_given else getattr(self, name)
+        made = self._made_of_given()
+        given = made[name][0] if name in made else getattr(self, name)
         setattr(self, name, value)
-        self.as_given = {**self.as_given, name: (given, value)}
+        vars(self)["as_given"] = {**made, name: (given, value)}
+
+    def _made_of_given(self) -> Mapping[str, tuple[Any, Any]]:
+        return vars(self).get("as_given") or {}
 
     def _check_fields(self) -> None:
         """Whatever is refused, or out of its range, before anything is made of it."""

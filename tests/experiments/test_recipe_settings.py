@@ -102,22 +102,20 @@ def test_fields_of_training_arguments_are_typed_and_only_the_given_ones_appear()
     flags = {
         "adam_beta2": "0.95",
         "gradient_checkpointing": True,
-        "no_dataloader_pin_memory": True,
+        "no_log_on_each_node": True,
         "optim": "adafactor",
         "lr_scheduler_kwargs": '{"min_lr_rate": 0.1}',
         "dataloader_prefetch_factor": "none",
-        "label_names": "a,b",
     }
     training = load_settings(None, flags).training
     extra = {name: value for name, value in training.items() if name not in own_fields()}
     assert extra == {
         "adam_beta2": 0.95,
         "gradient_checkpointing": True,
-        "dataloader_pin_memory": False,
+        "log_on_each_node": False,
         "optim": "adafactor",
         "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
         "dataloader_prefetch_factor": None,
-        "label_names": ["a", "b"],
     }
 
 

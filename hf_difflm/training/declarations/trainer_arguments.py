@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 WORKS, CHANGED, REFUSED = "works", "works with a change", "refused"
-_TESTS = "tests/training/test_trainer_arguments.py"
+TESTS = "tests/training/test_trainer_arguments.py"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _refused(sentence: str) -> Row:
 
 
 def _path(test: str) -> str:
-    return test if "::" in test else f"{_TESTS}::{test}"
+    return test if "::" in test else f"{TESTS}::{test}"
 
 
 _EVALUATES = "has no effect on an evaluation that makes no logits of whole sequences: leave it out"

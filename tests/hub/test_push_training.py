@@ -200,7 +200,6 @@ def test_a_training_that_pushes_nothing_imports_no_matplotlib():
 
 
 @pytest.mark.slow
-@pytest.mark.borders
 def test_a_repository_is_private_and_a_branch_its_own(loopback_hub, tmp_path):
     flags = ("--hub-private-repo", "true", "--hub-revision", "side", "--hub-strategy", "end")
     done = train(loopback_hub, tmp_path, *flags)

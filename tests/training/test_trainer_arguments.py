@@ -42,8 +42,6 @@ OTHER_VALUES: dict[str, Any] = {
     "length_column_name": "size",
 }
 
-pytestmark = pytest.mark.borders
-
 
 def arguments(tmp_path: Path, **settings: Any) -> DiffusionTrainingArguments:
     return DiffusionTrainingArguments(**{"output_dir": str(tmp_path), "use_cpu": True, **settings})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -45,6 +46,15 @@ def test_every_flag_the_documentation_shows_exists() -> None:
         for command in re.findall(r"hf-difflm [^\n`]*", page.read_text(encoding="utf-8")):
             for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", command):
                 assert flag in known or f"--{flag.removeprefix('--no-')}" in known, f"{page.name}: {flag}"
+
+
+def test_the_page_of_the_trainers_arguments_is_what_the_tables_say() -> None:
+    spec = importlib.util.spec_from_file_location("write_trainer_arguments", ROOT / "docs/write_trainer_arguments.py")
+    assert spec is not None
+    assert spec.loader is not None
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    assert writer.page() == (ROOT / "docs/trainer-arguments.md").read_text(encoding="utf-8"), "run `make docs`"
 
 
 @pytest.mark.slow

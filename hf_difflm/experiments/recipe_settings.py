@@ -17,10 +17,11 @@ from ..objectives.names import OBJECTIVES
 from ..recipes import Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.quantities import evaluation_quantity, ranked
 from ..runs.journal.redaction import REDACTED
-from ..training.declarations.fields import REFUSED, find_field, own_fields, trainer_fields
+from ..training.declarations.fields import find_field, own_fields, trainer_fields
 from ..training.declarations.monitoring_options import MonitoringOptions
 from ..training.declarations.other_names import hint_for
-from ..training.declarations.typed_values import shown, typed_value
+from ..training.declarations.trainer_arguments import NO_FLAGS
+from ..training.declarations.typed_values import typed_value
 from ..training.noise_combinations import check_noise
 from ..training.options import DiffusionOptions
 
@@ -146,8 +147,8 @@ def _refuse_unknown(layer: Layer, other_flags: Iterable[str]) -> None:
     parts = [layer.values, *layer.by_objective.values()]
     for name in [name for part in parts for name in part if name not in own_fields()]:
         prefix = f"in {layer.source}: " if layer.source else ""
-        if name in REFUSED:
-            raise UserError(f"{prefix}{name} {REFUSED[name]}")
+        if name in NO_FLAGS:
+            raise UserError(f"{prefix}{name} {NO_FLAGS[name]}")
         if find_field(name) is not None:
             continue
         names = [*own_fields(), *trainer_fields()]
@@ -189,8 +190,6 @@ def _typed(name: str, entry: Sourced) -> Any:
         raise KeyError(name)  # unknown names were refused before
     try:
         value = typed_value(field, entry.value)
-        if name == "max_steps" and value != -1 and value < 1:
-            raise UserError(f"max_steps must be -1 or a positive integer, got {shown(entry.value)}")
     except UserError as error:
         if entry.value is True and not entry.source:
             raise UserError(f"{name} needs a value") from None  # a flag that only TrainingArguments knows, alone

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, InitVar, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
-from .declarations.fields import REFUSED
+from .declarations.complaints import complaints_about
+from .declarations.fields import find_field
+from .declarations.trainer_arguments import REFUSED, ROWS
+from .declarations.typed_values import check_value, shown
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
 from .optimizer_choice import check_named_optimizer
 from .options import DiffusionOptions
@@ -22,6 +28,8 @@ _PLATEAU = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow the metric of ``metric_for_best_model``."""
 _IN_BACKWARD = ("lomo", "adalomo")
 """Optimisers without a step of their own; the layer-wise ones are told by their names."""
+_WITH_TARGETS = ("galore_", "apollo_")
+_OF_ARGPARSE = frozenset({"help", "choices", "aliases"})
 
 
 @dataclass
@@ -37,10 +45,82 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
     Raises:
         UserError: a metric whose direction is not known, or is said to be the wrong one; a launch that would do something
             else (:func:`check_launch`); a global batch size that cannot be cut, or that another field would overrule;
-            numbers of evaluation draws that do not go together.
+            numbers of evaluation draws that do not go together; a value out of its range; a field that is refused
+            (:mod:`hf_difflm.training.declarations.trainer_arguments`).
     """
 
-    def __post_init__(self) -> None:
+    # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the result
+    # depend on the number of processes.
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "drop the incomplete optimiser batch at the end of an epoch; off is refused"}
+    )
+    as_given: InitVar[Mapping[str, tuple[Any, Any]] | None] = None
+    """Name to what was given and what was made of it. ``dataclasses.replace`` hands it on, so that the copy derives anew."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the ``__post_init__`` of a user's subclass take nothing, as that of ``TrainingArguments`` does."""
+        super().__init_subclass__(**kwargs)
+        theirs = cls.__dict__.get("__post_init__")
+        if theirs is None or len(inspect.signature(theirs).parameters) > 1:
+            return
+
+        def post_init(self: Any, as_given: Any = None) -> None:
+            vars(self)["as_given"] = as_given
+            theirs(self)
+
+        cls.__post_init__ = post_init  # type: ignore[method-assign]
+
+    def __post_init__(self, as_given: Mapping[str, tuple[Any, Any]] | None = None) -> None:  # noqa: RUF033
+        for name, (given, made) in (as_given or self._made_of_given()).items():
+            if getattr(self, name) == made:
+                setattr(self, name, given)
+        before = {one.name: copy.copy(getattr(self, one.name)) for one in fields(self) if one.init}
+        self._check_fields()
+        self._derive()
+        vars(self)["as_given"] = {
+            name: (given, getattr(self, name)) for name, given in before.items() if getattr(self, name) != given
+        }
+
+    def derive(self, name: str, value: Any) -> None:
+        """Set what follows from model or data, and no user has asked for: a copy with other values derives it anew."""
+        made = self._made_of_given()
+        given = made[name][0] if name in made else getattr(self, name)
+        setattr(self, name, value)
+        vars(self)["as_given"] = {**made, name: (given, value)}
+
+    def _made_of_given(self) -> Mapping[str, tuple[Any, Any]]:
+        return vars(self).get("as_given") or {}
+
+    def _check_fields(self) -> None:
+        """Whatever is refused, or out of its range, before anything is made of it."""
+        for one in fields(self):
+            value, row = getattr(self, one.name), ROWS.get(one.name)
+            if row is None or row.verdict != REFUSED:
+                declared = find_field(one.name)
+                if declared is not None:
+                    check_value(declared, value)
+                if row is not None and row.needs and value and not any(getattr(self, name) for name in row.needs):
+                    raise UserError(
+                        f"{one.name}={shown(value)} has no effect without {row.needs[0]}; set that too, or leave it out"
+                    )
+            elif one.name == "dataloader_pin_memory" and self.use_cpu:
+                continue  # what transformers itself then makes of it
+            elif value != _default(DiffusionTrainingArguments.__dataclass_fields__[one.name]):
+                raise UserError(f"{one.name}={shown(value)} {row.sentence}")
+        if self.use_cpu and self.ddp_timeout != _default(
+            DiffusionTrainingArguments.__dataclass_fields__["ddp_timeout"]
+        ):
+            raise UserError(
+                f"ddp_timeout={self.ddp_timeout} has no effect beside use_cpu, with which transformers does not pass it on; "
+                "leave it out"
+            )
+        if self.optim_target_modules is not None and not str(_word(self.optim)).startswith(_WITH_TARGETS):
+            raise UserError(
+                f"optim_target_modules={shown(self.optim_target_modules)} is for the GaLore and APOLLO optimisers, but "
+                f"optim is {_word(self.optim)}; leave one of them out"
+            )
+
+    def _derive(self) -> None:
         check_launch(use_cpu=self.use_cpu, bf16=self.bf16, fp16=self.fp16, fsdp=self.fsdp, deepspeed=self.deepspeed)
         check_sharding(
             asked_engine(self.fsdp, self.deepspeed),
@@ -54,9 +134,6 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         self._refuse_optimizers()
         self._turn_plateau()
         build_models_whole()
-        # The incomplete optimiser batch at the end of an epoch is dropped: padding it by repetition would make the
-        # result depend on the number of processes.
-        self.dataloader_drop_last = True
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every parameter takes part in every step
         if self.n_gpu > 1:
@@ -65,10 +142,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         self._derive_accumulation()
 
     def _refuse_other_batches(self) -> None:
-        """What would make another optimiser batch than ``global_batch_size`` says, or another loss, without a word."""
-        for name in ("auto_find_batch_size", "ignore_data_skip", "label_smoothing_factor"):
-            if getattr(self, name):
-                raise UserError(f"{name} {REFUSED[name]}")
+        """What of accelerate's settings would make another optimiser batch than ``global_batch_size`` says, or nothing."""
         given: Any = self.accelerator_config  # an AcceleratorConfig by now, whatever its annotation says
         if given.dispatch_batches:
             raise UserError(
@@ -80,6 +154,12 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 "split_batches=True would divide each micro-batch among the processes, and make an optimiser batch smaller "
                 "than global_batch_size says; leave it out of accelerator_config"
             )
+        for name in ("even_batches", "use_seedable_sampler", "non_blocking"):
+            if getattr(given, name) != getattr(AcceleratorConfig, name):
+                raise UserError(
+                    f"{name}={getattr(given, name)} has no effect: the Trainer has an order of its own, and copies without "
+                    "waiting; leave it out of accelerator_config"
+                )
         if "num_steps" in (given.gradient_accumulation_kwargs or {}):
             raise UserError(
                 f"num_steps {given.gradient_accumulation_kwargs['num_steps']} in gradient_accumulation_kwargs would "
@@ -88,14 +168,16 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def _refuse_optimizers(self) -> None:
         """What would make the log say what no step did, or noise that hangs on the number of processes."""
-        name = str(getattr(self.optim, "value", self.optim))
+        name = _word(self.optim)
         if name.endswith("_layerwise") or name in _IN_BACKWARD:
             other = f"; choose {name.removesuffix('_layerwise')}" if name.endswith("_layerwise") else ""
             raise UserError(
                 f"optim {name} changes each weight within the backward pass, where max_grad_norm clips nothing and of "
                 f"which checkpoints keep no state, whatever the log says{other or '; choose adafactor, which is small, too'}"
             )
-        schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        for word in filter(None, (self.optim_args or "").replace(" ", "").split(",")):
+            self._refuse_idle_word(name, word)
+        schedule = _word(self.lr_scheduler_type)
         if name.startswith(SCHEDULE_FREE):
             if schedule != "constant":
                 raise UserError(
@@ -112,6 +194,19 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 "processes, for other rows on each; leave it out, or train in one process"
             )
         check_named_optimizer(self)
+
+    def _refuse_idle_word(self, optim: str, word: str) -> None:
+        """A word of ``optim_args`` that changes nothing of the optimiser: transformers drops it without a word."""
+        if optim.startswith(_WITH_TARGETS):
+            return  # what it makes of them hangs on the model
+        made = []
+        for words in (word, None):
+            asked = copy.copy(self)
+            asked.optim_args = words
+            with complaints_about(f"optim {optim} does not work with optim_args {word!r}", "change one of them"):
+                made.append(Trainer.get_optimizer_cls_and_kwargs(asked))
+        if made[0] == made[1]:
+            raise UserError(f"optim_args has {word!r}, which has no effect on optim {optim}; leave it out")
 
     def _find_direction(self) -> None:
         """Before transformers guesses it: there, whatever does not end in "loss" is better when it is greater."""
@@ -136,7 +231,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def _turn_plateau(self) -> None:
         """Have a schedule that waits for a metric to improve look the way that is better: by itself it takes "min"."""
-        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) not in _PLATEAU:
+        if _word(self.lr_scheduler_type) not in _PLATEAU:
             return
         mode = "max" if self.greater_is_better else "min"
         given = dict(self.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
@@ -147,23 +242,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
             )
         self.lr_scheduler_kwargs = given
 
-    def varied(self, values: Mapping[str, Any]) -> DiffusionTrainingArguments:
-        """A copy with other values, in which what follows from them is found anew.
-
-        Raises:
-            UserError: they do not go together.
-        """
-        varied = copy.copy(self)
-        for name, value in {**self._batch_as_given, **values}.items():
-            setattr(varied, name, value)
-        varied._refuse_optimizers()
-        varied._turn_plateau()
-        varied._derive_accumulation()
-        return varied
-
     def _derive_accumulation(self) -> None:
-        names = ("global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps")
-        self._batch_as_given = {name: getattr(self, name) for name in names}
         if self.global_batch_size is None or self.gradient_accumulation_steps > 1:
             self.global_batch_size = (
                 self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
@@ -184,3 +263,26 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"global_batch_size {self.global_batch_size} is not a multiple of {processes}"
                 f"per_device_train_batch_size {self.per_device_train_batch_size}; change one of them"
             )
+
+
+def _word(choice: Any) -> str:
+    return str(getattr(choice, "value", choice))
+
+
+def _default(one: Field) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _for_argparse(one: Field) -> Field:
+    """A copy of a field whose metadata are what ``HfArgumentParser`` hands on to argparse."""
+    copied = copy.copy(one)
+    known = {name: value for name, value in one.metadata.items() if name in _OF_ARGPARSE}
+    if "also" in one.metadata:
+        known["aliases"] = list(one.metadata["also"])
+    copied.metadata = MappingProxyType(known)
+    return copied
+
+
+DiffusionTrainingArguments.__dataclass_fields__.update(
+    {name: _for_argparse(one) for name, one in DiffusionTrainingArguments.__dataclass_fields__.items()}
+)

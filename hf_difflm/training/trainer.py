@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,6 +28,7 @@ from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
 from .chosen_metric import chosen_metric
 from .data_order import EpochSampler
+from .declarations.trainer_arguments import OF_THE_TRAINER
 from .declarations.trainer_methods import check_overrides
 from .ema import ExponentialMovingAverage
 from .given_data import check_evaluation_sets, check_training_set
@@ -84,9 +86,12 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
+        for name, sentence in OF_THE_TRAINER.items():
+            if kwargs.get(name) is not None:
+                raise UserError(f"{name} {sentence}")
         args = args or DiffusionTrainingArguments()
         if eval_dataset is None and args.eval_strategy != "no":
-            args.eval_strategy = type(args.eval_strategy)("no")
+            args.derive("eval_strategy", type(args.eval_strategy)("no"))
         if processing_class is not None:
             kwargs.setdefault("data_collator", Collator(processing_class))
         if getattr(kwargs.get("data_collator"), "mlm", False):
@@ -163,7 +168,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         own = type(self).evaluate is EvaluatingPart.evaluate and self.compute_metrics is None
         if self.eval_dataset is not None and own:
             metric = str(self.args.metric_for_best_model)
-            self.args.metric_for_best_model = chosen_metric(metric, self.eval_dataset, self.training_objective)
+            self.args.derive("metric_for_best_model", chosen_metric(metric, self.eval_dataset, self.training_objective))
 
     def _objective_of_arguments(self) -> Objective:
         bos_token_id = getattr(self.processing_class, "bos_token_id", None)
@@ -180,7 +185,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss
         )
         if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
-            args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
+            args.derive("ddp_find_unused_parameters", True)  # else DDP waits for gradients that never come
 
     # ---- the loss ----
 
@@ -260,7 +265,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             TrainingDiverged: a loss, gradient norm or weight that is not finite.
         """
         if trial is not None and self._before_search is not None:  # its seed makes its model, so now
-            self.args = self._before_search.varied(self.hp_space(trial))
+            self.args = dataclasses.replace(self._before_search, **self.hp_space(trial))
         elif trial is not None and (self.model_init is None or number_of_arguments(self.model_init) == 0):
             raise UserError(
                 "train was given a trial that nothing reads: hyperparameter_search passes its own, and model_init takes none"

@@ -13,7 +13,8 @@ from hf_difflm.experiments.recipe_settings import load_settings, resumed_setting
 from hf_difflm.models.options import ModelOptions
 from hf_difflm.objectives.names import OBJECTIVES
 from hf_difflm.recipes import FOLDER, recipe_names
-from hf_difflm.training.declarations.fields import REFUSED, own_fields, trainer_fields
+from hf_difflm.training.declarations.fields import own_fields, trainer_fields
+from hf_difflm.training.declarations.trainer_arguments import NO_FLAGS
 from hf_difflm.training.options import DiffusionOptions
 
 
@@ -101,22 +102,20 @@ def test_fields_of_training_arguments_are_typed_and_only_the_given_ones_appear()
     flags = {
         "adam_beta2": "0.95",
         "gradient_checkpointing": True,
-        "no_dataloader_pin_memory": True,
+        "no_log_on_each_node": True,
         "optim": "adafactor",
         "lr_scheduler_kwargs": '{"min_lr_rate": 0.1}',
         "dataloader_prefetch_factor": "none",
-        "label_names": "a,b",
     }
     training = load_settings(None, flags).training
     extra = {name: value for name, value in training.items() if name not in own_fields()}
     assert extra == {
         "adam_beta2": 0.95,
         "gradient_checkpointing": True,
-        "dataloader_pin_memory": False,
+        "log_on_each_node": False,
         "optim": "adafactor",
         "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
         "dataloader_prefetch_factor": None,
-        "label_names": ["a", "b"],
     }
 
 
@@ -124,9 +123,9 @@ def test_every_field_of_training_arguments_is_ours_known_or_refused_and_refused_
     from transformers import TrainingArguments
 
     theirs = set(TrainingArguments.__dataclass_fields__)
-    assert theirs <= own_fields().keys() | trainer_fields().keys() | REFUSED.keys()
-    assert REFUSED.keys() <= theirs
-    assert not REFUSED.keys() & (own_fields().keys() | trainer_fields().keys())
+    assert theirs <= own_fields().keys() | trainer_fields().keys() | NO_FLAGS.keys()
+    assert NO_FLAGS.keys() <= theirs
+    assert not NO_FLAGS.keys() & (own_fields().keys() | trainer_fields().keys())
 
 
 @pytest.mark.parametrize(

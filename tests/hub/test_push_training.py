@@ -197,3 +197,13 @@ def test_a_training_that_pushes_nothing_imports_no_matplotlib():
     code = "import sys, hf_difflm.training.trainer; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.slow
+def test_a_repository_is_private_and_a_branch_its_own(loopback_hub, tmp_path):
+    flags = ("--hub-private-repo", "true", "--hub-revision", "side", "--hub-strategy", "end")
+    done = train(loopback_hub, tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    assert loopback_hub.repos["o/n"].private
+    assert "model.safetensors" in loopback_hub.files("o/n", "side")
+    assert "model.safetensors" not in loopback_hub.files("o/n", "main")

@@ -145,8 +145,8 @@ def test_a_run_without_an_evaluation_set_trains_without_evaluating(make_diffusio
             {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 3}}},
             "num_steps 3 in gradient_accumulation_kwargs",
         ),
-        ({"auto_find_batch_size": True}, "auto_find_batch_size would change the optimiser batch"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor would make the loss no likelihood bound"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size=True would change the optimiser batch"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would make the loss no likelihood bound"),
     ],
     ids=["dispatch", "split", "num_steps", "auto", "smoothing"],
 )

@@ -14,44 +14,13 @@ from ...data.options import DataOptions
 from ...models.options import ModelOptions
 from ..options import DiffusionOptions
 from .monitoring_options import MonitoringOptions
+from .trainer_arguments import NO_FLAGS, ROWS
 
 GROUPS: dict[str, type] = {
     "data": DataOptions,
     "model": ModelOptions,
     "training": DiffusionOptions,
     "monitoring": MonitoringOptions,
-}
-
-# Fields of TrainingArguments that would be ignored, or would break what the numbers mean, and what to do instead.
-REFUSED = {
-    "output_dir": "belongs on the command line as --output-dir, since a recipe serves many runs",
-    "do_train": "has no use here: run `hf-difflm train`",
-    "do_eval": "has no use here: run `hf-difflm eval`, or set eval_strategy",
-    "do_predict": "has no use here: run `hf-difflm generate`",
-    "resume_from_checkpoint": "has no use here: run `hf-difflm train --resume` with the run's --output-dir",
-    "load_best_model_at_end": "has no use here: the weights of the lowest eval_nll are always kept in best/",
-    "ignore_data_skip": "would train on the first blocks of an epoch again after a resume: remove it",
-    "label_smoothing_factor": "would make the loss no likelihood bound: remove it",
-    "auto_find_batch_size": (
-        "would change the optimiser batch: set global_batch_size and lower per_device_train_batch_size instead"
-    ),
-}
-
-# Ranges that TrainingArguments leaves to the library below, which says so in a traceback of its own, or never.
-_SHARE = {"min": 0.0, "below": 1.0}
-_RANGES: dict[str, Mapping[str, float]] = {
-    "adam_beta1": _SHARE,
-    "adam_beta2": _SHARE,
-    "adam_epsilon": {"above": 0.0},
-    "neftune_noise_alpha": {"above": 0.0},
-    "torch_empty_cache_steps": {"min": 1},
-    "eval_delay": {"min": 0.0},
-    "eval_accumulation_steps": {"min": 1},
-    "data_seed": {"min": 0},
-    "dataloader_num_workers": {"min": 0},
-    "dataloader_prefetch_factor": {"min": 1},
-    "ddp_bucket_cap_mb": {"min": 1},
-    "ddp_timeout": {"min": 1},
 }
 
 
@@ -89,10 +58,10 @@ def trainer_fields() -> dict[str, Field]:
     from transformers import TrainingArguments
 
     theirs = {
-        name: dataclasses.replace(field, metadata={**field.metadata, **_RANGES.get(name, {})})
+        name: dataclasses.replace(field, metadata={**field.metadata, **(ROWS[name].bounds if name in ROWS else {})})
         for name, field in fields_of(TrainingArguments, "training").items()
     }
-    return {name: field for name, field in theirs.items() if name not in own_fields() and name not in REFUSED}
+    return {name: field for name, field in theirs.items() if name not in own_fields() and name not in NO_FLAGS}
 
 
 def find_field(name: str) -> Field | None:

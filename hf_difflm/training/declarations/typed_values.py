@@ -16,6 +16,8 @@ TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
 NONE_WORDS = ("none", "null")
 
+_RANGE = frozenset({"min", "max", "above", "below"})
+
 Reader = Callable[[Any], Any]  # from text or a YAML value to one type; raises TypeError or ValueError
 
 
@@ -33,6 +35,27 @@ def typed_value(field: Field, value: Any) -> Any:
     choices = _choices(field, kinds)
     if choices:
         return _one_of(field.name, choices, value, optional)
+    typed = _read(field, kinds, value, optional)
+    if field.name == "max_steps" and typed != -1 and typed < 1:
+        raise UserError(f"max_steps must be -1 or a positive integer, got {shown(value)}")
+    return typed
+
+
+def check_value(field: Field, value: Any) -> None:
+    """Check what a Python caller gives: a number against the range of ``field``, text against its choices.
+
+    Raises:
+        UserError: see :func:`typed_value`; other values are left to who reads them.
+    """
+    value = getattr(value, "value", value)  # a member of an enumeration
+    value = value.item() if hasattr(value, "item") else value  # a number of NumPy's
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_word = isinstance(value, str) and bool(field.metadata.get("choices"))
+    if is_word or (is_number and (_RANGE & field.metadata.keys() or field.name == "max_steps")):
+        typed_value(field, value)
+
+
+def _read(field: Field, kinds: list[Any], value: Any, optional: bool) -> Any:
     readers = sorted({_reader(field.name, kind) for kind in kinds}, key=_READERS.index)
     for reader in readers:
         try:

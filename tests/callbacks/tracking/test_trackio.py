@@ -21,7 +21,8 @@ import sys
 from any_trainer import build_trainer
 from test_trackers import Publisher
 from hf_difflm.callbacks.trackers import TrackerCallback
-trainer = build_trainer("diffusion", sys.argv[1], Publisher(), TrackerCallback(), report_to=["trackio"], run_name="one")
+named = {"report_to": ["trackio"], "run_name": "one", "project": "ours"}
+trainer = build_trainer("diffusion", sys.argv[1], Publisher(), TrackerCallback(), **named)
 trainer.train()
 """
 LOGS = """
@@ -44,6 +45,7 @@ def run(tmp_path: Path, program: str) -> tuple[list, dict]:
 @pytest.mark.slow
 def test_trackio_has_the_trainers_scalars_and_what_is_published(tmp_path):
     rows, config = run(tmp_path, TRAINS)
+    assert (tmp_path / "trackio" / "ours.db").exists()
     assert config["max_steps"] == 6
     assert [row[STEP] for row in rows if "train/loss" in row] == [2, 4, 6]
     assert [(row[STEP], row["grad_norm/head"]) for row in rows if "grad_norm/head" in row] == [

@@ -36,6 +36,20 @@ def test_the_trainer_refuses_it_before_the_first_step(make_diffusion_trainer):
     assert trainer.state.global_step == 0
 
 
+@pytest.mark.parametrize("installed_here", [is_liger_kernel_available() and torch.cuda.is_available()])
+def test_the_trainer_takes_the_kernels_that_are_asked_for(make_diffusion_trainer, installed_here):
+    asked = {"use_liger_kernel": True, "liger_kernel_config": {"rms_norm": False}, "max_steps": 1}
+    trainer = make_diffusion_trainer(use_cpu=not installed_here, **asked)
+    if not installed_here:
+        with pytest.raises(UserError, match="use_liger_kernel is set"):
+            trainer.train()
+        return
+    trainer.train()
+    kinds = {module._get_name() for module in trainer.model.backbone.modules()}
+    assert "LigerSwiGLUMLP" in kinds
+    assert "LigerRMSNorm" not in kinds
+
+
 @pytest.mark.skipif(is_liger_kernel_available(), reason="liger-kernel is installed")
 def test_without_the_package_it_says_what_to_install():
     with pytest.raises(UserError, match=r"needs the package liger-kernel .*\(pip install liger-kernel\)"):

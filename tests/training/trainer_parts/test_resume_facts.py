@@ -104,7 +104,7 @@ def test_a_best_of_two_metrics_is_refused(make_diffusion_trainer, train_rows, st
 
 @pytest.mark.borders
 def test_blocks_that_would_be_trained_twice_are_refused(make_diffusion_trainer):
-    with pytest.raises(UserError, match="ignore_data_skip would train on the first blocks of an epoch again"):
+    with pytest.raises(UserError, match="ignore_data_skip=True would train on the first blocks of an epoch again"):
         make_diffusion_trainer(**SAVING, ignore_data_skip=True)
 
 

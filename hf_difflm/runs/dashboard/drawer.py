@@ -10,7 +10,7 @@ from ..journal.reading import GrowingRun
 from ..journal.run import Run
 from ..journal.schema import RUNNING
 from ..journal.strict_json import dumps
-from .figure import last_step, up_to
+from .figure import up_to
 from .files import HistoryWriter, clean, thin_pictures, write_picture
 
 _POLL_SECONDS = 0.05
@@ -49,7 +49,7 @@ class Drawer:
                 self._begin = None
             if step is not None:
                 run = up_to(run, step)
-            latest = write_picture(run, self._folder, last_step(run) if step is None else step)
+            latest = write_picture(run, self._folder, run.last_step if step is None else step)
             self._pictures += 1
             thin_pictures(self._folder)
             if step is None:

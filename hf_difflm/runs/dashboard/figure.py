@@ -135,19 +135,13 @@ def up_to(run: Run, step: int) -> Run:
     )
 
 
-def last_step(run: Run) -> int:
-    """Return the optimiser steps that the log has seen, 0 where it has none."""
-    evaluated = max((record.iter for record in run.evaluations), default=0)
-    return max(int(run.column("iter")[-1]), evaluated) if len(run.steps) else evaluated
-
-
 def header_facts(run: Run) -> list[str]:
     """Return what stands below the name: objective, status, how far, tokens, training time, best evaluation."""
     summary = summarize(run)
     best = run.best_evaluation
     facts = [
         cut(run.objective) if run.objective else "",
-        "" if run.shown_status == NOT_SAID else run.status,
+        "" if run.shown_status == NOT_SAID else run.death or run.status,
         _progress(run),
         f"{count(run.tokens_seen)} tokens" if run.tokens_seen is not None else "",
         f"{duration(summary['train_seconds'])} of training" if summary["train_seconds"] is not None else "",
@@ -166,7 +160,7 @@ def _draw_header(place: _Place, run: Run) -> None:
 
 
 def _progress(run: Run) -> str:
-    done = f"step {count(last_step(run))}"
+    done = f"step {count(run.last_step)}"
     steps, epochs = _setting(run, "max_steps"), _setting(run, "num_train_epochs")
     if steps > 0:
         return f"{done} of {count(steps)}"

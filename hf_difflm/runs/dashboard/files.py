@@ -15,7 +15,7 @@ from ..journal.atomic_files import JOURNAL_NAME, remove_leftovers, replacing, wr
 from ..journal.run import Run
 from ..journal.strict_json import dumps, plain
 from ..reading.dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES
-from .figure import draw_dashboard, last_step
+from .figure import draw_dashboard
 
 KEPT_PICTURES = 200
 _PICTURE = re.compile(r"training_step_(\d{6,})\.png")
@@ -27,7 +27,7 @@ _BATCH = 10_000
 
 def default_folder(path: Path) -> Path:
     """Return where the dashboard of a log lies: ``dashboard`` beside a journal, ``{log}_dashboard`` beside other logs."""
-    return path.parent / (FOLDER if (path.parent / JOURNAL_NAME).exists() else f"{path.stem}_{FOLDER}")
+    return path.parent / (FOLDER if path.name == JOURNAL_NAME else f"{path.stem}_{FOLDER}")
 
 
 def write_dashboard(run: Run, folder: Path) -> Path:
@@ -37,7 +37,7 @@ def write_dashboard(run: Run, folder: Path) -> Path:
         UserError: a picture cannot be written.
         OSError: another file cannot be written.
     """
-    latest = write_picture(run, folder, last_step(run))
+    latest = write_picture(run, folder, run.last_step)
     HistoryWriter(folder).write(run)
     return latest
 

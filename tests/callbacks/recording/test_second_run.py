@@ -23,11 +23,10 @@ def test_a_script_run_three_times_leaves_three_runs_side_by_side_and_the_folder_
             RunLogCallback(experiment_name="exp"), TextLogCallback(), DashboardCallback(2), max_steps=steps
         ).train()
     out = tmp_path / "out"
-    assert files(out) == sorted(
-        ["journal.jsonl", "train.log", "tiny-3.json", "exp-3_metrics.json"]
-        + ["tiny.jsonl", "tiny.log", "tiny.json", "exp_metrics.json"]
-        + ["tiny-2.jsonl", "tiny-2.log", "tiny-2.json", "exp-2_metrics.json"]
-    )
+    newest = ["journal.jsonl", "train.log", "tiny-3.json", "exp-3_metrics.json"]
+    first = ["tiny.jsonl", "tiny.log", "tiny.json", "exp_metrics.json"]
+    second = ["tiny-2.jsonl", "tiny-2.log", "tiny-2.json", "exp-2_metrics.json"]
+    assert files(out) == sorted([*newest, *first, *second])
     runs, problems = load_runs([tmp_path])
     assert not problems
     assert {run.name: int(run.column("iter")[-1]) for run in runs} == {"tiny": 2, "tiny-2": 4, "tiny-3": 6}

@@ -13,21 +13,16 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from PIL import Image
 
 from hf_difflm.runs import Run, load_run
 from hf_difflm.runs.dashboard.figure import draw_dashboard
-from hf_difflm.runs.journal.schema import MeasurementRecord
 from hf_difflm.runs.pages.html import write_html_report
-from hf_difflm.runs.plots.kinds import plot_comparison
-from hf_difflm.runs.plots.style import COLOURS, finish, new_figure, save
+from hf_difflm.runs.plots.kinds import MEASURED_KINDS, plot_comparison, plot_runs
 
 DOCS = Path(__file__).parent
 LARGEST = 150_000  # bytes of a picture
@@ -48,9 +43,7 @@ def main() -> None:
         pictures = [
             draw_dashboard(run, DOCS / "images/dashboard.png"),
             plot_comparison([run, twin], DOCS / "images/run-log.png"),
-            _gradients(run, DOCS / "images/gradients.png"),
-            _statistics(run, DOCS / "images/statistics.png"),
-            _throughput(run, DOCS / "images/throughput.png"),
+            *(_plotted(run, kind, Path(temporary)) for kind in MEASURED_KINDS),
             _samples([run, twin], DOCS / "images/samples.png", Path(temporary)),
         ]
         _list_tags(folder / "mdlm")
@@ -68,66 +61,10 @@ def _train(folder: Path, steps: int) -> None:
     subprocess.run(command, check=True)
 
 
-def _gradients(run: Run, path: Path) -> Path:
-    figure, (groups, layers) = new_figure(2)
-    records = [record for record in run.measurements if record.source == "gradients"]
-    names = [name for name in records[-1].metrics if name.startswith("grad_norm/")]
-    in_layers = [name for name in names if "/layer_" in name]
-    _curves(groups, records, [name for name in names if name not in in_layers])
-    _curves(layers, records, in_layers)
-    for axes, what in ((groups, "parts of the model"), (layers, "layers")):
-        finish(axes, f"Gradient norms of the {what}, before clipping", "optimiser step", "norm")
-    return save(figure, path)
-
-
-def _statistics(run: Run, path: Path) -> Path:
-    figure, (ratios, activations, histogram) = new_figure(3)
-    records = [record for record in run.measurements if record.source == "statistics"]
-    names = list(records[-1].metrics)
-    _curves(ratios, records, [name for name in names if re.fullmatch(r"update_ratio/[a-z]+", name)])
-    _curves(activations, records, [name for name in names if name.endswith("/rms")], logarithmic=False)
-    last = max(name for name in records[-1].histograms or {} if name.startswith("activation/"))
-    for record, colour in zip((records[0], records[-1]), COLOURS, strict=False):
-        bins = (record.histograms or {})[last]
-        edges = np.linspace(bins["low"], bins["high"], len(bins["counts"]) + 1)
-        density = np.array(bins["counts"]) / (np.sum(bins["counts"]) * np.diff(edges))
-        histogram.stairs(density, edges, color=colour, linewidth=2, label=f"step {record.iter}")
-    histogram.legend(frameon=False)
-    finish(ratios, "Step over weights: update_ratio/…", "optimiser step", "ratio of lengths")
-    finish(activations, "activation/…/rms", "optimiser step", "rms")
-    finish(histogram, f"Histogram of {last}", "value", "density")
-    return save(figure, path)
-
-
-def _throughput(run: Run, path: Path) -> Path:
-    figure, (speed, beside) = new_figure(2)
-    records = [record for record in run.measurements if record.source == "throughput"]
-    _curves(speed, records, ["throughput/tokens_per_sec"], logarithmic=False)
-    speed.set_ylim(bottom=0)
-    seconds: Counter[str] = Counter()
-    for record in records:
-        for name, value in record.metrics.items():
-            if name.endswith("_s") and name != "throughput/data_wait_s" and value:  # waiting for data is training
-                seconds[name.removeprefix("throughput/")] += value
-    names = sorted(seconds, key=lambda name: seconds[name])
-    bars = beside.barh(names, [seconds[name] for name in names], color=COLOURS[0])
-    beside.bar_label(bars, [f"{seconds[name]:.3g} s" for name in names], padding=4)
-    beside.set_xscale("log")
-    beside.margins(x=0.2)
-    finish(speed, "Speed, of training alone", "optimiser step", "tokens/s")
-    finish(beside, "What took time beside training", "seconds of the whole run", "")
-    return save(figure, path)
-
-
-def _curves(axes: Axes, records: Sequence[MeasurementRecord], names: Sequence[str], logarithmic: bool = True) -> None:
-    for place, name in enumerate(names):
-        known = [(record.iter, value) for record in records if (value := record.metrics.get(name)) is not None]
-        label = name.removesuffix("/rms").rpartition("/")[2]
-        axes.plot(*zip(*known, strict=True), color=(*COLOURS, "black")[place % 7], linewidth=1.6, label=label)
-    if len(names) > 1:
-        axes.legend(frameon=False, ncols=2)
-    if logarithmic:
-        axes.set_yscale("log")
+def _plotted(run: Run, kind: str, temporary: Path) -> Path:
+    """The picture of ``hf-difflm plot RUN --kind KIND``."""
+    (path,) = plot_runs([run], temporary, [kind]).paths
+    return Path(shutil.move(path, DOCS / "images" / path.name))
 
 
 def _samples(runs: Sequence[Run], path: Path, temporary: Path) -> Path:

@@ -34,7 +34,7 @@ def workplace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stock_run(workplace):
     """The run of the stock Trainer's example."""
-    _run(_example("TrainingArguments("), workplace)
+    _run(_example('TrainingArguments("runs/stock"'), workplace)
     return workplace / "runs/stock"
 
 
@@ -48,6 +48,15 @@ def test_the_example_of_trl_leaves_its_log_its_dashboard_and_its_samples(workpla
     pytest.importorskip("trl", reason="trl is not installed (pip install trl)")
     _run(_example("SFTConfig("), workplace)
     _check_run(workplace / "runs/sft", steps=40, prompts={"2 + 2 = ", "3 + 3 = "})
+
+
+@pytest.mark.slow
+def test_the_example_of_a_loop_of_ones_own_leaves_its_log_and_its_dashboard(workplace):
+    _run(_example("Accelerator()"), workplace)
+    run = load_run(workplace / "runs/loop")
+    assert (run.name, run.status, run.last_step) == ("loop", "completed", 40)
+    assert {record.source for record in run.measurements} == {"gradients", "throughput"}
+    assert sorted(path.name for path in run.path.parent.glob("dashboard/*_step_*.png"))[-1] == _DRAWN[1]
 
 
 def test_the_example_of_the_logger_leaves_events_of_tensorboard(workplace):
@@ -74,7 +83,7 @@ def test_the_example_of_reading_back_prints_what_the_log_holds(workplace, stock_
 
 
 def test_every_example_is_run_by_a_test():
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 def test_the_page_shows_each_callback_with_its_real_arguments_and_defaults():

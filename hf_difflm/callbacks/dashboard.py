@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.reading.dashboard_names import FOLDER
+from ..runs.reading.dashboard_names import FOLDER, MOST_SAMPLES
 from .recording.drawing_process import DrawingProcess
 from .reports import reports_of
 
@@ -22,9 +22,9 @@ class DashboardCallback(TrainerCallback):
 
     In the folder: ``training_step_{step}.png``, ``training_latest.png``, ``metrics_history.json``, ``text_samples.json``.
     All are drawn from the journal by a niced process of its own, which dies with this one, so training never waits for a
-    picture; one that is slower than training leaves some out. Of more than 200 pictures about evenly spaced ones are
-    kept. Pictures beyond the step at which training begins are of another run or attempt and are deleted with the first
-    new one.
+    picture; where it is slower than training, those it left out are drawn after the training, in order. Of more than 200
+    pictures about evenly spaced ones are kept, and late ones are not drawn. Pictures beyond the step at which training
+    begins are of another run or attempt and are deleted with the first new one.
 
     After the training :attr:`drawing_cpu_seconds` says what the drawing took. Where the run log ends after this callback
     (it was given later in the list), the last picture may come a moment after ``train`` has returned; :meth:`close` waits.
@@ -34,14 +34,25 @@ class DashboardCallback(TrainerCallback):
             no log has come since the last.
         folder: where the files go; default: ``dashboard`` beside the journal.
         journal: the journal of this training; default: that of the Trainer's run log.
+        display_samples: how many of the newest texts a picture shows, at most 10; 0: none.
+
+    Raises:
+        UserError: the interval or the number of samples is out of its range.
     """
 
     def __init__(
-        self, viz_interval: int = 50, folder: str | Path | None = None, journal: str | Path | None = None
+        self,
+        viz_interval: int = 50,
+        folder: str | Path | None = None,
+        journal: str | Path | None = None,
+        display_samples: int = 5,
     ) -> None:
         if viz_interval < 1:
             raise UserError(f"viz_interval is {viz_interval}; give a number of steps of at least 1")
+        if not 0 <= display_samples <= MOST_SAMPLES:
+            raise UserError(f"display_samples is {display_samples}; give a number from 0 to {MOST_SAMPLES}")
         self.viz_interval = viz_interval
+        self.display_samples = display_samples
         self.folder = folder
         self.journal = journal
         self.drawing_cpu_seconds: float | None = None
@@ -114,4 +125,4 @@ class DashboardCallback(TrainerCallback):
             return
         journal = Path(journal)
         folder = Path(self.folder) if self.folder is not None else journal.parent / FOLDER
-        self._process = DrawingProcess(journal, folder, state.global_step)
+        self._process = DrawingProcess(journal, folder, state.global_step, self.display_samples)

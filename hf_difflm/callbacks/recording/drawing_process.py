@@ -14,12 +14,13 @@ class DrawingProcess(JournalProcess):
         journal: the journal.
         folder: where the pictures go.
         begin: step at which the training begins.
+        samples: how many texts a picture shows.
     """
 
-    def __init__(self, journal: Path, folder: Path, begin: int) -> None:
+    def __init__(self, journal: Path, folder: Path, begin: int, samples: int) -> None:
         super().__init__(
             "hf_difflm.runs.dashboard.process",
-            [str(journal.absolute()), str(folder.absolute())],
+            [str(journal.absolute()), str(folder.absolute()), "--samples", str(samples)],
             ["--begin", str(begin)],
             "the dashboard could not be drawn to its end",
         )

@@ -14,6 +14,7 @@ import torch
 from transformers import TrainingArguments
 
 from ... import __version__
+from ...runs.journal.append_only import this_machine
 from ...runs.journal.redaction import redact, redact_command
 from ...runs.journal.schema import RunRecord
 from ...runs.journal.strict_json import plain
@@ -75,6 +76,7 @@ def _metadata(args: TrainingArguments, model: torch.nn.Module | None) -> dict[st
     device = args.device
     return {
         "world_size": args.world_size,
+        "machine": this_machine(),
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "dtype": compute_dtype(args, model),

@@ -107,12 +107,7 @@ def planned_steps(run: Run) -> int | None:
     steps = setting(run, "max_steps")
     if steps is not None and steps > 0:
         return int(steps)
-    return last_step(run) if run.status == "completed" else None
-
-
-def last_step(run: Run) -> int:
-    """The last optimiser step the log knows of; 0 before the first."""
-    return max([*run.column("iter")[-1:].astype(int).tolist(), *(record.iter for record in run.evaluations)], default=0)
+    return run.last_step if run.status == "completed" else None
 
 
 def warmup_steps(run: Run, planned: int | None) -> int | None:

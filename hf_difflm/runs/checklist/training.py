@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..journal.run import KILLED, Run
+from ..journal.run import Run
 from ..journal.tables import count, duration, printable, with_error
 from .checks import (
     FEW_FOR_TRENDS,
@@ -16,7 +16,6 @@ from .checks import (
     falling,
     judged,
     known_rows,
-    last_step,
     passed,
     planned_steps,
     setting,
@@ -43,10 +42,10 @@ def training_checks(run: Run) -> list[Check]:
 
 
 def _status(run: Run) -> Check:
-    name, step, planned = "run", last_step(run), planned_steps(run)
+    name, step, planned = "run", run.last_step, planned_steps(run)
+    if (death := run.death) is not None:
+        return failed(name, death, "its process is gone: go on with --resume")
     finding = f"{run.shown_status} at step {step:,}" + (f" of {planned:,}" if planned else "")
-    if run.shown_status == KILLED:
-        return failed(name, finding, "its process is gone: go on with --resume")
     if run.status == "failed":
         said = next((event.message for event in reversed(run.events) if event.event == "failed"), None)
         reason = f" ({' '.join(printable(said).split())})" if said else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
@@ -10,10 +11,12 @@ from ..journal.reading import GrowingRun
 from ..journal.run import Run
 from ..journal.schema import RUNNING
 from ..journal.strict_json import dumps
-from .figure import last_step, up_to
-from .files import HistoryWriter, clean, thin_pictures, write_picture
+from ..reading.dashboard_names import SHOWN_SAMPLES
+from .figure import up_to
+from .files import KEPT_PICTURES, HistoryWriter, clean, pictures, thin_pictures, write_picture
 
 _POLL_SECONDS = 0.05
+_LATE_SECONDS = 100.0
 
 
 class Drawer:
@@ -23,13 +26,15 @@ class Drawer:
         journal: the journal, which another process writes.
         folder: where the files go.
         begin: step at which the training begins: pictures of later steps, left from before, are deleted before the first.
+        samples: how many of them a picture shows.
     """
 
-    def __init__(self, journal: Path, folder: Path, begin: int | None = None) -> None:
+    def __init__(self, journal: Path, folder: Path, begin: int | None = None, samples: int = SHOWN_SAMPLES) -> None:
         self._run = GrowingRun(journal)
         self._folder = folder
         self._begin = begin
         self._history = HistoryWriter(folder)
+        self._samples = samples
         self._pictures = 0
         self._problem: str | None = None
 
@@ -49,7 +54,7 @@ class Drawer:
                 self._begin = None
             if step is not None:
                 run = up_to(run, step)
-            latest = write_picture(run, self._folder, last_step(run) if step is None else step)
+            latest = write_picture(run, self._folder, run.last_step if step is None else step, self._samples)
             self._pictures += 1
             thin_pictures(self._folder)
             if step is None:
@@ -60,6 +65,28 @@ class Drawer:
             self._problem = str(error)
             return None
         return latest
+
+    def draw_late(self, steps: Sequence[int]) -> None:
+        """Draw the pictures that nobody had time for while it trained, in order, for at most 100 seconds.
+
+        None where there would be more than 200 in all: of those evenly spaced ones are enough.
+        """
+        there = pictures(self._folder)
+        steps = sorted(set(steps) - there.keys())
+        if len(steps) + len(there) > KEPT_PICTURES:
+            return
+        deadline = time.monotonic() + _LATE_SECONDS
+        try:
+            run = self._read(0.0)
+            for step in steps:
+                if time.monotonic() > deadline:
+                    self._problem = f"for the pictures from step {step} on there was no time"
+                    return
+                if step < run.last_step:
+                    write_picture(up_to(run, step), self._folder, step, self._samples, is_latest=False)
+                    self._pictures += 1
+        except (OSError, UserError) as error:
+            self._problem = str(error)
 
     def account(self) -> str:
         """Return what this process did as JSON: its processor seconds, how many pictures, the last problem."""

@@ -13,6 +13,7 @@ from ..derived.document import summarize
 from ..journal.run import NOT_SAID, Run
 from ..journal.tables import count, duration, with_error
 from ..plots.style import save
+from ..reading.dashboard_names import SHOWN_SAMPLES
 from .importance import Strip, draw_importance, strip_of
 from .noise import draw_by_noise, draw_masking_rate, is_diffusion
 from .others import OtherPanels
@@ -36,14 +37,14 @@ _NAMED = 4  # of what has no room
 _STRIP_WIDTH = 0.985 - _LEFT  # of the text below the panels
 
 
-def draw_dashboard(run: Run, path: str | Path) -> Path:
+def draw_dashboard(run: Run, path: str | Path, display_samples: int = SHOWN_SAMPLES) -> Path:
     """Draw the dashboard of a run and return the path of the picture; its format follows the suffix.
 
     Panels: loss, accuracy, throughput; learning rate (and gradient norm), loss against accuracy, the last 500 steps; the
-    last five samples and, where tokens are masked, quality by masking rate and the masking rate. A panel whose quantity
-    is unknown says so, or shows what another Trainer logs in its stead (:class:`~.others.OtherPanels`). Where the log has
-    the importance of a text's tokens the picture is higher, and the text stands below the panels. The same run gives the
-    same bytes.
+    last ``display_samples`` samples (0 to 10) and, where tokens are masked, quality by masking rate and the masking rate.
+    A panel without data shows something else that the log has (:class:`~.others.OtherPanels`), or says what is missing.
+    Where the log has the importance of a text's tokens the picture is higher, and the text stands below the panels. The
+    same run gives the same bytes.
 
     Raises:
         UserError: the suffix is not that of a picture, or the file cannot be written.
@@ -60,12 +61,12 @@ def draw_dashboard(run: Run, path: str | Path) -> Path:
         known = (True, len(accuracy_series(run)[1]), len(throughput_series(run)[1]))
         for column, draw in enumerate((draw_loss, draw_accuracy, draw_throughput)):
             axes = place.panel(_LEFT + column * _PITCH, _TOP_ROW, _WIDTH)
-            if known[column] or not others.names:
+            if known[column] or not others.left:
                 draw(axes, run)
             else:
                 others.draw(axes)
         draw_learning_rate(place.panel(_LEFT, _MIDDLE_ROW, _WIDTH), run)
-        if others.names and not known[1]:
+        if others.left and not known[1]:
             others.draw(place.panel(_LEFT + _PITCH, _MIDDLE_ROW, _WIDTH))
         else:
             scatter, bar = (
@@ -78,11 +79,11 @@ def draw_dashboard(run: Run, path: str | Path) -> Path:
             draw_by_noise(place.panel(_LEFT, _BOTTOM_ROW, _SMALL), run)
             draw_masking_rate(place.panel(_LEFT + 0.2, _BOTTOM_ROW, _SMALL), run)
             table = _LEFT + 0.375
-        if others.names and not run.samples:
-            for column in range(min(3, len(others.names))):
+        if others.left and not (run.samples and display_samples) and table == _LEFT:
+            for column in range(min(3, others.left)):
                 others.draw(place.panel(_LEFT + column * _PITCH, _BOTTOM_ROW, _WIDTH))
-        else:
-            draw_samples(place.panel(table, (0.03, _BOTTOM_ROW[1] + 0.035), 0.985 - table), run)
+        elif display_samples:
+            draw_samples(place.panel(table, (0.03, _BOTTOM_ROW[1] + 0.035), 0.985 - table), run, display_samples)
         _draw_left_out(place, others.names)
         if strip:
             _draw_strip(figure, strip)
@@ -129,16 +130,10 @@ def up_to(run: Run, step: int) -> Run:
         checkpoints=[record for record in run.checkpoints if record.iter <= step],
         samples=[record for record in run.samples if record.iter <= step],
         measurements=[record for record in run.measurements if record.iter <= step],
-        events=run.events,
+        events=[event for event in run.events if event.iter is None or event.iter <= step],
         damaged_lines=run.damaged_lines,
         epoch_losses=run.epoch_losses,
     )
-
-
-def last_step(run: Run) -> int:
-    """Return the optimiser steps that the log has seen, 0 where it has none."""
-    evaluated = max((record.iter for record in run.evaluations), default=0)
-    return max(int(run.column("iter")[-1]), evaluated) if len(run.steps) else evaluated
 
 
 def header_facts(run: Run) -> list[str]:
@@ -147,7 +142,7 @@ def header_facts(run: Run) -> list[str]:
     best = run.best_evaluation
     facts = [
         cut(run.objective) if run.objective else "",
-        "" if run.shown_status == NOT_SAID else run.status,
+        "" if run.shown_status == NOT_SAID else run.death or run.status,
         _progress(run),
         f"{count(run.tokens_seen)} tokens" if run.tokens_seen is not None else "",
         f"{duration(summary['train_seconds'])} of training" if summary["train_seconds"] is not None else "",
@@ -166,7 +161,7 @@ def _draw_header(place: _Place, run: Run) -> None:
 
 
 def _progress(run: Run) -> str:
-    done = f"step {count(last_step(run))}"
+    done = f"step {count(run.last_step)}"
     steps, epochs = _setting(run, "max_steps"), _setting(run, "num_train_epochs")
     if steps > 0:
         return f"{done} of {count(steps)}"

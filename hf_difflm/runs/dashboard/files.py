@@ -14,8 +14,8 @@ from typing import Any
 from ..journal.atomic_files import JOURNAL_NAME, remove_leftovers, replacing, write_text
 from ..journal.run import Run
 from ..journal.strict_json import dumps, plain
-from ..reading.dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES
-from .figure import draw_dashboard, last_step
+from ..reading.dashboard_names import FOLDER, HISTORY, LATEST, SAMPLES, SHOWN_SAMPLES
+from .figure import draw_dashboard
 
 KEPT_PICTURES = 200
 _PICTURE = re.compile(r"training_step_(\d{6,})\.png")
@@ -27,7 +27,7 @@ _BATCH = 10_000
 
 def default_folder(path: Path) -> Path:
     """Return where the dashboard of a log lies: ``dashboard`` beside a journal, ``{log}_dashboard`` beside other logs."""
-    return path.parent / (FOLDER if (path.parent / JOURNAL_NAME).exists() else f"{path.stem}_{FOLDER}")
+    return path.parent / (FOLDER if path.name == JOURNAL_NAME else f"{path.stem}_{FOLDER}")
 
 
 def write_dashboard(run: Run, folder: Path) -> Path:
@@ -37,20 +37,29 @@ def write_dashboard(run: Run, folder: Path) -> Path:
         UserError: a picture cannot be written.
         OSError: another file cannot be written.
     """
-    latest = write_picture(run, folder, last_step(run))
+    latest = write_picture(run, folder, run.last_step)
     HistoryWriter(folder).write(run)
     return latest
 
 
-def write_picture(run: Run, folder: Path, step: int) -> Path:
+def write_picture(run: Run, folder: Path, step: int, samples: int = SHOWN_SAMPLES, is_latest: bool = True) -> Path:
     """Draw ``training_step_{step}.png`` and make ``training_latest.png`` the same bytes, each replaced in one step.
+
+    Args:
+        run: as it was then.
+        folder: of the dashboard.
+        step: names the file.
+        samples: how many are shown.
+        is_latest: else the newest picture stays as it is.
 
     Raises:
         UserError: the picture cannot be written.
         OSError: the newest picture cannot be replaced.
     """
-    picture = draw_dashboard(run, folder / f"training_step_{step:06d}.png")
+    picture = draw_dashboard(run, folder / f"training_step_{step:06d}.png", samples)
     latest = folder / LATEST
+    if not is_latest:
+        return latest
     with replacing(latest) as temporary:
         temporary.unlink()
         try:

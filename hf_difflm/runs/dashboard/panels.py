@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..plots.scalars import scalar_series
 from ..plots.style import COLOURS, finish, scale_x
 from .stages import mark_stages
 
+_Within = Callable[[np.ndarray], np.ndarray]
 AVERAGED_STEPS = 50
 RECENT_STEPS = 500
 TEXT_SIZE, TICK_SIZE, TITLE_SIZE = 12, 11, 14
@@ -27,6 +29,15 @@ _POINTS = 800  # a panel is not much wider than half of that in dots
 _FEW = 60
 _STEP = "optimiser step"
 _TRL_ACCURACY = "mean_token_accuracy"
+# What a legend of two or three lines covers of a panel.
+_LEFT, _RIGHT = (lambda x: x < 0.42), (lambda x: x > 0.58)
+_HIGH, _LOW = (lambda y: y > 0.6), (lambda y: y < 0.4)
+_CORNERS: dict[Literal["upper right", "upper left", "lower right", "lower left"], tuple[_Within, _Within]] = {
+    "upper right": (_RIGHT, _HIGH),
+    "upper left": (_LEFT, _HIGH),
+    "lower right": (_RIGHT, _LOW),
+    "lower left": (_LEFT, _LOW),
+}
 
 
 def draw_loss(axes: Axes, run: Run) -> None:
@@ -40,7 +51,7 @@ def draw_loss(axes: Axes, run: Run) -> None:
         )
     _log_if_wide(axes)
     finish_panel(axes, "Training loss", loss_label(run), "no loss yet")
-    legend(axes, "upper right")
+    legend(axes)
     mark_stages(axes, run, TICK_SIZE)
 
 
@@ -54,7 +65,7 @@ def draw_accuracy(axes: Axes, run: Run) -> None:
     axes.set_ylim(0, 100)
     title = "Accuracy" if accuracy_name(run) == "accuracy" else "Mean token accuracy"
     finish_panel(axes, title, "accuracy (%)", missing(run, "accuracy"))
-    legend(axes, "upper left")
+    legend(axes)
 
 
 def draw_throughput(axes: Axes, run: Run) -> None:
@@ -65,7 +76,7 @@ def draw_throughput(axes: Axes, run: Run) -> None:
         axes.set_ylim(0, 1.15 * float(y.max()) or 1.0)
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     finish_panel(axes, "Throughput", "tokens/s", missing(run, "tokens_per_sec", "throughput"))
-    legend(axes, "lower right")
+    legend(axes)
 
 
 def draw_learning_rate(axes: Axes, run: Run) -> None:
@@ -240,11 +251,19 @@ def _marker(y: np.ndarray) -> str:
     return "o" if len(y) <= _FEW else ""
 
 
-def legend(axes: Axes, place: Literal["upper left", "upper right", "lower right"]) -> None:
-    """Say which line is which, where there are several."""
+def legend(axes: Axes) -> None:
+    """Say which line is which, where there are several, in the corner with the fewest points."""
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        # A place of its own: to look for the best one takes longer than to draw the panel.
-        axes.legend(loc=place, fontsize=TICK_SIZE, framealpha=0.7, edgecolor="none", borderpad=0.2)
+        # To look for the best of all places, as matplotlib does, takes longer than to draw the panel.
+        axes.legend(loc=_emptiest(axes), fontsize=TICK_SIZE, framealpha=0.7, edgecolor="none", borderpad=0.2)
+
+
+def _emptiest(axes: Axes) -> Literal["upper right", "upper left", "lower right", "lower left"]:
+    axes.get_xlim(), axes.get_ylim()  # the limits follow the data only when asked for
+    points = np.concatenate([line.get_xydata() for line in axes.lines])
+    points = axes.transLimits.transform(axes.transScale.transform(points[np.isfinite(points).all(axis=1)]))
+    x, y = points.T
+    return min(_CORNERS, key=lambda corner: int((_CORNERS[corner][0](x) & _CORNERS[corner][1](y)).sum()))
 
 
 def _second_axis(axes: Axes) -> Axes:

@@ -2,9 +2,9 @@
 
 Run as ``python -m hf_difflm.runs.dashboard.process JOURNAL FOLDER --parent PID --begin STEP``. It reads requests from
 stdin, one a line: a number of optimiser steps draws the run up to there, ``end`` draws it as it is and ends, ``end
-wait`` first waits until the journal says how the run ended. Where several wait, only the newest is drawn. It ends by
-itself with the process that started it, and when nothing was asked for a long time. Its last line on stdout is JSON:
-``{"cpu_seconds": ..., "pictures": ..., "problem": ...}``.
+wait`` first waits until the journal says how the run ended. Where several wait, only the newest is drawn, and the others
+at the end, in order. It ends by itself with the process that started it, and when nothing was asked for a long time. Its
+last line on stdout is JSON: ``{"cpu_seconds": ..., "pictures": ..., "problem": ...}``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..derived.beside import add_options, begin, requests, step_forward
+from ..reading.dashboard_names import SHOWN_SAMPLES
 
 _ENDING_SECONDS = 10.0
 _OBJECTS = 200_000  # more than a picture leaves: the default would search for garbage dozens of times in each
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("journal", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--begin", type=int, help="step at which the training begins: later pictures are old")
+    parser.add_argument("--samples", type=int, default=SHOWN_SAMPLES, help="how many texts a picture shows")
     add_options(parser)
     options = parser.parse_args(arguments)
     begin(options)
@@ -34,11 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     gc.freeze()  # what has been imported stays: no drawing need look through it
     gc.set_threshold(_OBJECTS, 5, 10)
-    drawer = Drawer(options.journal, options.folder, options.begin)
-    for request in requests(options.parent):
+    drawer = Drawer(options.journal, options.folder, options.begin, options.samples)
+    late: list[int] = []
+    for request in requests(options.parent, lambda passed: late.append(int(passed))):
         if request.startswith("end"):
             step_forward()
         drawer.draw(int(request) if request.isdigit() else None, wait=_ENDING_SECONDS if request == "end wait" else 0.0)
+        if request.startswith("end"):
+            drawer.draw_late(late)
     print(drawer.account(), flush=True)
 
 

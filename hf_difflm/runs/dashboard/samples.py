@@ -11,14 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from ..derived.sample_groups import mode_of
+from ..derived.sample_groups import blank_said, mode_of
 from ..journal.run import Run
 from ..journal.schema import SampleRecord
-from ..journal.tables import count, number, printable
+from ..journal.tables import count as whole
+from ..journal.tables import number, printable
 from ..plots.style import COLOURS
+from ..reading.dashboard_names import SHOWN_SAMPLES
 from .panels import TITLE_SIZE, say
 
-SHOWN_SAMPLES = 5
 CHARACTERS = 40
 _TEXT_SIZE = 11
 _LOOKED_AT = 400  # of a text of any length; escapes and wide letters only make it shorter
@@ -36,19 +37,19 @@ _QUALITIES = (
 _HEADER, _STRIPE = COLOURS[2], "#eef6f3"
 
 
-def draw_samples(axes: Axes, run: Run) -> None:
-    """Five samples, see :func:`chosen`: step, prompt and text cut to what fits, and the qualities that were measured."""
+def draw_samples(axes: Axes, run: Run, count: int = SHOWN_SAMPLES) -> None:
+    """So many samples, see :func:`chosen`: step, prompt and text cut to what fits, and the qualities that were measured."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_title("Samples", loc="left", fontsize=TITLE_SIZE, y=1.0)
-    samples = chosen(run.samples)
+    samples = chosen(run.samples, count)
     if not samples:
         say(axes, "no sample yet")
         return
     headings, rows = samples_table(samples)
     edges = _edges(headings, rows, axes.get_position().width)
-    height = 1 / (SHOWN_SAMPLES + 1)
+    height = 1 / (max(count, SHOWN_SAMPLES) + 1)
     for line, cells in enumerate([headings, *rows]):
         bottom = 1 - (line + 1) * height
         if line == 0 or line % 2 == 0:
@@ -76,11 +77,11 @@ def draw_samples(axes: Axes, run: Run) -> None:
             )
 
 
-def chosen(samples: Sequence[SampleRecord]) -> Sequence[SampleRecord]:
-    """Return the last five that say something: of the drawn ones if there are, since greedy texts repeat themselves."""
+def chosen(samples: Sequence[SampleRecord], count: int = SHOWN_SAMPLES) -> Sequence[SampleRecord]:
+    """Return the last that say something: of the drawn ones if there are, since greedy texts repeat themselves."""
     said = [sample for sample in samples if cut(sample.text)]
     drawn = [sample for sample in said if mode_of(sample) != "greedy"]
-    return (drawn or said or samples)[-SHOWN_SAMPLES:]
+    return (drawn or said or samples)[-count:]
 
 
 def _shorten(text: Text, pixels: float) -> None:
@@ -101,9 +102,9 @@ def samples_table(samples: Sequence[SampleRecord]) -> tuple[list[str], list[list
     known = [pair for place, pair in enumerate(known) if pair[1] not in {heading for _, heading in known[:place]}][:4]
     rows = [
         [
-            count(sample.iter),
+            whole(sample.iter),
             cut(sample.prompt),
-            cut(sample.text),
+            blank_said(sample.text) or cut(sample.text),
             *(_quality(sample.extra.get(key)) for key, _ in known),
         ]
         for sample in samples
@@ -134,7 +135,8 @@ def _edges(headings: list[str], rows: list[list[str]], width: float) -> list[flo
     Numbers get what they need, prompt and text share the rest by their lengths.
     """
     letters = [max(len(cells[column]) for cells in (headings, *rows)) for column in range(len(headings))]
-    widths = [(0.0058 * n + 0.012) / width for n in letters]
+    bold = [len(heading) for heading in headings]  # letters that are wider
+    widths = [(max(0.0058 * n, 0.0072 * b) + 0.012) / width for n, b in zip(letters, bold, strict=True)]
     rest = max(1 - sum(widths) + widths[1] + widths[2], 0.3)
     share = min(max(widths[1] / (widths[1] + widths[2]), 0.2), 0.5)
     widths[1], widths[2] = share * rest, (1 - share) * rest

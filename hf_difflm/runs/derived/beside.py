@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 IDLE_SECONDS = 600.0
@@ -62,8 +62,16 @@ def step_forward() -> None:
         Path("/proc/self/autogroup").write_text("0")
 
 
-def requests(parent: int, idle_seconds: float = IDLE_SECONDS) -> Iterator[str]:
-    """Yield the newest of the requests that wait, the last of all being ``end``; stop when nobody can ask any more."""
+def requests(
+    parent: int, passed: Callable[[str], object] | None = None, idle_seconds: float = IDLE_SECONDS
+) -> Iterator[str]:
+    """Yield the newest of the requests that wait, the last of all being ``end``; stop when nobody can ask any more.
+
+    Args:
+        parent: the process that asks.
+        passed: told of each request that a newer one has overtaken.
+        idle_seconds: without a request it ends after so long.
+    """
     descriptor = sys.stdin.fileno()
     buffer = b""
     last = time.monotonic()
@@ -75,6 +83,9 @@ def requests(parent: int, idle_seconds: float = IDLE_SECONDS) -> Iterator[str]:
             return
         *lines, buffer = (buffer + read).split(b"\n")
         if lines:
+            if passed is not None:
+                for line in lines[:-1]:
+                    passed(line.decode())
             newest = lines[-1].decode()
             yield newest
             if newest.startswith("end"):

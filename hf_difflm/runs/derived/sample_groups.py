@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ..journal.run import Run
 from ..journal.schema import SampleRecord
 from ..journal.tables import count, number
+
+_WHITE = {" ": "space", "\n": "line break", "\t": "tab"}
 
 
 @dataclass
@@ -30,7 +33,10 @@ class SampleGroup:
 
 
 def sample_groups(runs: Sequence[Run], prompt: str | None = None) -> list[SampleGroup]:
-    """Return the groups in the order in which they first appear; those of one prompt alone, where one is given."""
+    """Return the groups in the order in which they first appear; those of one prompt alone, where one is given.
+
+    Of one prompt the greedy texts come last: early in a training they are blank.
+    """
     found: dict[tuple[str, str, int], SampleGroup] = {}
     for run_place, run in enumerate(runs):
         times: dict[tuple[int, str, str], int] = {}
@@ -45,13 +51,21 @@ def sample_groups(runs: Sequence[Run], prompt: str | None = None) -> list[Sample
             group = found.setdefault(key, SampleGroup(*key))
             group.by_step.setdefault(sample.iter, {})[run_place] = sample
     order = {prompt: place for place, prompt in enumerate(dict.fromkeys(key[0] for key in found))}
-    return sorted(found.values(), key=lambda group: order[group.prompt])
+    return sorted(found.values(), key=lambda group: (order[group.prompt], group.mode == "greedy"))
 
 
 def mode_of(sample: SampleRecord) -> str:
     """Return how a text was drawn, "" where its record does not say."""
     mode = sample.extra.get("mode")
     return mode if isinstance(mode, str) else ""
+
+
+def blank_said(text: str) -> str | None:
+    """Return what a text of white space alone consists of, ``(95 spaces)``; None where there is anything to read."""
+    if not text or text.strip():
+        return None
+    counted = Counter(_WHITE.get(letter, "other blank") for letter in text)
+    return "(" + ", ".join(f"{count(n)} {name}" + ("s" if n > 1 else "") for name, n in counted.items()) + ")"
 
 
 def quality_line(numbers: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import UserError
 from ..journal.run import Run
 from ..journal.tables import count, printable, shortened
-from .sample_groups import SampleGroup, mode_of, quality_line, sample_groups
+from .sample_groups import SampleGroup, blank_said, mode_of, quality_line, sample_groups
 
 _INDENT = "  "
 CHARACTERS = 600
@@ -70,6 +70,8 @@ def _title(group: SampleGroup) -> str:
 
 
 def _wrapped(text: str, width: int, whole: bool) -> list[str]:
+    if (blank := blank_said(text)) is not None:
+        return [f"{_INDENT}{blank}"]
     shown = text if whole else text[:CHARACTERS]
     lines = []
     for line in printable(shown).splitlines() or [""]:

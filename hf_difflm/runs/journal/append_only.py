@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
-from .schema import Record, decode, encode
+from .schema import RUNNING, STATUS_OF_EVENT, EventRecord, Record, decode, encode
 from .strict_json import loads
 
 try:
@@ -21,7 +22,11 @@ except ImportError:  # not a POSIX system
 RECORDS_LOST = "records_lost"
 """The event that says how many records before it could not be written."""
 _BLOCK = 1 << 16
+# A run that has just ended lets go of its journal a moment after it was read as running.
+_MOMENT_SECONDS = 2.0
+# Locks may not reach from one machine to another: a run elsewhere counts as living while it writes.
 _QUIET_SECONDS = 60.0
+_TRIES, _TRY_SECONDS = 5, 0.02
 
 
 class Journal:
@@ -122,22 +127,39 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
 
 
-def _lock(descriptor: int, kind: int | None = None) -> None:
-    """Lock the file (exclusively by default) until the descriptor is closed, for no longer than the process lives.
+def _lock(descriptor: int) -> None:
+    """Lock the file until the descriptor is closed, for no longer than the process lives.
 
     Raises:
         BlockingIOError: another process has locked it.
     """
     if fcntl is None:
         return
+    for left in reversed(range(_TRIES)):
+        try:
+            _try_lock(descriptor, fcntl.LOCK_EX)
+            return
+        except BlockingIOError:
+            if not left:
+                raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it") from None
+            time.sleep(_TRY_SECONDS)  # it may only have asked whether anybody does
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    """Lock the file; False where the file system has no locks: there it is written without one.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if kind is None else kind) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it") from None
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
             raise
-        # A file system without locks: write without one.
+        return False
+    return True
 
 
 def has_other_writer(path: Path) -> bool:
@@ -146,34 +168,72 @@ def has_other_writer(path: Path) -> bool:
     Raises:
         OSError: the file cannot be opened.
     """
-    if fcntl is None:
-        return False
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        file = os.fstat(descriptor)
-        if any(journal.is_open_on(file) for journal in list(_OPEN)):
-            return False
-        # Shared, so that two who ask do not take each other for a writer; closing lets go of it.
-        _lock(descriptor, fcntl.LOCK_SH)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return _writer_of(path) == _ANOTHER
 
 
-def seems_abandoned(path: Path) -> bool:
-    """Whether nobody has a journal open that nothing was written to for a minute: a killed run cannot say that it ended.
+def seems_abandoned(path: Path, machine: str | None = None) -> bool:
+    """Whether nobody has a journal open whose run has not ended: a killed run cannot say that it did.
 
-    False where the system has no locks to tell by.
+    False where there are no locks to tell by, and for two seconds after the last line. Of a run on another machine, whose
+    lock may not be seen here, for a minute.
+
+    Args:
+        path: the journal.
+        machine: where it was written, as its header says; None where that is not known.
 
     Raises:
         OSError: the file cannot be opened.
     """
-    return fcntl is not None and time.time() - path.stat().st_mtime > _QUIET_SECONDS and not has_other_writer(path)
+    here = machine is not None and machine == this_machine()
+    if time.time() - path.stat().st_mtime <= (_MOMENT_SECONDS if here else _QUIET_SECONDS):
+        return False
+    return _writer_of(path) == _NOBODY and not _says_that_it_ended(path)
+
+
+def this_machine() -> str | None:
+    """Return what tells machines apart on which a lock is seen, and their restarts: no name; None where nothing tells."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(boot).hexdigest()[:12]
+
+
+_NOBODY, _OURSELVES, _ANOTHER, _NOT_KNOWN = range(4)
+
+
+def _writer_of(path: Path) -> int:
+    """Who has the journal open.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    if fcntl is None:
+        return _NOT_KNOWN
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return _NOBODY
+    try:
+        file = os.fstat(descriptor)
+        if any(journal.is_open_on(file) for journal in list(_OPEN)):
+            return _OURSELVES
+        # Shared, so that two who ask do not take each other for a writer; closing lets go of it.
+        return _NOBODY if _try_lock(descriptor, fcntl.LOCK_SH) else _NOT_KNOWN
+    except BlockingIOError:
+        return _ANOTHER
+    finally:
+        os.close(descriptor)
+
+
+def _says_that_it_ended(path: Path) -> bool:
+    """Whether the run has ended by now: it may have done so after it was read, before it was asked who writes it."""
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _BLOCK, 0))
+        records, _ = parse_lines(file.read().splitlines(keepends=True))
+    statuses = [STATUS_OF_EVENT.get(record.event) for record in records if isinstance(record, EventRecord)]
+    said = [status for status in statuses if status]
+    return bool(said) and said[-1] != RUNNING
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:

@@ -15,13 +15,14 @@ from ...errors import UserError
 JOURNAL_NAME = "journal.jsonl"
 METRICS_SUFFIX = "_metrics.json"
 
-# The document lies in the output folder by default, where these names belong to transformers.
+# The document lies in the output folder by default, where these names belong to transformers, or to the journal.
 _RESERVED = {
     "adapter_config",
     "all_results",
     "config",
     "eval_results",
     "generation_config",
+    "journal",
     "preprocessor_config",
     "processor_config",
     "special_tokens_map",
@@ -36,12 +37,17 @@ def document_name(run_name: str) -> str:
     """Return the file name of a run's JSON document: ``{run_name}.json`` with the name made safe for file systems.
 
     Everything but letters, digits, ``.``, ``_``, ``-``, ``+`` and ``=`` becomes ``-``; the stem is at most 120
-    characters; a name that transformers uses for a file of its own (``config``) gets ``_run`` appended.
+    characters; a name that is another file's (``config`` of transformers, ``journal``) gets ``_run`` appended.
     """
     stem = file_stem(run_name)
     if stem.lower() in _RESERVED:
         stem += "_run"
     return f"{stem}.json"
+
+
+def set_aside_name(run_name: str) -> str:
+    """Return the file name of the journal of a run whose folder another run has taken over: ``{run_name}.jsonl``."""
+    return f"{document_name(run_name)}l"
 
 
 def metrics_name(experiment_name: str) -> str:

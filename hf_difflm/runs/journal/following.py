@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import UserError
+from .append_only import seems_abandoned
 from .atomic_files import JOURNAL_NAME
 from .quantities import NATS
 from .schema import (
@@ -57,10 +58,16 @@ def last_lines(journal: Path, lines: int) -> tuple[list[str], int]:
     return [line.decode("utf-8", "replace") for line in kept], size - (len(tail) - len(whole))
 
 
-def follow(journal: Path, offset: int, poll_seconds: float = 0.2) -> Iterator[str]:
-    """Yield each whole line as it is written, from an offset in bytes on, until the run ends or its journal is removed.
+def follow(journal: Path, offset: int, machine: str | None = None, poll_seconds: float = 0.2) -> Iterator[str]:
+    """Yield each whole line as it is written, from an offset in bytes on, until the run ends, or dies, or is removed.
 
     A line that a crash has torn and a resume has cut off is never yielded; a file that begins anew is read anew.
+
+    Args:
+        journal: the journal.
+        offset: where to begin.
+        machine: where the run is trained, as its header says.
+        poll_seconds: how often to look.
     """
     while True:
         try:
@@ -80,6 +87,11 @@ def follow(journal: Path, offset: int, poll_seconds: float = 0.2) -> Iterator[st
             record = parse(text)
             if isinstance(record, EventRecord) and record.event in _ENDINGS:
                 return
+        try:
+            if not lines and seems_abandoned(journal, machine):
+                return
+        except FileNotFoundError:
+            return
         time.sleep(poll_seconds)
 
 

@@ -64,6 +64,7 @@ _EVALUATION = (
     Quantity("scored_tokens", "scored tokens", "tokens", None, EXACT, "evaluation set"),
     Quantity("runtime", "time of the evaluation", "s", LOWER, ESTIMATE, "evaluation"),
     Quantity("samples_per_second", "sequences a second", "sequences/s", HIGHER, ESTIMATE, "evaluation"),
+    Quantity("steps_per_second", "evaluation batches a second", "batches/s", HIGHER, ESTIMATE, "evaluation"),
 )
 _STEP = (
     Quantity("loss", "loss", "", LOWER, LIKELIHOOD, "scored tokens"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +14,6 @@ import numpy as np
 
 from ...errors import UserError
 from .append_only import seems_abandoned
-from .atomic_files import JOURNAL_NAME
 from .quantities import HIGHER, LOWER, evaluation_quantity, loss_unit
 from .schema import (
     RUNNING,
@@ -27,12 +28,13 @@ from .schema import (
     StepRecord,
 )
 from .steps import Steps
+from .tables import ago
 
 if TYPE_CHECKING:
     import pandas
 
-KILLED = "killed"
-"""What people are told of a run that counts as running, though nobody trains it."""
+DEAD = "dead"
+"""What people are told of a run that counts as running, though nobody trains it: it was killed."""
 NOT_SAID = "not said"
 """What they are told where the log of another program does not say whether the training has ended."""
 
@@ -187,16 +189,41 @@ class Run:
 
     @property
     def killed(self) -> bool:
-        """Whether it counts as running, but no process has its journal open and nothing was written for a minute."""
-        is_journal = self.path.name == JOURNAL_NAME and self.path.is_file()
-        return is_journal and self.status == RUNNING and seems_abandoned(self.path)
+        """Whether it counts as running, but nobody has its journal open; see :func:`.append_only.seems_abandoned`."""
+        is_journal = self.path.suffix == ".jsonl" and self.path.is_file() and self._says_how_it_goes
+        return is_journal and self.status == RUNNING and seems_abandoned(self.path, self.header.metadata.get("machine"))
 
     @property
     def shown_status(self) -> str:
-        """The status for people: also which runs were ``killed``, and of which the log does not say it."""
-        if not any(event.event in STATUS_OF_EVENT for event in self.events):
+        """The status for people: also which runs are ``dead``, and of which the log does not say it."""
+        if not self._says_how_it_goes:
             return NOT_SAID
-        return KILLED if self.killed else self.status
+        return DEAD if self.killed else self.status
+
+    @property
+    def death(self) -> str | None:
+        """What is known of the end of a run that could not say it: ``dead at step 20, last sign 3 h ago``; else None."""
+        if not self.killed:
+            return None
+        # Not the time of the file, which may be a copy.
+        sign = max((_seconds(moment) for moment in self._last_times if moment), default=self.path.stat().st_mtime)
+        return f"{DEAD} at step {self.last_step:,}, last sign {ago(time.time() - sign)}"
+
+    @property
+    def last_step(self) -> int:
+        """The last optimiser step that the log knows of; 0 before the first."""
+        rows = self.column("iter")[-1:].astype(int).tolist()
+        return max([*rows, *(record.iter for record in self.evaluations)], default=0)
+
+    @property
+    def _says_how_it_goes(self) -> bool:
+        return any(event.event in STATUS_OF_EVENT for event in self.events)
+
+    @property
+    def _last_times(self) -> list[str]:
+        """When the last record of each kind was written, as ISO 8601."""
+        kinds = (self.steps, self.evaluations, self.checkpoints, self.samples, self.measurements, self.events)
+        return [kind[-1].time for kind in kinds if len(kind)]
 
     @property
     def start_time(self) -> str | None:
@@ -300,6 +327,10 @@ def common_loss_unit(runs: Iterable[Run]) -> str:
 def _sets_of(record: EvaluationRecord) -> list[str]:
     """Names of the evaluation sets that a record has metrics of; none where there is only one."""
     return [found[1] for name in record.metrics if (found := _OF_A_SET.fullmatch(name))]
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
 
 
 def _is_resume(record: Record | Steps) -> bool:

@@ -51,6 +51,14 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24:02d} h"
 
 
+def ago(seconds: float) -> str:
+    """Return how long ago something was, in its largest unit: ``40 s ago``, ``5 min ago``, ``3 h ago``, ``2 d ago``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
 def shortened(value: object, characters: int = 60) -> str:
     """Return a setting's value on one line, cut to this many characters, ``not set`` for None."""
     text = "not set" if value is None else " ".join(printable(str(value)).split())

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..comparing.seeds import SeedGroup
 from ..dashboard.curriculum_stages import stage_starts
+from ..dashboard.panels import throughput_series
 from ..journal.measurements import measured_names, measurement_series
 from ..journal.quantities import EVALUATION, STEP, Quantity
 from ..journal.run import Run, common_loss_unit
@@ -80,8 +81,18 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
             }
             for place, (run, name) in enumerate(zip(runs, names, strict=True))
         ],
-        "charts": [chart for chart in charts if any(chart["curves"])],
+        "charts": [chart for chart in charts if any(curve and len(curve["x"]) > 1 for curve in chart["curves"])],
     }
+
+
+def not_drawn(runs: Sequence[Run]) -> list[str]:
+    """Return the names of what callbacks have measured and the page has no chart of: there are hundreds of them."""
+    found: list[str] = []
+    for source in dict.fromkeys(record.source for run in runs for record in run.measurements):
+        names = measured_names(runs, source)
+        drawn = _charted(names, source) if source in _SOURCES else []
+        found += [name for name in names if name not in drawn]
+    return found
 
 
 def _charted(names: Sequence[str], source: str) -> list[str]:
@@ -97,7 +108,7 @@ def _training_chart(runs: Sequence[Run], quantity: Quantity, unit: str) -> dict[
     points = _LOSS_POINTS if is_loss else _OTHER_POINTS
     curves = []
     for run in runs:
-        x, y = step_series(run, name, "step")
+        x, y = throughput_series(run) if name == "tokens_per_sec" else step_series(run, name, "step")
         curve = _curve(*decimate(x, y, points))
         if curve is not None and len(y) > points:
             means = bucket_means(x, y, points // 2)

@@ -12,7 +12,7 @@ from ..journal.atomic_files import write_page
 from ..journal.run import Run
 from ..journal.strict_json import plain
 from ..reading.places import relative, shown, shown_run
-from .curves import page_data
+from .curves import not_drawn, page_data
 from .importance import importance_section
 from .sections import (
     commands_section,
@@ -22,7 +22,7 @@ from .sections import (
     settings_section,
     summary_section,
 )
-from .self_contained import asset, page
+from .self_contained import asset, page, text
 
 _CURVES = """<section id="curves"><h2>Curves</h2>
 <noscript><p>The curves need JavaScript; everything else on this page does not.</p></noscript>
@@ -37,7 +37,8 @@ _CURVES = """<section id="curves"><h2>Curves</h2>
 <div class="runs" id="runs"></div>
 <div class="charts" id="charts"></div>
 <p class="soft">Drag over a chart to zoom, double-click to go back; hover or touch for numbers; a run's button hides it.
-Long curves keep the lowest and highest value of each stretch. Bars are standard errors.</p></section>"""
+Long curves keep the lowest and highest value of each stretch. Bars are standard errors.</p>{more}</section>"""
+_NAMED = 12  # of what has no chart
 
 
 def write_html_report(
@@ -74,7 +75,7 @@ def write_html_report(
     sections = [
         summary_section(runs, names, comparison),
         fairness_section(names, comparison),
-        _CURVES,
+        _curves_section(runs),
         importance_section(runs, names),
         samples_section(runs, names),
         evaluations_section(runs, names),
@@ -89,6 +90,14 @@ def write_html_report(
     style = asset("uPlot.min.css") + asset("report.css")
     write_page(path, page(title, body, data, [uplot, asset("report.js")], style), "--output")
     return path
+
+
+def _curves_section(runs: Sequence[Run]) -> str:
+    """Where the script draws, and what it has no chart of."""
+    names = not_drawn(runs)
+    said = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    more = f"Without a chart here, but in the logs: {said} (hf-difflm plot RUN --metric NAME)." if names else ""
+    return _CURVES.replace("{more}", f'<p class="soft">{text(more)}</p>' if more else "")
 
 
 def _links(body: str) -> str:

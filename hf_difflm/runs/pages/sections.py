@@ -11,7 +11,7 @@ from ..comparing.fairness import UNSAID, settings_of
 from ..comparing.table import Comparison
 from ..comparing.verdicts import bound_note
 from ..derived.document import summarize
-from ..derived.sample_groups import SampleGroup, quality_line, sample_groups
+from ..derived.sample_groups import SampleGroup, blank_said, quality_line, sample_groups
 from ..journal.run import Run
 from ..journal.schema import SampleRecord
 from ..journal.tables import UNKNOWN, count, duration, number, with_error
@@ -225,6 +225,8 @@ def _sample(sample: SampleRecord | None) -> str:
     quality = quality_line(sample.extra)
     below = f'<small class="soft">{text(quality)}</small>' if quality else ""
     written = f'<div class="text">{text(_cut(sample.text))}</div>' if sample.text else '<span class="soft">–</span>'
+    if (blank := blank_said(sample.text)) is not None:
+        written = f'<span class="soft">{blank}</span>'
     return written + below
 
 

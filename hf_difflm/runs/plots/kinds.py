@@ -16,6 +16,7 @@ from ..journal.atomic_files import file_stem
 from ..journal.run import Run
 from .axes import AXES
 from .evaluation import draw_comparison, draw_milestones, draw_validation
+from .measured import draw_gradients, draw_statistics, draw_throughput
 from .metric import draw_metric
 from .scalars import named, scalar_names
 from .series import Drawing, NothingToDraw
@@ -39,6 +40,12 @@ KINDS: dict[str, Callable[[Drawing], Figure]] = {
     "milestones": draw_milestones,
 }
 """The kinds of pictures; each writes the file of its name."""
+MEASURED_KINDS: dict[str, Callable[[Drawing], Figure]] = {
+    "gradients": draw_gradients,
+    "statistics": draw_statistics,
+    "throughput": draw_throughput,
+}
+"""Those of what callbacks have measured, a row for each run; drawn where they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ def plot_runs(
         runs: at least one. Several seeds of one configuration are drawn as their mean and its standard error, except
             where each step or its time is shown.
         output_dir: folder of the pictures, made where it is missing.
-        kinds: keys of :data:`KINDS`; by default all, or none where metrics are named.
+        kinds: keys of :data:`KINDS`, by default all of them, or none where metrics are named; and of
+            :data:`MEASURED_KINDS`.
         names: what to call the runs; by default their own names.
         title: stands above each picture.
         picture_format: png, svg or pdf.
@@ -78,7 +86,7 @@ def plot_runs(
             to show.
     """
     for kind in kinds:
-        _check("kind of plot", kind, list(KINDS))
+        _check("kind of plot", kind, [*KINDS, *MEASURED_KINDS])
     _check("x axis", x, list(AXES))
     _check("format", picture_format, FORMATS)
     drawing = _drawing(runs, names, title, x)
@@ -88,7 +96,7 @@ def plot_runs(
     paths: list[Path] = []
     left_out: list[str] = []
     pictures: dict[str, Callable[[Drawing], Figure]] = {
-        kind: KINDS[kind] for kind in (kinds or (() if metrics else KINDS))
+        kind: (KINDS | MEASURED_KINDS)[kind] for kind in (kinds or (() if metrics else KINDS))
     }
     pictures |= {metric: partial(draw_metric, name=named(metric)) for metric in metrics}
     for name, draw in pictures.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -17,7 +18,17 @@ from .axes import evaluation_series, positions_at, step_series
 _ALIASES = {"learning_rate": "lr", "val_loss": "eval_loss"}
 # Rewards are what a training of preferences is about; what only counts, or tells of the machine, comes last.
 _REWARDS = re.compile(r"(^|[_/])rewards?([_/.]|$)")
+_SPREADS = re.compile(r"(^|[_/])(std|frac|min|max)([_/]|$)")
 _COUNTS = re.compile(r"(^|[_/])(num|total|runtime|percentage|memory|time)([_/]|$)|_per_second$|tokens")
+_TELLING = (
+    "grad_norm/attention",
+    "grad_norm/mlp",
+    "update_ratio/global",
+    "throughput/step_time_ms",
+    "grad_norm/embeddings",
+    "throughput/host_memory_mb",
+    "throughput/peak_memory_mb",
+)
 
 
 def scalar_names(runs: Sequence[Run]) -> list[str]:
@@ -65,7 +76,20 @@ def other_scalars(run: Run, drawn: Collection[str] = ()) -> list[str]:
     known = {"epoch", *steps, *run.steps.quantities, *(f"eval_{name}" for name in steps)}
     rest = [name for name in evaluated if name not in known and quantity(name) is None]
     names = [name for name in [*steps, *rest] if name not in drawn]
-    return sorted(names, key=lambda name: (_COUNTS.search(name) is not None, _REWARDS.search(name) is None))
+    return sorted(
+        names, key=lambda name: (_COUNTS.search(name) is not None, _REWARDS.search(name) is None, _spread(name))
+    )
+
+
+def measured_scalars(run: Run) -> list[str]:
+    """Return what the callbacks have measured at more than one step, the most telling first: to fill an empty panel."""
+    seen = Counter(name for record in run.measurements for name in numbers(record))
+    return [name for name in _TELLING if seen[name] > 1]
+
+
+def _spread(name: str) -> bool:
+    """Whether it tells how far something is spread: its mean comes first."""
+    return _SPREADS.search(name) is not None
 
 
 def _has(record: EvaluationRecord, name: str) -> bool:

@@ -56,6 +56,14 @@ def new_figure(panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(np.atleast_1d(figure.subplots(1, panels)))
 
 
+def new_rows(rows: int, panels: int) -> tuple[Figure, list[list[Axes]]]:
+    """Return an empty figure with this many rows of panels."""
+    size = ({1: 9.0, 2: 12.8}.get(panels, 14.4), 4.6 * rows + 1.0)
+    figure = Figure(figsize=size, dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    return figure, [list(row) for row in figure.subplots(rows, panels, squeeze=False)]
+
+
 def new_grid(panels: int) -> tuple[Figure, list[Axes]]:
     """Return an empty figure with this many small panels on common axes, in rows."""
     columns = min(4, math.ceil(math.sqrt(panels)))

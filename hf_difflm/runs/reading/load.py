@@ -13,6 +13,7 @@ from ..foreign.scalars import NoScalars
 from ..journal.atomic_files import JOURNAL_NAME, METRICS_SUFFIX
 from ..journal.reading import read_journal
 from ..journal.run import Run
+from ..journal.set_aside import earlier_journals
 from .dashboard_names import FOLDER as DASHBOARD
 
 # Folders in a run folder that hold weights, and JSON files of transformers: no logs.
@@ -46,12 +47,14 @@ def load_run(path: str | Path) -> Run:
     return read_log(path)
 
 
-def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+def load_runs(paths: Sequence[str | Path], earlier: bool = False) -> tuple[list[Run], list[str]]:
     """Return all runs that the paths name, and a sentence for each that could not be read; the others still load.
 
     Args:
         paths: logs, run folders, folders of runs (searched to any depth) and globs, mixed. A run that is named twice is
             loaded once.
+        earlier: of a run folder that is named, also the runs that a later training there has set aside, not its newest
+            alone.
     """
     runs: list[Run] = []
     problems: list[str] = []
@@ -59,7 +62,7 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         for place in _expand(str(path)):
             try:
-                for run in _runs_at(place, problems):
+                for run in _runs_at(place, problems, earlier):
                     if (resolved := run.path.resolve()) not in seen:
                         seen.add(resolved)
                         runs.append(run)
@@ -73,13 +76,13 @@ def _expand(path: str) -> list[Path]:
     return [Path(place) for place in found] or [Path(path)]
 
 
-def _runs_at(place: Path, problems: list[str]) -> list[Run]:
+def _runs_at(place: Path, problems: list[str], earlier: bool) -> list[Run]:
     """The runs of one path; what is broken inside a folder becomes a problem.
 
     Raises:
         UserError: there is none.
     """
-    if not place.is_dir() or (place / JOURNAL_NAME).exists():
+    if not place.is_dir() or ((place / JOURNAL_NAME).exists() and not earlier):
         return [load_run(place)]
     before = len(problems)
     runs = list(_runs_below(place, problems))
@@ -94,17 +97,27 @@ def _runs_below(place: Path, problems: list[str]) -> Iterator[Run]:
     for name, inside, names in os.walk(place):
         folder = Path(name)
         if JOURNAL_NAME in names:
-            inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS) and name != DASHBOARD)
+            inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS) and not _is_dashboard(name))
             tracked += [folder / name for name in _TRACKERS]
-            try:
-                yield read_journal(folder / JOURNAL_NAME)
-            except UserError as error:
-                problems.append(str(error))
+            yield from _with_earlier(folder, problems)
             continue
         if _state_of(folder) is not None:
             tracked += [folder / name for name in _TRACKERS]
         yield from _logs_in(folder, names, problems, any(folder.is_relative_to(known) for known in tracked))
         inside[:] = sorted(name for name in inside if not name.startswith(_NO_LOGS))
+
+
+def _is_dashboard(name: str) -> bool:
+    return name == DASHBOARD or name.endswith(f"_{DASHBOARD}")  # the second of an earlier run
+
+
+def _with_earlier(folder: Path, problems: list[str]) -> Iterator[Run]:
+    """Yield the newest run of a folder, and those that another training there has set aside."""
+    for path in (folder / JOURNAL_NAME, *earlier_journals(folder)):
+        try:
+            yield read_journal(path)
+        except UserError as error:
+            problems.append(str(error))
 
 
 def _load_folder(folder: Path) -> Run:

@@ -65,6 +65,7 @@ def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "objective": run.objective,
             "status": run.status,
             "killed": run.killed,
+            "death": run.death,
             "start_time": run.start_time,
             "end_time": run.end_time,
             **summarize(run),
@@ -76,7 +77,7 @@ def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def list_text(runs: Sequence[Run], width: int) -> str:
     """Return the list as a table that fits into ``width`` columns."""
-    status = {typed(run): run.shown_status for run in runs}
+    status = {typed(run): run.death or run.shown_status for run in runs}
     cells = [
         [
             row["path"],
@@ -131,6 +132,7 @@ def show_data(run: Run) -> dict[str, Any]:
         "bound": run.bound,
         "status": run.status,
         "killed": run.killed,
+        "death": run.death,
         "start_time": run.start_time,
         "end_time": run.end_time,
         "summary": summarize(run),
@@ -159,7 +161,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
     facts = [
         ("run", f"{run.name}  ({typed(run)})"),
         ("objective", " ".join(filter(None, [run.objective, f"({run.bound})" if run.bound else ""])) or UNKNOWN),
-        ("status", " ".join([run.shown_status, _last_message(run)]).strip()),
+        ("status", " ".join([run.death or run.shown_status, _last_message(run)]).strip()),
         ("time", _period(run, summary["train_seconds"])),
         ("model", _model(run)),
         *_reads(run),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from hf_difflm.callbacks import DashboardCallback, RunLogCallback, TrackerCallback
+from hf_difflm.callbacks import RunLogCallback, TrackerCallback
 from hf_difflm.runs import load_run
 
 
@@ -48,11 +50,13 @@ def test_no_two_trials_share_a_log(make_trainer, tmp_path, log_dir, named):
     assert not (tmp_path / "out" / "journal.jsonl").exists()
 
 
-def test_two_trainings_in_one_folder_are_refused_and_never_mixed(make_trainer, tmp_path):
-    from hf_difflm.errors import UserError
-
-    make_trainer(RunLogCallback(run_name="tiny"), DashboardCallback()).train()
-    before = (tmp_path / "out" / "journal.jsonl").read_bytes()
-    with pytest.raises(UserError, match="already holds the run"):
-        make_trainer(RunLogCallback(run_name="tiny")).train()
-    assert (tmp_path / "out" / "journal.jsonl").read_bytes() == before
+def test_a_second_search_in_one_folder_has_logs_of_its_own(make_trainer, tmp_path):
+    for _ in range(2):
+        trainer = make_trainer(RunLogCallback(), save_strategy="no")
+        kind, config = type(trainer.model), trainer.model.config
+        trainer.model_init = partial(kind, config)
+        trainer.hyperparameter_search(
+            n_trials=1, hp_space=lambda trial: {"seed": trial.suggest_int("seed", 1, 9)}, compute_objective=len
+        )
+    journals = sorted(path.name for path in (tmp_path / "out" / "run-0").glob("*.jsonl"))
+    assert journals == ["journal.jsonl", "tiny-run-0.jsonl"]

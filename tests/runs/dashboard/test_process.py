@@ -78,11 +78,30 @@ def test_it_draws_what_it_is_asked_for_and_accounts_for_it(tmp_path, start):
     assert len(json.loads((tmp_path / "out" / "metrics_history.json").read_text())) == 20
 
 
-def test_of_several_requests_the_newest_is_drawn(tmp_path, start):
+def test_of_several_requests_the_newest_is_drawn_first_and_the_others_at_the_end(tmp_path, start):
     journal = write_run(tmp_path / "run") / "journal.jsonl"
     out, _ = start(journal, tmp_path / "out").communicate("5\n10\n15\nend\n", timeout=PATIENCE)
+    assert json.loads(out)["pictures"] == 4
+    drawn = pictures(tmp_path / "out")
+    assert sorted(drawn) == [5, 10, 15, 20]
+    latest = (tmp_path / "out" / "training_latest.png").read_bytes()
+    assert latest == drawn[20].read_bytes()
+    assert len({path.read_bytes() for path in drawn.values()}) == 4
+    expected = draw_dashboard(up_to(load_run(journal), 10), tmp_path / "expected.png").read_bytes()
+    assert drawn[10].read_bytes() == expected
+
+
+def test_of_more_than_200_pictures_late_ones_are_not_drawn(tmp_path, start):
+    journal = write_run(tmp_path / "run") / "journal.jsonl"
+    asked = "".join(f"{step}\n" for step in range(1, 203))
+    out, _ = start(journal, tmp_path / "out").communicate(f"{asked}end\n", timeout=PATIENCE)
     assert json.loads(out)["pictures"] == 1
     assert list(pictures(tmp_path / "out")) == [20]
+
+
+def test_what_was_drawn_late_says_what_was_known_then(tmp_path):
+    run = up_to(load_run(write_run(tmp_path / "run")), 10)
+    assert (run.status, run.death, run.last_step) == ("running", None, 10)
 
 
 def test_it_waits_for_the_end_of_the_journal_where_it_is_told_to(tmp_path, start):
@@ -105,7 +124,7 @@ def test_it_imports_no_torch_and_lets_others_go_first(tmp_path):
         import io, os, sys
         from hf_difflm.runs.dashboard import process as dashboard_process
         asked = []
-        def requests(parent):
+        def requests(parent, passed):
             asked.append(os.getpriority(os.PRIO_PROCESS, 0))
             yield "5"
         dashboard_process.requests = requests
@@ -140,7 +159,7 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 from hf_difflm.callbacks.recording.drawing_process import DrawingProcess
-process = DrawingProcess(Path(sys.argv[1]), Path(sys.argv[2]), 0)
+process = DrawingProcess(Path(sys.argv[1]), Path(sys.argv[2]), 0, 5)
 worker = os.fork()
 if worker == 0:
     time.sleep(600)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from hf_difflm.commands.run_samples import samples as samples_command
 from hf_difflm.errors import UserError
 from hf_difflm.runs import Journal, load_run
+from hf_difflm.runs.dashboard.samples import samples_table
 from hf_difflm.runs.derived.sample_groups import quality_line, sample_groups
 from hf_difflm.runs.derived.text_samples import CHARACTERS, samples_data, samples_text
 from hf_difflm.runs.journal.schema import SampleRecord
@@ -47,13 +48,13 @@ def test_groups_keep_prompts_together_and_modes_and_repeated_answers_apart():
     run = make_run(samples=[*_both_modes(), _sample(20, "P", "again", "greedy")])
     groups = sample_groups([run])
     assert [(g.prompt, g.mode, g.place) for g in groups] == [
-        ("", "greedy", 0),
         ("", "sampled", 0),
-        ("P", "greedy", 0),
+        ("", "greedy", 0),
         ("P", "sampled", 0),
+        ("P", "greedy", 0),
         ("P", "greedy", 1),
     ]
-    assert {step: {place: s.text for place, s in at.items()} for step, at in groups[2].by_step.items()} == {
+    assert {step: {place: s.text for place, s in at.items()} for step, at in groups[3].by_step.items()} == {
         10: {0: "greedy P10"},
         20: {0: "greedy P20"},
     }
@@ -64,12 +65,12 @@ def test_the_text_has_a_block_for_each_prompt_and_mode_and_the_steps_in_order():
     text = samples_text(make_run(samples=_both_modes()), 80)
     blocks = text.split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == [
-        "=== no prompt (greedy)",
         "=== no prompt (sampled)",
-        "=== prompt 'P' (greedy)",
+        "=== no prompt (greedy)",
         "=== prompt 'P' (sampled)",
+        "=== prompt 'P' (greedy)",
     ]
-    assert blocks[2].splitlines()[1:] == ["step 10", "  greedy P10", "step 20", "  greedy P20"]
+    assert blocks[3].splitlines()[1:] == ["step 10", "  greedy P10", "step 20", "  greedy P20"]
     assert samples_text(make_run(samples=_both_modes()), 80, "P") == "\n\n".join(blocks[2:])
 
 
@@ -134,14 +135,25 @@ def test_hostile_text_is_text_in_the_page_whose_quality_stands_below_it(tmp_path
     assert '<small class="soft">3 tokens</small>' in part
 
 
+def test_a_text_of_white_space_alone_is_said_and_not_shown(tmp_path):
+    run = make_run(samples=[_sample(10, text=" " * 95), _sample(10, "P", "\n \n"), _sample(10, "Q", "")])
+    text = samples_text(run, 80)
+    assert "  (95 spaces)" in text
+    assert "  (2 line breaks, 1 space)" in text
+    assert "  (nothing)" in text
+    page = write_html_report([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "(95 spaces)" in page
+    assert "(95 spaces)" in str(samples_table(run.samples))
+
+
 def test_the_page_keeps_modes_apart_with_runs_side_by_side(tmp_path):
     runs = [make_run("a", samples=_both_modes()), make_run("b", samples=_both_modes((20,)))]
     source = write_html_report(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     part = source.split('<section id="samples">')[1].split("</section>")[0]
     tables = part.split("<details")[1:]
     assert len(tables) == 4
-    assert 'class="text">P</span> <span class="soft">greedy</span>' in tables[2]
-    assert re.findall(r"(?:greedy|sampled) P\d+", tables[2]) == ["greedy P20", "greedy P20", "greedy P10"]
+    assert 'class="text">P</span> <span class="soft">greedy</span>' in tables[3]
+    assert re.findall(r"(?:greedy|sampled) P\d+", tables[3]) == ["greedy P20", "greedy P20", "greedy P10"]
     assert part.count("<details open>") == 1
 
 

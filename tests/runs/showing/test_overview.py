@@ -129,14 +129,14 @@ def test_the_summary_has_first_last_and_lowest_loss_and_the_last_epoch():
     assert line[3:9] == ["4", "4.0000", "3.0000", "1.0000", "2", "2.5000"]
 
 
-def test_a_run_that_was_killed_is_listed_as_killed_and_one_that_has_just_written_as_running(tmp_path):
+def test_a_run_that_was_killed_is_listed_as_dead_and_one_that_has_just_written_as_running(tmp_path):
     an_hour_ago = time.time() - 3600
-    os.utime(write_run(tmp_path / "dead", ending="") / JOURNAL_NAME, (an_hour_ago, an_hour_ago))
+    os.utime(write_run(tmp_path / "gone", ending="") / JOURNAL_NAME, (an_hour_ago, an_hour_ago))
     write_run(tmp_path / "alive", ending="")
     os.utime(write_run(tmp_path / "done") / JOURNAL_NAME, (an_hour_ago, an_hour_ago))
-    runs = {name: load_run(tmp_path / name) for name in ("dead", "alive", "done")}
+    runs = {name: load_run(tmp_path / name) for name in ("gone", "alive", "done")}
     rows = {row["run_name"]: (row["status"], row["killed"]) for row in list_rows(list(runs.values()))}
-    assert rows == {"dead": ("running", True), "alive": ("running", False), "done": ("completed", False)}
+    assert rows == {"gone": ("running", True), "alive": ("running", False), "done": ("completed", False)}
     for name, run in runs.items():
         for text in (list_text([run], 80), show_text(run, 80), summary_text([run], None, 80)):
-            assert bool(re.search(r"\bkilled\b", text)) == (name == "dead")
+            assert bool(re.search(r"\bdead\b", text)) == (name == "gone")

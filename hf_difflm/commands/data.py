@@ -53,7 +53,7 @@ def prepare(
         return
     for side, count in counts.items():
         print(f"{side}: {count.sentence(data.block_size)}")
-    for note in data.notes:
+    for note in [*settings.notes, *data.notes]:
         print(f"note: {note}")
     print(
         f"next: hf-difflm train --dataset {output_dir} --tokenizer {options.tokenizer} --block-size {options.block_size}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import UserError
 from ..experiments.recipe_settings import load_settings, resumed_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
@@ -43,6 +44,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with the run in the output folder, by its recorded settings")
     ] = False,
+    start_or_resume: Annotated[
+        bool,
+        typer.Option(
+            "--start-or-resume",
+            help="start a run where the output folder holds none, else go on with it: for jobs that are cut off and run again",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="delete the run that the output folder holds and train again")
     ] = False,
@@ -63,6 +71,8 @@ def train(
     Takes every flag of transformers' TrainingArguments besides those below; --help-all lists them.
     """
     given, declared = given_flags(ctx, flags), declared_flags(ctx)
+    if start_or_resume:
+        resume = _goes_on(output_dir, resume=resume, overwrite=overwrite, sanity_check=sanity_check)
     if test:
         given = {**TEST_RUN, **given}
     if resume and recipe is None and output_dir is not None:
@@ -80,3 +90,19 @@ def train(
     if run.interrupted:
         print(f"go on with: hf-difflm train --output-dir {run.folder} --resume", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _goes_on(output_dir: Path | None, **others: bool) -> bool:
+    """Whether ``--start-or-resume`` finds a run to go on with.
+
+    Raises:
+        UserError: there is no output folder to look into, or a flag of ``others`` says the contrary.
+    """
+    if output_dir is None:
+        raise UserError("--start-or-resume needs --output-dir, the folder that the run starts in and goes on in")
+    for name in [name for name, on in others.items() if on]:
+        flag = f"--{name.replace('_', '-')}"
+        raise UserError(f"--start-or-resume and {flag} exclude each other; give one of them")
+    from ..experiments.run_folder import holds_run
+
+    return holds_run(output_dir)

@@ -125,6 +125,7 @@ def train_run(
     tokenizer = open_tokenizer(settings)
     check_network(settings, tokenizer)
     if is_main:
+        print("".join(f"note: {note}\n" for note in settings.notes), end="")
         ready = is_prepared(settings.data.dataset)
         print(
             f"{'reading' if ready else 'preparing'} {settings.data.dataset}{'' if ready else ' (cached for the next run)'}",

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..objectives.names import OBJECTIVES
-from ..recipes import Layer, Sourced, overlay, recipe_layers
+from ..recipes import OF_A_DATA_SET, Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.quantities import evaluation_quantity, ranked
 from ..runs.journal.redaction import REDACTED
 from ..training.declarations.fields import REFUSED, find_field, own_fields, trainer_fields
@@ -56,6 +56,8 @@ class Settings:
         recipe: the recipe's name or file as given, or None.
         given: what recipe and flags set explicitly, typed; all else is a default.
         start: the weights that training begins with, where they have been found already.
+        named_after: what a run is called by default: its recipe, or the data set where that is another than the recipe's.
+        notes: sentences on what of the recipe does not count.
     """
 
     data: DataOptions
@@ -65,6 +67,8 @@ class Settings:
     recipe: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
     start: StartingPoint | None = None
+    named_after: str = DataOptions.dataset
+    notes: list[str] = field(default_factory=list)
 
 
 def load_settings(
@@ -109,7 +113,10 @@ def load_settings(
         monitoring=MonitoringOptions(**_of_group("monitoring", given)),
         recipe=recipe,
         given=given,
+        notes=_left_out(layers, objective, values[objective]),
     )
+    own_data = "dataset" in given and not values[objective]["dataset"].source
+    settings.named_after = settings.data.dataset if recipe is None or own_data else recipe
     _check_together(settings, values[objective], layers[-1].values if typed is None else typed)
     return settings
 
@@ -172,6 +179,20 @@ def _refuse_idle(flags: Iterable[str], objective: str, beside: Collection[str]) 
                 f"flag --{name.replace('_', '-')} is for the objective {own[0]}, but the objective is {objective}; "
                 f"leave it out, or train with --objective {own[0]}"
             )
+
+
+def _left_out(layers: Iterable[Layer], objective: str, values: Mapping[str, Sourced]) -> list[str]:
+    """Say which keys of a recipe's own data set do not count, since another one is given."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        said = layer.values | layer.by_objective.get(objective, {})
+        for name in OF_A_DATA_SET:
+            if name in said and name not in values and said[name] != own_fields()[name].default:
+                found.setdefault(layer.source, []).append(name)
+    return [
+        f"left out {', '.join(names)} of {source}, which {'is' if len(names) == 1 else 'are'} of its own data set"
+        for source, names in found.items()
+    ]
 
 
 def _objective(layers: list[Layer]) -> str:

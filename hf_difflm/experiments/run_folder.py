@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..callbacks.recording.log_lines import TEXT_LOG_NAME
+from ..data.options import SUFFIXES, kind_of
 from ..errors import UserError
+from ..recipes import SUFFIXES as RECIPES
 from ..runs import load_run
 from ..runs.derived.rebuild import derived_files
 from ..runs.journal.append_only import has_other_writer
@@ -41,10 +43,11 @@ def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:
 
 
 def default_name(settings: Settings) -> str:
-    """``{recipe or data set}-{objective}``, fit for a file name."""
-    source = settings.recipe or settings.data.dataset
-    stem = Path(source).stem if Path(source).suffix in (".yaml", ".yml", ".txt", ".jsonl", ".parquet") else source
-    return _file_name(f"{stem}-{settings.training['objective']}")
+    """``{recipe or data set}-{objective}``, fit for a file name; a name that ends in the objective stays as it is."""
+    source, objective = settings.named_after, settings.training["objective"]
+    kind = kind_of(path := Path(source))
+    stem = path.name.partition(kind)[0] if kind in (*SUFFIXES, *RECIPES) else source
+    return _file_name(stem if stem.endswith(f"-{objective}") else f"{stem}-{objective}")
 
 
 def fresh_folder(settings: Settings) -> Path:

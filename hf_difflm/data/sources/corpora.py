@@ -105,7 +105,14 @@ def refuse_missing(name: str) -> None:
         raise UserError(f"no such file or folder: {name}; check the path")
 
 
+def refuse_config(name: str, config: str | None) -> None:
+    """Raise UserError where a file has a configuration, which data sets of the Hub and folders like them have."""
+    if config is not None and Path(name).expanduser().is_file():
+        raise UserError(f"dataset_config {config!r} is of a data set of the Hub, but {name} is a file; leave it out")
+
+
 def load_from_hub(name: str, config: str | None) -> datasets.DatasetDict:
+    refuse_config(name, config)
     try:
         return datasets.load_dataset(name, config)
     except Exception as error:  # hub, network, cache and builder each raise their own; the user needs one sentence

@@ -10,6 +10,7 @@ from hf_difflm.errors import UserError, did_you_mean
 
 from ..options import kind_of
 from ..sources.articles import is_wikitext
+from ..sources.corpora import refuse_config
 from ..sources.folders import find_files, is_saved, split_files
 from .files import STREAMED, Files
 from .hub import HubSource, open_builder, splits_of
@@ -73,5 +74,6 @@ def open_stream(name: str, config: str | None, text_column: str) -> Opened:
                     "or leave out streaming"
                 )
         return Opened(name, list(files), files, None, text_column)
+    refuse_config(name, config)
     builder = open_builder(name, config)
     return Opened(name, splits_of(builder), None, builder, text_column)

@@ -72,7 +72,7 @@ def train(
     """
     given, declared = given_flags(ctx, flags), declared_flags(ctx)
     if start_or_resume:
-        resume = _goes_on(output_dir, resume=resume, overwrite=overwrite, sanity_check=sanity_check)
+        resume, overwrite = _way_on(output_dir, resume=resume, overwrite=overwrite, sanity_check=sanity_check)
     if test:
         given = {**TEST_RUN, **given}
     if resume and recipe is None and output_dir is not None:
@@ -92,8 +92,10 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
-def _goes_on(output_dir: Path | None, **others: bool) -> bool:
-    """Whether ``--start-or-resume`` finds a run to go on with.
+def _way_on(output_dir: Path | None, **others: bool) -> tuple[bool, bool]:
+    """Return what ``--resume`` and ``--overwrite`` are under ``--start-or-resume``.
+
+    A job that was killed before the first record of its log was whole has left nothing to go on with, and starts anew.
 
     Raises:
         UserError: there is no output folder to look into, or a flag of ``others`` says the contrary.
@@ -103,6 +105,7 @@ def _goes_on(output_dir: Path | None, **others: bool) -> bool:
     for name in [name for name, on in others.items() if on]:
         flag = f"--{name.replace('_', '-')}"
         raise UserError(f"--start-or-resume and {flag} exclude each other; give one of them")
-    from ..experiments.run_folder import holds_run
+    from ..experiments.run_folder import has_begun, holds_run
 
-    return holds_run(output_dir)
+    begun = has_begun(output_dir)
+    return begun, holds_run(output_dir) and not begun

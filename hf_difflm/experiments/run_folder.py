@@ -67,6 +67,17 @@ def holds_run(folder: Path) -> bool:
     return keeps_log(folder) or any(folder.glob("checkpoint-*"))
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether the run that has written here has come as far as a whole first record of its log, or a checkpoint."""
+    if any(folder.glob("checkpoint-*")):
+        return True
+    try:
+        with (folder / JOURNAL_NAME).open("rb") as journal:
+            return journal.readline().endswith(b"\n")
+    except OSError:
+        return False
+
+
 def keeps_log(folder: Path) -> bool:
     """Whether the run in the folder has a log."""
     return (folder / JOURNAL_NAME).exists()

@@ -48,6 +48,15 @@ class DataOptions:
             "max": 0.5,
         },
     )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "share held out beside it for the test, which the headline is of and which has no say in what best/ is; "
+            "default: eval_fraction, at most half of what that leaves; 0: no test",
+            "min": 0.0,
+            "max": 0.5,
+        },
+    )
     tokenizer: str = field(
         default="bytes", metadata={"help": "bytes (built in), or a Hugging Face tokenizer: a name, file or folder"}
     )
@@ -86,6 +95,13 @@ class DataOptions:
         default=2048, metadata={"help": "blocks of a stream that are shuffled among each other", "min": 1}
     )
     num_preprocessing_workers: int = field(default=1, metadata={"help": "processes that tokenise", "min": 1})
+
+    @property
+    def share_for_test(self) -> float:
+        """What ``test_fraction`` comes to."""
+        if self.test_fraction is not None:
+            return self.test_fraction
+        return min(self.eval_fraction, (1 - self.eval_fraction) / 2)
 
     def most_train_blocks(self) -> int | None:
         """How many blocks ``max_train_blocks`` and ``max_chunks`` leave; None for all."""

@@ -47,11 +47,12 @@ class PreparedData:
         source_nll: nats per scored token of the very evaluation blocks under the source that made them, which no
             model can beat but by chance; None where the source is not known.
         fingerprint: SHA-256 of the documents of both sides, the tokenizer and the block size.
-        counts: by side, ``train`` and ``eval``; no ``train`` where that is a stream without an end.
+        counts: by side, ``train``, ``eval`` and ``test``; no ``train`` where that is a stream without an end.
         block_size: tokens in a block, BOS included.
         notes: sentences on what was decided on the way.
         round_trip: where the tokenizer does not give the evaluation text back, how much of it; else empty. There are no
             ``num_bytes`` then.
+        test: as ``eval``, for the headline alone; None where nothing was held out for it.
     """
 
     train: Any
@@ -62,6 +63,7 @@ class PreparedData:
     block_size: int
     notes: list[str] = field(default_factory=list)
     round_trip: dict[str, Any] = field(default_factory=dict)
+    test: Any = None
 
     def summary(self) -> str:
         """Return a line for each side and each note, for the terminal."""

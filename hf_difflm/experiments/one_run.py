@@ -32,7 +32,7 @@ from .doctor import sanity_checks
 from .monitoring import add_monitoring
 from .progress import ConsoleCallback
 from .recipe_settings import Settings
-from .run_ends import close_log, ending, is_last, newest_checkpoint, write_samples
+from .run_ends import close_log, ending, is_last, newest_checkpoint, test_line, write_samples
 from .run_folder import (
     check_folder,
     default_name,
@@ -174,6 +174,8 @@ def train_run(
         if interrupted:
             print(f"interrupted at step {trainer.state.global_step}, which is saved", file=sys.stderr)
         else:
+            if line := test_line(trainer, folder, data):
+                print(line)
             print(ending(trainer, folder))
             trainer.push_at_end()
     return FinishedRun(folder, interrupted)

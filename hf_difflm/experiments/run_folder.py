@@ -27,7 +27,7 @@ from .recipe_settings import Settings
 logger = logging.getLogger(__name__)
 
 # What a run writes besides its log; all that --overwrite deletes.
-_WRITTEN = ("checkpoint-*", "best", "best.*", "best_evaluation.json", "samples.txt", "push.tmp")
+_WRITTEN = ("checkpoint-*", "best", "best.*", "*_evaluation.json", "samples.txt", "push.tmp")
 
 
 def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +36,7 @@ NOT_SAID = "not said"
 """What they are told where the log of another program does not say whether the training has ended."""
 
 _NLL = "eval_nll"
+_TEST = "test"
 _Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
 
@@ -51,6 +52,7 @@ class Run:
         events: all of them, those of earlier attempts too.
         damaged_lines: lines of the journal that could not be read.
         epoch_losses: mean loss of each epoch (from 1), where a log says it instead of the epoch of each step.
+        on_test: whether ``evaluations`` are that of the test alone, see :meth:`quoting_test`.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Run:
     events: list[EventRecord] = field(default_factory=list)
     damaged_lines: int = 0
     epoch_losses: dict[int, float] = field(default_factory=dict)
+    on_test: bool = False
 
     @classmethod
     def from_records(cls, path: Path, records: Iterable[Record | Steps], damaged_lines: int = 0) -> Run | None:
@@ -204,6 +207,21 @@ class Run:
             return self.lowest_evaluation
         known = [e for e in self.evaluations if e.nll is not None and e.number(name) is not None]
         return min(known, key=lambda e: sign * (e.number(name) or 0.0), default=self.lowest_evaluation)
+
+    @property
+    def test_evaluation(self) -> EvaluationRecord | None:
+        """What the weights in ``best/`` have on text that was held out for the test; None where nobody looked."""
+        best = self.best_evaluation
+        for record in reversed(self.measurements):
+            if record.source == _TEST and best is not None and record.iter == best.iter:
+                metrics = {f"eval_{name.removeprefix('test/')}": value for name, value in record.metrics.items()}
+                return EvaluationRecord(time=record.time, iter=record.iter, metrics=metrics)
+        return None
+
+    def quoting_test(self) -> Run:
+        """Return the run with its test as its only evaluation, for whoever quotes the best one; itself where there is none."""
+        test = None if self.on_test else self.test_evaluation
+        return self if test is None else replace(self, evaluations=[test], on_test=True)
 
     def _sign_of(self, metric: str) -> int | None:
         """1 where less of a metric is better, -1 where more is; None where neither table nor settings say."""

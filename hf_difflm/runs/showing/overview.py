@@ -166,6 +166,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         ("engine", _engine(run)),
         ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
         ("best", f"{_with_unit(run, best)} at step {best.iter:,}" if best else UNKNOWN),
+        *([("test", f"{_with_unit(run, test)} at step {test.iter:,}")] if (test := run.test_evaluation) else []),
         ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
         ("command", command if isinstance(command, str) else UNKNOWN),
     ]

@@ -17,7 +17,7 @@ from ...callbacks.reports import reports_of
 from ...errors import UserError
 from ...evaluation.likelihood.contents import unit_contents
 from ...evaluation.likelihood.evaluate import LikelihoodResult
-from ...runs.comparing.units import write_best_evaluation
+from ...runs.comparing.units import write_evaluation
 from ...runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from ..schedule_free import ScheduleFreeAverage
 from .pushing import PushingPart
@@ -55,7 +55,7 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
                     if (best := self.last_evaluation) is not None:
                         numbers = (best.unit_ids.tolist(), best.unit_tokens.tolist(), best.unit_nll.tolist())
                         digests = self._contents_of(best)
-                        write_best_evaluation(
+                        write_evaluation(
                             target.parent, self.state.global_step, best.data_unit, *numbers, contents=digests
                         )
             reports_of(self.state).leave_out("saving", time.perf_counter() - start)

@@ -14,7 +14,7 @@ from streams import joined, stream, texts, tokens, write_jsonl, write_parquet
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from hf_difflm.data import load_tokenizer
+from hf_difflm.data import DataOptions, load_tokenizer, prepare_data
 from hf_difflm.data.sources.documents import document_key
 from hf_difflm.data.streaming import evaluation as evaluation_of_streams
 from hf_difflm.data.streaming import files

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..errors import UserError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 """Of the files that are read."""
@@ -19,6 +23,45 @@ def kind_of(path: Path) -> str:
     return "" if kind == ".parquet" else kind
 
 
+_SHARE = re.compile(r"\s*(.+?)=(\d*\.?\d+(?:e-?\d+)?)(?:\s+|$)", re.IGNORECASE)
+_CYCLE = 1000  # blocks after which a mixture begins again: shares are thousandths
+
+
+def mixture_of(dataset: str) -> dict[str, int]:
+    """Return a mixture such as ``a.jsonl=0.7 b/=0.3``: by name the blocks out of a cycle, with no common divisor.
+
+    Empty where ``dataset`` is one data set. Numbers that do not sum to 1 are weights.
+
+    Raises:
+        UserError: a part without a share, a share that is below a thousandth, a data set twice.
+    """
+    if Path(dataset).expanduser().exists() or not _SHARE.match(dataset):
+        return {}
+    parts = _SHARE.findall(dataset)
+    names = [name for name, _ in parts]
+    if _SHARE.sub("", dataset).strip() or len(set(names)) < len(names):
+        raise UserError(
+            f"dataset must be one data set, or several with a share each such as a.jsonl=0.7 b/=0.3, got {dataset!r}"
+        )
+    weights = {name: float(weight) for name, weight in parts}
+    total = sum(weights.values()) or math.inf
+    exact = {name: _CYCLE * weight / total for name, weight in weights.items()}
+    blocks = {name: int(share) for name, share in exact.items()}
+    if total < math.inf:
+        for name in sorted(exact, key=lambda name: blocks[name] - exact[name])[: _CYCLE - sum(blocks.values())]:
+            blocks[name] += 1
+    for name, count in blocks.items():
+        if count == 0:
+            raise UserError(f"the share of {name} in the mixture {dataset!r} is below a thousandth; raise it or leave it out")
+    divisor = math.gcd(*blocks.values())
+    return {name: count // divisor for name, count in blocks.items()}
+
+
+def names_of(dataset: str) -> list[str]:
+    """Return the names of the data sets that ``dataset`` stands for: one, or those of a mixture."""
+    return list(mixture_of(dataset)) or [dataset]
+
+
 @dataclass
 class DataOptions:
     """Where the text comes from and how it becomes fixed-length blocks."""
@@ -27,7 +70,7 @@ class DataOptions:
         default="python-docs",
         metadata={
             "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.json/.csv/.parquet file (all but the last also as "
-            ".gz, .bz2, .xz, .zst), a folder of them, a save_to_disk folder, or a folder of `data prepare`"
+            ".gz, .bz2, .xz, .zst), a folder of them, a save_to_disk folder, or a folder of `data prepare`; several with shares of the tokens: a.jsonl=0.7 b/=0.3"
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from hf_difflm.errors import UserError
 
 from .conversations.sft import SftPreparation
-from .options import DataOptions
+from .mixtures import prepare_mixture
+from .options import DataOptions, mixture_of
 from .prepare_held import Preparation
 from .prepare_stream import StreamPreparation
 from .prepared import PreparedData
@@ -55,6 +56,8 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
         )
     _check_sft(options)
     with _first_local_process_goes_first():
+        if mixture_of(options.dataset):
+            return prepare_mixture(options, tokenizer, need_train)
         if is_prepared(options.dataset):
             return load_prepared(options, tokenizer, need_train=need_train)
         if options.sft:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -53,6 +54,16 @@ class Preparation(BlockMaker):
             round_trip=self.round_trip,
             test=test,
         )
+
+    def sides(self, need_train: bool) -> tuple[Documents | None, Any, Any, list[Documents]]:
+        """Return training documents, evaluation and test blocks, and the documents of these two: a part of a mixture."""
+        train, evaluation, tested = self._documents(need_train)
+        test = self.test_blocks(tested)
+        if tested is not None and test is None:
+            self.without_test()
+            train, evaluation, tested = self._documents(need_train)
+        blocks = self.blocks("eval", evaluation, self.eval_source, self.options.max_eval_blocks)
+        return train, blocks, test, [one for one in (evaluation, tested) if one is not None]
 
     def _encoding(self) -> str:
         """What the blocks depend on beside the documents and ``block_size``."""

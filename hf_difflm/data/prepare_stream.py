@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from .making import BlockMaker
 from .prepare_held import TEST, is_held_out
@@ -52,6 +53,22 @@ class StreamPreparation(BlockMaker):
             round_trip=self.round_trip,
             test=test,
         )
+
+    def sides(self, need_train: bool) -> tuple[None, Any, Any, LeftOut]:
+        """Return evaluation and test blocks, and what is not trained on, in their places: a part of a mixture."""
+        options = self.options
+        self._opened = open_stream(options.dataset, options.dataset_config, options.text_column)
+        self.tell_left_out(options.dataset, options.dataset_config)
+        evaluation, left_out, tested = self._evaluation(self._opened, need_train)
+        test = self.test_blocks(tested)
+        if tested is not None and test is None:
+            self.without_test()
+            evaluation, left_out, _ = self._evaluation(self._opened, need_train)
+        return None, self.blocks("eval", evaluation, None, self._most_eval_blocks), test, left_out
+
+    def stream(self, left_out: LeftOut) -> BlockStream:
+        """Return the training blocks, after :meth:`sides`."""
+        return self._stream(self._opened, left_out)
 
     @property
     def _most_eval_blocks(self) -> int:

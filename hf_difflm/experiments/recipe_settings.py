@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..callbacks.measuring.alarms import check_kinds
-from ..data.options import DataOptions
+from ..data.options import DataOptions, mixture_of
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
@@ -208,8 +208,13 @@ def _typed(name: str, entry: Sourced) -> Any:
     field = find_field(name)
     if field is None:
         raise KeyError(name)  # unknown names were refused before
+    given = entry.value
+    if name == "dataset" and isinstance(given, dict):  # a mixture, in a recipe
+        given = " ".join(f"{part}={share}" for part, share in given.items())
     try:
-        value = typed_value(field, entry.value)
+        value = typed_value(field, given)
+        if name == "dataset":
+            mixture_of(value)
         if name == "max_steps" and value != -1 and value < 1:
             raise UserError(f"max_steps must be -1 or a positive integer, got {shown(entry.value)}")
     except UserError as error:

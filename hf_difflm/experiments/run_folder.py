@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..callbacks.recording.log_lines import TEXT_LOG_NAME
-from ..data.options import SUFFIXES, kind_of
+from ..data.options import SUFFIXES, kind_of, names_of
 from ..errors import UserError
 from ..recipes import SUFFIXES as RECIPES
 from ..runs import load_run
@@ -45,8 +45,7 @@ def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:
 def default_name(settings: Settings) -> str:
     """``{recipe or data set}-{objective}``, fit for a file name; a name that ends in the objective stays as it is."""
     source, objective = settings.named_after, settings.training["objective"]
-    kind = kind_of(path := Path(source))
-    stem = path.name.partition(kind)[0] if kind in (*SUFFIXES, *RECIPES) else source
+    stem = "+".join(_stem(name) for name in names_of(source))
     return _file_name(stem if stem.endswith(f"-{objective}") else f"{stem}-{objective}")
 
 
@@ -251,6 +250,11 @@ def _check_writable(folder: Path, flag: str) -> None:
         reason = f"no permission to write in {nearest}"
     if reason:
         raise UserError(f"{flag} {folder} cannot be written ({reason}); give another folder")
+
+
+def _stem(source: str) -> str:
+    kind = kind_of(path := Path(source))
+    return path.name.partition(kind)[0] if kind in (*SUFFIXES, *RECIPES) else source.rstrip("/")
 
 
 def _file_name(name: str) -> str:

@@ -45,7 +45,10 @@ def prepare_mixture(options: DataOptions, tokenizer: PreTrainedTokenizerBase, ne
         makers.append((StreamPreparation if options.streaming else Preparation)(part, tokenizer))
     sides = [maker.sides(need_train) for maker in makers]
     if options.eval_dataset is not None:  # one for all
-        sides = [(train, evaluation if place == 0 else None, None, left) for place, (train, evaluation, _, left) in enumerate(sides)]
+        sides = [
+            (train, evaluation if place == 0 else None, None, left)
+            for place, (train, evaluation, _, left) in enumerate(sides)
+        ]
     evaluation = _joined([blocks for _, blocks, _, _ in sides if blocks is not None])
     tests = [blocks for _, _, blocks, _ in sides if blocks is not None]
     test = _joined(tests) if tests and len(tests) == len(sides) else None

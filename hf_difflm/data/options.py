@@ -52,7 +52,9 @@ def mixture_of(dataset: str) -> dict[str, int]:
             blocks[name] += 1
     for name, count in blocks.items():
         if count == 0:
-            raise UserError(f"the share of {name} in the mixture {dataset!r} is below a thousandth; raise it or leave it out")
+            raise UserError(
+                f"the share of {name} in the mixture {dataset!r} is below a thousandth; raise it or leave it out"
+            )
     divisor = math.gcd(*blocks.values())
     return {name: count // divisor for name, count in blocks.items()}
 
@@ -76,6 +78,12 @@ class DataOptions:
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
     text_column: str = field(
         default="text", metadata={"help": "column that holds the text, where the data has columns"}
+    )
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "leave out rows that cannot be used, counted and the first few listed, instead of refusing the set"
+        },
     )
     train_split: str = field(default="train", metadata={"help": "split to train on; a slice is written train[:80%]"})
     eval_split: str | None = field(

@@ -18,7 +18,6 @@ from .sources.corpora import Corpus, load_corpus
 from .sources.documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
 from .sources.markov import MarkovSource, markov_states
 
-
 TEST = "test"
 _HELD_OUT = ("validation", TEST)
 
@@ -103,7 +102,17 @@ class Preparation(BlockMaker):
 
     def _corpus(self, name: str, config: str | None = None) -> Corpus:
         self.tell_left_out(name, config)
-        return load_corpus(name, config, text_column=self.options.text_column, block_size=self.options.block_size)
+        options = self.options
+        corpus = load_corpus(
+            name,
+            config,
+            text_column=options.text_column,
+            block_size=options.block_size,
+            skip_bad_rows=options.skip_bad_rows,
+        )
+        if corpus.note:
+            self.notes.append(corpus.note)
+        return corpus
 
     def _hashed(self, corpus: Corpus, spec: str) -> Documents:
         where = f"split {spec!r} of data set {corpus.name!r}"
@@ -162,7 +171,9 @@ def is_held_out(spec: str | None, splits: Iterable[str]) -> bool:
 
 def _there_is(test: Documents | None, name: str) -> Documents:
     if test is None:
-        raise UserError(f"data set {name!r} has no split 'test', and test_fraction 0 holds none out; leave out eval_split")
+        raise UserError(
+            f"data set {name!r} has no split 'test', and test_fraction 0 holds none out; leave out eval_split"
+        )
     return test
 
 

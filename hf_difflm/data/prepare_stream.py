@@ -31,7 +31,7 @@ class StreamPreparation(BlockMaker):
             UserError: for whatever is wrong with the data.
         """
         options = self.options
-        opened = open_stream(options.dataset, options.dataset_config, options.text_column)
+        opened = open_stream(options.dataset, options.dataset_config, options.text_column, options.skip_bad_rows)
         self.tell_left_out(options.dataset, options.dataset_config)
         evaluation, left_out, test_documents = self._evaluation(opened, need_train)
         test = self.test_blocks(test_documents)
@@ -57,7 +57,7 @@ class StreamPreparation(BlockMaker):
     def sides(self, need_train: bool) -> tuple[None, Any, Any, LeftOut]:
         """Return evaluation and test blocks, and what is not trained on, in their places: a part of a mixture."""
         options = self.options
-        self._opened = open_stream(options.dataset, options.dataset_config, options.text_column)
+        self._opened = open_stream(options.dataset, options.dataset_config, options.text_column, options.skip_bad_rows)
         self.tell_left_out(options.dataset, options.dataset_config)
         evaluation, left_out, tested = self._evaluation(self._opened, need_train)
         test = self.test_blocks(tested)
@@ -82,7 +82,7 @@ class StreamPreparation(BlockMaker):
             if not need_train and is_held_out(options.eval_split, opened.splits):
                 spec = None
         else:
-            corpus = open_stream(options.eval_dataset, None, options.text_column)
+            corpus = open_stream(options.eval_dataset, None, options.text_column, options.skip_bad_rows)
             self.tell_left_out(options.eval_dataset)
             spec = options.eval_split or _evaluation_split(corpus, None) or corpus.splits[0]
         shares: list[LeftOut | None] = [None]

@@ -26,7 +26,15 @@ _VERSION = 1
 _AT_ONCE = 1024  # blocks that are written together
 _SAMPLES, _SAMPLE = 256, 1 << 16  # pieces of a file that are checked, and their bytes: all of a file up to 16 MiB
 # Options that were decided when the blocks were made, and are no decision any more when they are used.
-_SETTLED = ("dataset_config", "text_column", "train_split", "eval_split", "eval_dataset", "eval_fraction", "test_fraction")
+_SETTLED = (
+    "dataset_config",
+    "text_column",
+    "train_split",
+    "eval_split",
+    "eval_dataset",
+    "eval_fraction",
+    "test_fraction",
+)
 
 
 class BlockFile(Dataset[dict[str, Any]]):

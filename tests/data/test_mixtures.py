@@ -71,9 +71,18 @@ def test_what_one_set_evaluates_on_no_other_trains_on(tmp_path, byte_level, stre
     write_jsonl(folder / "train.jsonl", texts(80))
     write_jsonl(folder / "validation.jsonl", both[:20])
     dataset = f"{folder}=1 {tmp_path}/train.jsonl=1"
-    data = _mixed(dataset, byte_level, streaming=streaming, max_train_blocks=40, eval_fraction=0.2, test_fraction=0.0, max_eval_blocks=8)
+    data = _mixed(
+        dataset,
+        byte_level,
+        streaming=streaming,
+        max_train_blocks=40,
+        eval_fraction=0.2,
+        test_fraction=0.0,
+        max_eval_blocks=8,
+    )
     seen = "".join(
-        bytes(data.train[i]["input_ids"][1:].astype(np.uint8).tolist()).decode("latin-1") for i in range(len(data.train))
+        bytes(data.train[i]["input_ids"][1:].astype(np.uint8).tolist()).decode("latin-1")
+        for i in range(len(data.train))
     )
     assert not [text for text in both[:20] if text in seen]
     assert any(text[:9] in seen for text in both[20:])
@@ -93,7 +102,9 @@ def test_a_streamed_mixture_has_exact_shares_in_each_window_and_goes_on_with_the
     again = opened()
     again.restore(position)
     assert [again[i]["input_ids"].tolist() for i in range(200, 260)] == rows[200:260]
-    other = _mixed(two.replace("0.75", "0.5").replace("0.25", "0.5"), byte_level, streaming=True, max_eval_blocks=8).train
+    other = _mixed(
+        two.replace("0.75", "0.5").replace("0.25", "0.5"), byte_level, streaming=True, max_eval_blocks=8
+    ).train
     with pytest.raises(UserError, match="the mixture has changed"):
         other.restore(position)
 

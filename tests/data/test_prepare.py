@@ -117,7 +117,9 @@ def test_too_little_text_for_a_test_is_trained_on_and_a_set_with_splits_keeps_th
     assert data.test is None
     assert "".join(text_of(data.train)) == ("abcdefghij" * 9)[: 90 // 7 * 7]
     assert "too little text to hold out a test" in data.summary()
-    folder = save_splits(tmp_path / "s", train=[words(n) for n in range(20)], validation=[words(n) for n in range(30, 35)])
+    folder = save_splits(
+        tmp_path / "s", train=[words(n) for n in range(20)], validation=[words(n) for n in range(30, 35)]
+    )
     assert prepare(folder).test is None
     assert prepare("markov", block_size=8).test is None
 

@@ -37,7 +37,11 @@ def evaluation_documents(
         found = _texts(source, encoder, num_tokens, [chosen[place] for place in missing])
         for place, texts in zip(missing, found, strict=True):
             if not texts and place == 0:
-                what = "no document" if (of := chosen[0]) is None else f"no document, or none among the {of.fraction:g} held out"
+                what = (
+                    "no document"
+                    if (of := chosen[0]) is None
+                    else f"no document, or none among the {of.fraction:g} held out"
+                )
                 raise UserError(
                     f"{source.name} holds {what} to evaluate on: raise eval_fraction, or give an eval_dataset"
                 )

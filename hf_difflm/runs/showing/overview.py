@@ -270,5 +270,7 @@ def _mixture(run: Run) -> list[tuple[str, str]]:
     shares = run.header.data.get("mixture")
     if not isinstance(shares, dict):
         return []
-    parts = [f"{shortened(name)} {100 * share:.4g} %" for name, share in shares.items() if isinstance(share, (int, float))]
+    parts = [
+        f"{shortened(name)} {100 * share:.4g} %" for name, share in shares.items() if isinstance(share, (int, float))
+    ]
     return [("mixture", f"{', '.join(parts)} of the tokens")]

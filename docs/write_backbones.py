@@ -24,11 +24,21 @@ GPU with its own weights, too.
 
 - A denoiser that is *wholly causal* is refused. One with *some causal layers* (SSMs, linear attention, convolutions) is
   refused unless `--allow-causal-layers` is given.
-- A *limited reach* (sliding windows) is told once. An autoregressive twin that *reads ahead* is refused.
+- A *limited reach* (sliding windows) is told once. An autoregressive twin that *reads ahead* is refused, and so is an
+  encoder as a causal LM that `eval`, `generate` or `--reference-model` is given.
 - A network whose direction hangs on padding or on the attention kernel is refused, and so is one that computes something
   else once it is saved and loaded.
-- Parameters that no gradient reaches are named, and DDP is told to look for them. Where *padding changes a row*, give rows
-  of one length.
+- A *mixture of experts* is trained without a router loss, as its family is by default, and that is told once. Where the
+  family has one, `--router-aux-loss 0.01` adds its load-balancing loss with that coefficient to the training loss of either
+  objective. It is taken over each sequence by itself (DeepSeek-V3, equation 17) and weighed by scored tokens, so that the
+  gradient is the same however the batch is cut; of one sequence it is the number that transformers gives for a micro-batch.
+  The log has it as `aux_loss`, without the coefficient; neither `loss` nor `eval_nll` contains it. Families without one, such
+  as those that balance by a bias (DeepSeek-V3), refuse it.
+- Positions are counted without padding: of backbones with learned positions, too, those of RoBERTa's kin that begin behind
+  the pad token among them. Where *padding changes a row* all the same (Fourier transforms, recurrent states, decoders that
+  take no positions), rows of several lengths go through a denoiser one by one, which is slower, and so they do through a
+  causal LM that writes texts after prompts of several lengths; FSDP and ZeRO-3 refuse such a denoiser.
+- Parameters that no gradient reaches are named, and DDP is told to look for them.
 
 What was found is in the header of the run log (`metadata.backbone`), in `runs show`, `doctor` and the model card.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,9 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..errors import UserError
+from ..evaluation.generation.chat_prompts import chat_prompt
 from ..evaluation.generation.holes import PromptIds
 from ..evaluation.generation.options import GenerationOptions
-from ..evaluation.generation.texts import GeneratedText, encoded_prompt, generate_samples, length_limit
+from ..evaluation.generation.texts import GeneratedText, encoded_prompt, generate_samples, length_limit, texts_of
 from ..evaluation.quality.reference_model import ReferenceModel, load_reference
 from ..evaluation.quality.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
 from ..evaluation.quality.text_statistics import TextQuality, mean_quality, text_quality
@@ -27,6 +28,8 @@ from .reports import reports_of
 logger = logging.getLogger(__name__)
 
 DEFAULT_PROMPTS = ("", "To be or not to be", "Once upon a time", "In a galaxy far, far away")
+Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]
+"""A text, the messages of a conversation, or ids."""
 GREEDY, SAMPLED = "greedy", "sampled"
 _TEMPERATURES = {GREEDY: 0.0, SAMPLED: 1.0}
 
@@ -42,8 +45,12 @@ class GenerationSamplesCallback(TrainerCallback):
     model's length are left out with one, and ``max_new_tokens`` is lowered to what the length leaves. In a prompt of a
     masked diffusion model ``[MASK]`` is a hole and ``[MASK]{12}`` twelve: they are filled, and nothing is appended.
 
+    Text begins with BOS where the tokenizer or :func:`hf_difflm.data.load_tokenizer` made it so, and the names of control
+    tokens in it are these tokens, as far as the tokenizer reads them.
+
     Args:
-        prompts: what to go on from; the empty one is text from nothing.
+        prompts: what to go on from: texts, the empty one is text from nothing; lists of messages, which the chat template
+            writes; or lists of ids, which are taken as they are.
         interval: optimiser steps between samples.
         max_new_tokens: tokens of each text; None: as many as the model's length leaves, at most 1024.
         greedy_and_sampled: a text of the likeliest tokens and a drawn one for each prompt; else the drawn one alone.
@@ -59,7 +66,7 @@ class GenerationSamplesCallback(TrainerCallback):
 
     def __init__(
         self,
-        prompts: Sequence[str] = DEFAULT_PROMPTS,
+        prompts: Sequence[Prompt] = DEFAULT_PROMPTS,
         interval: int = 1000,
         max_new_tokens: int | None = 100,
         greedy_and_sampled: bool = True,
@@ -77,7 +84,7 @@ class GenerationSamplesCallback(TrainerCallback):
             raise UserError(f"max_new_tokens is {max_new_tokens}; give at least 1")
         if seed < 0:
             raise UserError(f"seed is {seed}; give 0 or more")
-        self.prompts = tuple(dict.fromkeys(prompts))
+        self.prompts = tuple({repr(prompt): prompt for prompt in prompts}.values())
         self.interval = interval
         self.max_new_tokens = max_new_tokens
         self.modes = (GREEDY, SAMPLED) if greedy_and_sampled else (SAMPLED,)
@@ -90,7 +97,7 @@ class GenerationSamplesCallback(TrainerCallback):
         """Those of the latest step, on world zero."""
         self._reference: ReferenceModel | None = None
         self._why_off: str | None = None
-        self._usable: list[str] = []
+        self._usable: list[tuple[str, PromptIds]] = []
         self._new_tokens = 0
         self._sampled_step: int | None = None
         self._evaluated_step: int | None = None
@@ -164,31 +171,36 @@ class GenerationSamplesCallback(TrainerCallback):
             return "the Trainer has no tokenizer; give it as processing_class"
         self._tokenizer = tokenizer
         limit = length_limit(inner)
-        encoded = {prompt: self._encoded(inner, prompt) for prompt in self.prompts}
-        self._usable = [prompt for prompt, found in encoded.items() if found is not None and _fits(found, limit)]
-        left_out = [prompt for prompt in self.prompts if prompt not in self._usable]
+        encoded = [self._encoded(inner, prompt) for prompt in self.prompts]
+        self._usable = [found for found in encoded if found is not None and _fits(found[1], limit)]
+        left_out = [prompt for prompt, found in zip(self.prompts, encoded, strict=True) if found not in self._usable]
         if not self._usable:
             return f"none of the {len(self.prompts)} prompts fits a model of {limit} tokens"
         if left_out and warn:
             logger.warning(
                 "no text is generated after %d of %d prompts, for which a model of %s tokens has no room or the tokenizer "
-                "no first token: %.60r",
+                "no first token or chat template: %.60r",
                 len(left_out),
                 len(self.prompts),
                 limit,
                 left_out[0],
             )
         # Nothing is appended to a prompt with holes.
-        appended = [found for found in map(encoded.get, self._usable) if found is not None and not found.spans]
+        appended = [found for _, found in self._usable if not found.spans]
         longest = max((len(found.ids) for found in appended), default=0)
         room = 1024 if limit is None else limit - longest
         self._new_tokens = min(self.max_new_tokens or 1024, room)
         return None if self._new_tokens >= 1 else f"a model of {limit} tokens has no room for text"
 
-    def _encoded(self, model: Any, prompt: str) -> PromptIds | None:
-        """The prompt as the model gets it; None where it cannot be begun, or has more holes than the model takes."""
+    def _encoded(self, model: Any, prompt: Prompt) -> tuple[str, PromptIds] | None:
+        """The prompt as text and as the model gets it; None where it cannot be, or has more holes than the model takes."""
+        text = texts_of(model, self._tokenizer)
         try:
-            return encoded_prompt(model, self._tokenizer, prompt, infill=True)
+            if isinstance(prompt, str):
+                return prompt, encoded_prompt(model, text, prompt, infill=True)
+            if prompt and not isinstance(prompt[0], Mapping):
+                return text.shown(prompt), PromptIds(list(prompt))  # type: ignore[arg-type]
+            return chat_prompt(text, prompt)  # type: ignore[arg-type]
         except UserError:
             return None
 
@@ -204,7 +216,12 @@ class GenerationSamplesCallback(TrainerCallback):
                 for mode in self.modes:
                     options = GenerationOptions(temperature=_TEMPERATURES[mode], seed=self.seed)
                     found[mode] = generate_samples(
-                        inner, self._tokenizer, self._usable, options, new_tokens=self._new_tokens
+                        inner,
+                        self._tokenizer,
+                        [prompt for prompt, _ in self._usable],
+                        options,
+                        new_tokens=self._new_tokens,
+                        encoded=[ids for _, ids in self._usable],
                     )
         except (ValueError, NotImplementedError) as error:  # generate refuses the model or its generation configuration
             self._why_off = str(error)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.options import TextOptions
 from ..errors import UserError
 from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.harness.options import HarnessOptions
@@ -72,7 +73,17 @@ SHARED = pick_fields(
     "revision",
 )
 HARNESS = fields_of(HarnessOptions, "harness")
-WITH_TASKS = ("per_device_eval_batch_size", "eval_seed", "bf16", *PRECISION, "block_size", "use_cpu", "revision")
+TEXT = fields_of(TextOptions, "zero_shot")
+WITH_TASKS = (
+    "per_device_eval_batch_size",
+    "eval_seed",
+    "bf16",
+    *PRECISION,
+    "block_size",
+    "use_cpu",
+    "revision",
+    *TEXT,
+)
 _SETS = {"help": f"{SHARED['dataset'].metadata['help']}; or an evaluation set: {', '.join(evaluation_set_names())}"}
 SHARED["dataset"] = replace(SHARED["dataset"], metadata={**SHARED["dataset"].metadata, **_SETS}, default=None)
 GRID = fields_of(GridOptions, "generation")
@@ -82,7 +93,7 @@ OPTIONS = {
     for name, option in fields_of(GenerationOptions, "generation").items()
     if name not in ("sampler", "sampler_config", "importance_weight", "max_denoising_steps", "infill", "guidance_scale")
 }
-FIELDS = SHARED | LIKELIHOOD | HARNESS | GRID | OPTIONS
+FIELDS = SHARED | LIKELIHOOD | TEXT | HARNESS | GRID | OPTIONS
 
 
 @with_flags(FIELDS.values())
@@ -106,7 +117,7 @@ def evaluate(
     if any(name in HARNESS for name in values):
         _evaluate_tasks(target, values, split, generation, as_json)
         return
-    changes = {name: value for name, value in values.items() if name in SHARED | LIKELIHOOD}
+    changes = {name: value for name, value in values.items() if name in SHARED | LIKELIHOOD | TEXT}
     if split is not None:
         changes["eval_split"] = split
     if (
@@ -115,7 +126,7 @@ def evaluate(
         and (given := [name for name in changes if name not in ("use_cpu", "revision")])
     ):
         raise UserError(f"flag {_flag(given[0])} is for the likelihood and for --mauve; leave it out, or --generation")
-    _refuse_others(values, LIKELIHOOD if generation else GRID | OPTIONS, generation)
+    _refuse_others(values, LIKELIHOOD | TEXT if generation else GRID | OPTIONS, generation)
     if generation:
         _evaluate_generation(target, values, changes, as_json)
         return

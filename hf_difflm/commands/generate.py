@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.options import TextOptions
 from ..errors import UserError
 from ..evaluation.generation.line_files import read_lines
 from ..evaluation.generation.options import GenerationOptions
@@ -38,7 +39,8 @@ class SampleOptions:
 
 OWN = fields_of(SampleOptions, "generation")
 OPTIONS = fields_of(GenerationOptions, "generation")
-FIELDS = OWN | OPTIONS | pick_fields("use_cpu", "revision")
+TEXT = fields_of(TextOptions, "zero_shot")
+FIELDS = OWN | OPTIONS | TEXT | pick_fields("use_cpu", "revision")
 
 
 @with_flags(FIELDS.values())
@@ -133,4 +135,5 @@ def generate(
         several=own.num_samples > 1 or prompt_file is not None or len(prompts) > 1,
         quality=QualityRequest(reference_model, real) if wanted else None,
         chat=chat,
+        **{name: value for name, value in values.items() if name in TEXT},
     )

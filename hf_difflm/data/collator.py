@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
 
+from .text_ids import pad_id
+
 IGNORED = -100  # the label of a position without loss, as in torch's cross-entropy
 
 
@@ -20,7 +22,7 @@ class Collator:
     and ``index``, alike in all rows; further keys are left out.
 
     A batch of B rows, the longest of L tokens, is:
-        input_ids (B, L) int64, padded with the tokenizer's pad token.
+        input_ids (B, L) int64, padded with the tokenizer's pad token, or what it has instead.
         attention_mask (B, L) int64, 0 at pads. It comes from lengths, never from ids: pad and EOS may be one token.
         labels (B, L) int64: the row's own, or the ids, with -100 at a BOS that starts the row; -100 at pads.
         document_ids (B, L) int64, -1 at pads; num_bytes (B,) int64; index (B,) int64; each if the rows have it.
@@ -29,7 +31,7 @@ class Collator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, padding_side: str = "right") -> None:
         if padding_side not in ("right", "left"):
             raise UserError(f"padding_side is {padding_side!r}: choose right or left")
-        self.pad_token_id = tokenizer.pad_token_id
+        self.pad_token_id = pad_id(tokenizer)
         self.bos_token_id = tokenizer.bos_token_id
         self.padding_side = padding_side
 

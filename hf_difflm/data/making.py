@@ -20,6 +20,7 @@ from .sentences import plural
 from .sources.documents import Documents
 from .sources.folders import left_out
 from .sources.markov import MarkovSource
+from .text_ids import TextIds
 
 
 def total_bytes(blocks: datasets.Dataset) -> int | None:
@@ -32,9 +33,10 @@ def total_bytes(blocks: datasets.Dataset) -> int | None:
 class BlockMaker:
     """What all ways from options to blocks share: the encoder, and what there is to say in the end."""
 
-    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase, text: TextIds | None = None) -> None:
         self.options = options
         self.tokenizer = tokenizer
+        self.text = text or TextIds.of(tokenizer, trained_here=True)
         self.encoder = DocumentEncoder(tokenizer)
         self.notes: list[str] = []
         self.counts: dict[str, SideCounts] = {}
@@ -55,10 +57,12 @@ class BlockMaker:
             self._check_one_token_per_letter(encoded)
         packer = Packer(
             block_size=self.options.block_size,
-            bos_token_id=self.tokenizer.bos_token_id,
+            bos_token_id=self.text.bos_token_id,
             # Documents of a synthetic source are one block each and stand alone.
             eos_token_id=self.tokenizer.eos_token_id if source is None else None,
             with_document_ids=side != "train",
+            start_token_id=self.text.start() if self.text.bos_token_id is None else None,
+            with_labels=self.text.needs_labels,
         )
         key = [documents.fingerprint, self.encoder.fingerprint]
         blocks, dropped = pack_documents(encoded, packer, key=key, where=where)

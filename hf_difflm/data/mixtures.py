@@ -75,6 +75,7 @@ def prepare_mixture(options: DataOptions, tokenizer: PreTrainedTokenizerBase, ne
         round_trip=lossy,
         test=test,
         mixture=shares,
+        conventions=makers[0].text.facts,
     )
 
 

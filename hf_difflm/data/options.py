@@ -160,3 +160,18 @@ class DataOptions:
         if self.max_chunks is not None:
             limits.append(max(self.max_chunks * self.tokens_per_chunk // self.block_size, 1))
         return min(limits, default=None)
+
+
+@dataclass
+class TextOptions:
+    """What a text begins with, for a model that this library has not trained."""
+
+    add_bos: bool | None = field(
+        default=None,
+        metadata={
+            "help": "begin each text with BOS; default: as the model was trained here, for any other as its tokenizer does"
+        },
+    )
+    bos_token: str | None = field(
+        default=None, metadata={"help": "token that texts begin with; default: the tokenizer's BOS"}
+    )

@@ -12,31 +12,42 @@ import pyarrow.compute as pc
 from hf_difflm.errors import UserError
 
 from .caching import cached_map, code_digest
+from .collator import IGNORED
 
 
 @dataclass
 class Packer:
     """Joins documents and cuts the stream into blocks; called with one table of documents after the other, in order.
 
-    A block is BOS and ``block_size - 1`` scored tokens. Between two documents stands EOS (unless ``eos_token_id`` is
-    None), which belongs to the document it ends and stands for no bytes. What does not fill a block at the end of
-    the stream is dropped.
+    A block is BOS and ``block_size - 1`` scored tokens. Without BOS (``bos_token_id`` None) the token before them stands in
+    its place, before the first of all ``start_token_id``. ``with_labels`` adds ``labels``, which say that it is context; the
+    collator knows the tokenizer's own BOS by itself. Between two documents
+    stands EOS (unless ``eos_token_id`` is None), which belongs to the document it ends and stands for no bytes. What does
+    not fill a block at the end of the stream is dropped.
     """
 
     block_size: int
-    bos_token_id: int
+    bos_token_id: int | None
     eos_token_id: int | None
     with_document_ids: bool
+    start_token_id: int | None = None
+    with_labels: bool = False
 
     def __post_init__(self) -> None:
         self._num_documents = self._num_blocks = 0
         self._carry = np.zeros((3, 0), dtype=np.int32)
+        self._before = self.start_token_id
 
     @property
     def features(self) -> datasets.Features:
-        """``input_ids`` (L,), ``num_bytes``; for evaluation also ``document_ids`` (L,), -1 at BOS, and ``index``."""
+        """``input_ids`` (L,), ``num_bytes``; for evaluation also ``document_ids`` (L,), -1 at BOS, and ``index``.
+
+        With labels also ``labels`` (L,).
+        """
         ids = datasets.List(datasets.Value("int32"))
         features = {"input_ids": ids, "num_bytes": datasets.Value("int64")}
+        if self.with_labels:
+            features["labels"] = ids
         if self.with_document_ids:
             features |= {"document_ids": ids, "index": datasets.Value("int64")}
         return datasets.Features(features)
@@ -48,9 +59,11 @@ class Packer:
         self._carry = stream[:, num_blocks * width :]
         ids, num_bytes, document_ids = stream[:, : num_blocks * width].reshape(3, num_blocks, width)
         columns = {
-            "input_ids": self._lists(ids, self.bos_token_id),
+            "input_ids": self._lists(ids, self._before_blocks(ids) if self.bos_token_id is None else self.bos_token_id),
             "num_bytes": pa.array(num_bytes.sum(axis=1, dtype=np.int64)),
         }
+        if self.with_labels:
+            columns["labels"] = self._lists(ids, IGNORED)
         if self.with_document_ids:
             columns["document_ids"] = self._lists(document_ids, -1)
             columns["index"] = pa.array(np.arange(num_blocks) + self._num_blocks)
@@ -78,7 +91,14 @@ class Packer:
         self._num_documents += len(lengths)
         return stream
 
-    def _lists(self, rows: np.ndarray, first: int) -> pa.ListArray:
+    def _before_blocks(self, ids_NW: np.ndarray) -> np.ndarray:
+        """(N,) the token of the stream before each block."""
+        assert self._before is not None, "without BOS the first block needs start_token_id"
+        before_N = np.append(self._before, ids_NW[:, -1]).astype(np.int32)
+        self._before = int(before_N[-1])
+        return before_N[:-1]
+
+    def _lists(self, rows: np.ndarray, first: int | np.ndarray) -> pa.ListArray:
         filled = np.insert(rows, 0, first, axis=1)
         offsets = np.arange(len(rows) + 1, dtype=np.int32) * self.block_size
         return pa.ListArray.from_arrays(offsets, filled.reshape(-1))

@@ -16,9 +16,16 @@ from .prepare_held import Preparation
 from .prepare_stream import StreamPreparation
 from .prepared import PreparedData
 from .prepared_folder import is_prepared, load_prepared
+from .text_ids import TextIds
 
 
-def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, need_train: bool = True) -> PreparedData:
+def prepare_data(
+    options: DataOptions,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    need_train: bool = True,
+    text: TextIds | None = None,
+) -> PreparedData:
     """Load the documents, keep training and evaluation apart, tokenise and pack; cached by `datasets`.
 
     The evaluation documents are, the first of these that applies: those of ``eval_dataset``; of ``eval_split``; of
@@ -39,6 +46,7 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
         options: see `DataOptions`; ``options.tokenizer`` is not read.
         tokenizer: as from `load_tokenizer`.
         need_train: whether to make training blocks at all.
+        text: what a block begins with; None: BOS, as in training. Held running text alone is made otherwise.
 
     Raises:
         UserError: for whatever is wrong with the data.
@@ -64,7 +72,7 @@ def prepare_data(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, ne
             return SftPreparation(options, tokenizer).run(need_train)
         if options.streaming:
             return StreamPreparation(options, tokenizer).run(need_train)
-        return Preparation(options, tokenizer).run(need_train)
+        return Preparation(options, tokenizer, text).run(need_train)
 
 
 def _check_sft(options: DataOptions) -> None:

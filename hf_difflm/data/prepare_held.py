@@ -17,6 +17,7 @@ from .sentences import plural
 from .sources.corpora import Corpus, load_corpus
 from .sources.documents import Documents, cut_by_position, drop_shared, hash_documents, hold_out
 from .sources.markov import MarkovSource, markov_states
+from .text_ids import TextIds
 
 TEST = "test"
 _HELD_OUT = ("validation", TEST)
@@ -25,8 +26,8 @@ _HELD_OUT = ("validation", TEST)
 class Preparation(BlockMaker):
     """One call of `prepare_data`: what its steps share."""
 
-    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(options, tokenizer)
+    def __init__(self, options: DataOptions, tokenizer: PreTrainedTokenizerBase, text: TextIds | None = None) -> None:
+        super().__init__(options, tokenizer, text)
         self.eval_source: MarkovSource | None = None
         self.train_source: MarkovSource | None = None
 
@@ -52,6 +53,7 @@ class Preparation(BlockMaker):
             notes=self.notes,
             round_trip=self.round_trip,
             test=test,
+            conventions=self.text.facts,
         )
 
     def sides(self, need_train: bool) -> tuple[Documents | None, Any, Any, list[Documents]]:

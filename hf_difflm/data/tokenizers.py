@@ -10,6 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
+from .text_ids import MARK
+
 logger = logging.getLogger(__name__)
 
 BYTES = "bytes"
@@ -20,7 +22,8 @@ def load_tokenizer(name: str, mask_token: str | None = None, *, needs_mask: bool
 
     Mask, BOS, EOS and pad are all set afterwards; what had to be added is logged as a warning. BOS falls back to a
     [CLS] or the EOS there is, EOS to a [SEP] or the BOS, pad to the EOS; only what is left gets a new token, so
-    models must take ``len(tokenizer)`` as their vocabulary size.
+    models must take ``len(tokenizer)`` as their vocabulary size. It is marked as made ready to train here, and the mark is
+    saved with it: each text of a training begins with BOS (:mod:`~hf_difflm.data.text_ids`).
 
     Args:
         name: ``bytes``, or what :class:`AutoTokenizer` takes.
@@ -39,6 +42,7 @@ def load_tokenizer(name: str, mask_token: str | None = None, *, needs_mask: bool
         tokenizer.add_special_tokens({"mask_token": mask_token})
     if added := _complete_special_tokens(tokenizer, needs_mask):
         logger.warning("tokenizer %r: set %s", name, ", ".join(added))
+    tokenizer.init_kwargs[MARK] = True
     return tokenizer
 
 

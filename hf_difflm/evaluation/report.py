@@ -43,6 +43,8 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         use_cpu=changes.get("use_cpu", False),
         revision=changes.get("revision"),
         dtype=dtype_of_weights(changes),
+        add_bos=changes.get("add_bos"),
+        bos_token=changes.get("bos_token"),
     )
     settings = {**loaded.config, "bf16": False, **changes}  # a run's own bf16 is how it was trained
     draws = draws_of(settings, changes)
@@ -62,6 +64,7 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         "data_unit": result.data_unit,
         "target_stderr": draws.target_stderr,
         "source_nll": data.source_nll,
+        **(data.conventions or loaded.text.facts),
     }
     if zero_shot is not None:
         record |= {"block_size": options.block_size, **dataclasses.asdict(zero_shot)}
@@ -157,6 +160,8 @@ def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
     if record["source_nll"] is not None:
         rows.append(("source_nll", f"{record['source_nll']:.4f} nats/token (the data's own)"))
     rows.append(("dtype", str(record["dtype"])))
+    begins = "the token before it (no BOS)" if record["bos_token"] is None else record["bos_token"]
+    rows.append(("a block begins with", begins))
     rows.append(("scored", f"{result.scored_tokens:,} tokens, {result.forwards:,} sequences through the model"))
     for row in rows:
         table.add_row(*row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ..data import DataOptions
+from ..data.text_ids import TextIds
 from ..errors import UserError, first_line
 from ..models.adapters.folders import is_model_folder
+from ..models.backbones.check import check_loaded
 from ..models.hub_source import hub_folder
 from ..models.loading import is_denoiser, load_model, tokenizer_folder
 from ..runs import load_run
@@ -33,6 +35,7 @@ class Target:
         config: settings of the run it comes from; empty where it carries no run log.
         step: optimiser steps behind it, where known.
         folder: where its files are.
+        text: how text becomes ids for it; default: see :meth:`texts_of`.
     """
 
     model: Any
@@ -42,6 +45,30 @@ class Target:
     config: dict[str, Any]
     step: int | None
     folder: Path | None = None
+    text: TextIds = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.text is None and self.tokenizer is not None:
+            self.text = self.texts_of()
+
+    def texts_of(self, add_bos: bool | None = None, bos_token: str | None = None) -> TextIds:
+        """Return how text becomes ids: as in training, for a model that was trained elsewhere as its tokenizer does.
+
+        Args:
+            add_bos: whether a text begins with BOS, where the model does not say.
+            bos_token: the token that it begins with, likewise.
+
+        Raises:
+            UserError: the model says, since it has a run log; no such token.
+        """
+        if "dataset" in self.config and (add_bos, bos_token) != (None, None):
+            flag = "--bos-token" if add_bos is None else "--add-bos" if add_bos else "--no-add-bos"
+            raise UserError(
+                f"{flag} is for models without a run log, but {self.source} has one: it was trained with "
+                f"{self.tokenizer.bos_token!r} before each text; leave it out"
+            )
+        known = self.is_denoiser or "dataset" in self.config
+        return TextIds.of(self.tokenizer, trained_here=True if known else None, add_bos=add_bos, bos_token=bos_token)
 
 
 @dataclass(frozen=True)
@@ -90,7 +117,15 @@ def find_weights(target: str, revision: str | None = None) -> Weights:
     return Weights(folder, folder if (folder / JOURNAL_NAME).exists() else None, target, commit=folder.name)
 
 
-def load_target(target: str, *, use_cpu: bool = False, revision: str | None = None, dtype: str | None = None) -> Target:
+def load_target(
+    target: str,
+    *,
+    use_cpu: bool = False,
+    revision: str | None = None,
+    dtype: str | None = None,
+    add_bos: bool | None = None,
+    bos_token: str | None = None,
+) -> Target:
     """Load the model that :func:`find_weights` finds; of a checkpoint the averaged weights.
 
     Args:
@@ -98,15 +133,18 @@ def load_target(target: str, *, use_cpu: bool = False, revision: str | None = No
         use_cpu: leave it on the CPU.
         revision: see :func:`find_weights`.
         dtype: of the weights and of what is computed with them, as in ``evaluation.precision``; None: that of the files.
+        add_bos, bos_token: see :meth:`Target.texts_of`.
 
     Raises:
-        UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a model of another kind.
+        UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a model of another kind; a causal LM
+            that reads the token that it predicts; a text that cannot begin so.
     """
     found = find_weights(target, revision)
     model, tokenizer = _load(found, dtype)
     load_average(model, found.folder)
+    check_loaded(model)
     model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not use_cpu else "cpu")
-    return Target(
+    loaded = Target(
         model=model.eval(),
         tokenizer=tokenizer,
         is_denoiser=is_denoiser(model.config),
@@ -115,6 +153,9 @@ def load_target(target: str, *, use_cpu: bool = False, revision: str | None = No
         step=found.step,
         folder=found.folder,
     )
+    if (add_bos, bos_token) != (None, None):
+        loaded.text = loaded.texts_of(add_bos, bos_token)
+    return loaded
 
 
 def load_average(model: Any, folder: Path) -> None:
@@ -190,7 +231,4 @@ def _load(found: Weights, dtype: str | None) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(found.folder, found.name), trust_remote_code=False)
     except Exception as error:  # files, formats and the parsers of each raise their own
         raise UserError(f"{what}: {first_line(error)}; give a model with its tokenizer") from error
-    for role in ("bos_token", "pad_token"):
-        if getattr(tokenizer, role) is None:
-            raise UserError(f"{what}: its tokenizer has no {role}, which every block starts with or is filled up with")
     return model, tokenizer

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..models.backbones.check import check_backbone
+from ..models.backbones.verdict import Verdict
 from ..models.build import backbone_config, build_causal_lm, build_denoiser, check_twin
 from ..models.loading import load_config
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
@@ -37,27 +38,32 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     return model
 
 
-def check_network(settings: Settings, tokenizer: Any) -> None:
+def check_network(settings: Settings, tokenizer: Any) -> Verdict | None:
     """Refuse a network that is not what the objective asks of it, before data are read and anything is built.
+
+    Returns:
+        What was measured of it; None where nothing was.
 
     Raises:
         UserError: see :func:`~hf_difflm.models.backbones.check.check_backbone`.
     """
     kernel, causal = settings.model.attn_implementation, settings.training["objective"] == "ar"
+    router_aux_loss = settings.training["router_aux_loss"]
     config: Any
     if settings.start is not None:
         config = load_config(settings.start.folder, settings.start.name)
     else:
         config = backbone_config(settings.model, tokenizer, settings.data.block_size)
     if causal:
-        check_twin(config, kernel)
-    else:
-        check_backbone(
-            getattr(config, "backbone_config", None) or config,
-            causal=False,
-            kernel=kernel,
-            allow_causal_layers=settings.training["allow_causal_layers"],
-        )
+        return check_twin(config, kernel, router_aux_loss, is_new=settings.start is None)
+    return check_backbone(
+        getattr(config, "backbone_config", None) or config,
+        causal=False,
+        kernel=kernel,
+        allow_causal_layers=settings.training["allow_causal_layers"],
+        router_aux_loss=router_aux_loss,
+        is_new=settings.start is None,
+    )
 
 
 def _build_model(settings: Settings, tokenizer: Any) -> Any:
@@ -65,10 +71,15 @@ def _build_model(settings: Settings, tokenizer: Any) -> Any:
     if settings.start is not None:
         return load_start(settings, settings.start, tokenizer)
     if training["objective"] == "ar":
-        return build_causal_lm(settings.model, tokenizer, block_size)
+        return build_causal_lm(settings.model, tokenizer, block_size, router_aux_loss=training["router_aux_loss"])
     schedule = NoiseSchedule(
         training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
     )
     return build_denoiser(
-        settings.model, tokenizer, block_size, schedule, allow_causal_layers=training["allow_causal_layers"]
+        settings.model,
+        tokenizer,
+        block_size,
+        schedule,
+        allow_causal_layers=training["allow_causal_layers"],
+        router_aux_loss=training["router_aux_loss"],
     )

@@ -157,7 +157,11 @@ def _model(subject: _Subject) -> str:
     if subject.objective.networks is not None:
         subject.objective.networks.to(subject.model.device)
     subject.objective.begin(max(arguments.max_steps, 1))
-    verdict = check_model(subject.model, allow_causal_layers=arguments.allow_causal_layers)
+    verdict = check_model(
+        subject.model,
+        allow_causal_layers=arguments.allow_causal_layers,
+        router_aux_loss=arguments.router_aux_loss,
+    )
     longest = getattr(subject.model.config, "max_position_embeddings", None)
     reads = "" if verdict is None else f", {direction_said(verdict, longest)}"
     return f"{arguments.objective}, {subject.model.num_parameters():,} parameters on {subject.model.device}{reads}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,12 @@ from ..callbacks import (
     ThroughputCallback,
     TrackerCallback,
 )
+from ..callbacks.generation import Prompt
 from ..callbacks.text_log import TextLogCallback
 from ..data import PreparedData
 from ..data.collator import IGNORED
 from ..evaluation.generation.line_files import read_lines
+from ..evaluation.generation.prompts import prompts_of_file
 from ..evaluation.quality.reference_model import check_reference
 from ..objectives.adaptive.objective import AdaptiveMaskingObjective
 from ..training.declarations.monitoring_options import MonitoringOptions
@@ -69,7 +73,7 @@ def add_monitoring(trainer: DiffusionTrainer, options: MonitoringOptions, data: 
 
 def _samples(trainer: DiffusionTrainer, options: MonitoringOptions, data: PreparedData) -> GenerationSamplesCallback:
     file = options.generation_prompts
-    prompts = _beginnings(trainer, data) if file is None else read_lines(file, "generation_prompts")
+    prompts = _beginnings(trainer, data) if file is None else _of_file(file)
     return GenerationSamplesCallback(
         prompts,
         options.generate_interval,
@@ -99,12 +103,18 @@ def _importance(
     return ImportanceSamplesCallback(read, batch["input_ids"][0].tolist(), interval)
 
 
-def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> list[str]:
-    """No prompt, and how the evaluation text begins; of conversations the prompts of the first two."""
+def _of_file(file: str) -> Sequence[Prompt]:
+    """Lines of text, or of JSON with messages or a prompt."""
+    if Path(file).suffix != ".jsonl":
+        return read_lines(file, "generation_prompts")
+    return [prompt.text if prompt.messages is None else prompt.messages for prompt in prompts_of_file(file, chat=True)]
+
+
+def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> Sequence[Prompt]:
+    """No prompt, and how the evaluation text begins; of conversations the very ids of the first two prompts."""
     if "labels" in data.eval[0]:
         rows = [data.eval[place] for place in range(min(2, len(data.eval)))]
-        contexts = [row["input_ids"][1:][row["labels"][1:] == IGNORED] for row in rows]
-        return [trainer.processing_class.decode(context, skip_special_tokens=True) for context in contexts]
+        return [row["input_ids"][row["labels"] == IGNORED].tolist() for row in rows]
     beginning = data.eval[0]["input_ids"][1 : 1 + min(_PROMPT_TOKENS, data.block_size // 4)]
     # Cut in the middle of a character, it ends in what stands for no character and takes more tokens than before.
     return ["", trainer.processing_class.decode(beginning, skip_special_tokens=True).rstrip("\ufffd")]

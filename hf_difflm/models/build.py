@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
 from . import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
-from .backbones.check import check_backbone
+from .backbones.check import check_backbone, note_padding
 from .backbones.configuration import configured
+from .backbones.verdict import Verdict
 from .masked_diffusion.both_sides import class_of, kernel_for
 from .masked_diffusion.noise_schedule import NoiseSchedule
 from .options import ModelOptions
@@ -22,18 +23,27 @@ def build_denoiser(
     schedule: NoiseSchedule | None = None,
     *,
     allow_causal_layers: bool = False,
+    router_aux_loss: float | None = None,
 ) -> MaskedDiffusionForMaskedLM:
     """A freshly initialised denoiser; the noise schedule is log-linear unless one is given.
 
     Raises:
         UserError: an unknown backbone, sizes that do not fit together, a tokenizer without a mask token, a backbone that
-            does not read both sides (where ``allow_causal_layers``, in none of its layers).
+            does not read both sides (where ``allow_causal_layers``, in none of its layers), or has no router loss where one
+            is asked for.
     """
     if tokenizer.mask_token_id is None:
         raise UserError("the tokenizer has no mask token; load it with hf_difflm.data.load_tokenizer, which adds one")
     schedule = schedule or NoiseSchedule()
     backbone = backbone_config(options, tokenizer, block_size)
-    check_backbone(backbone, causal=False, kernel=options.attn_implementation, allow_causal_layers=allow_causal_layers)
+    verdict = check_backbone(
+        backbone,
+        causal=False,
+        kernel=options.attn_implementation,
+        allow_causal_layers=allow_causal_layers,
+        router_aux_loss=router_aux_loss,
+        is_new=True,
+    )
     config = MaskedDiffusionConfig(
         backbone_config=backbone,
         mask_token_id=tokenizer.mask_token_id,
@@ -44,13 +54,16 @@ def build_denoiser(
         sigma_max=schedule.sigma_max,
         **_special_tokens(tokenizer),
     )
+    note_padding(config, verdict)
     config._attn_implementation = options.attn_implementation
     model = MaskedDiffusionForMaskedLM(config)
     model.generation_config.max_new_tokens = block_size - 1
     return model
 
 
-def build_causal_lm(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
+def build_causal_lm(
+    options: ModelOptions, tokenizer: PreTrainedTokenizerBase, block_size: int, *, router_aux_loss: float | None = None
+) -> PreTrainedModel:
     """A freshly initialised stock causal LM with the same backbone sizes.
 
     Raises:
@@ -58,7 +71,7 @@ def build_causal_lm(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, b
             whose causal LM reads the token that it predicts.
     """
     config = backbone_config(options, tokenizer, block_size)
-    check_twin(config, options.attn_implementation)
+    check_twin(config, options.attn_implementation, router_aux_loss, is_new=True)
     kernel = kernel_for(class_of(config, AutoModelForCausalLM), options.attn_implementation)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
     for name, value in _special_tokens(tokenizer).items():
@@ -82,7 +95,9 @@ def backbone_config(options: ModelOptions, tokenizer: PreTrainedTokenizerBase, b
     return config
 
 
-def check_twin(config: PreTrainedConfig, kernel: str) -> None:
+def check_twin(
+    config: PreTrainedConfig, kernel: str, router_aux_loss: float | None = None, *, is_new: bool = False
+) -> Verdict | None:
     """Refuse a configuration that makes no causal LM.
 
     Raises:
@@ -93,4 +108,4 @@ def check_twin(config: PreTrainedConfig, kernel: str) -> None:
             f"backbone {config.model_type!r} has no causal LM in transformers, so it cannot be trained with the objective "
             "ar; use a decoder such as llama"
         )
-    check_backbone(config, causal=True, kernel=kernel)
+    return check_backbone(config, causal=True, kernel=kernel, router_aux_loss=router_aux_loss, is_new=is_new)

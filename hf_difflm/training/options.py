@@ -29,6 +29,14 @@ class DiffusionOptions:
         default=False,
         metadata={"help": "train a denoiser though some layers of its backbone read back only, as those of hybrids do"},
     )
+    router_aux_loss: float | None = field(
+        default=None,
+        metadata={
+            "help": "coefficient of the load-balancing loss of a mixture of experts, which is added to the training loss "
+            "and logged apart as aux_loss; default: none",
+            "above": 0.0,
+        },
+    )
     loss_form: str = field(
         default="any_order",
         metadata={

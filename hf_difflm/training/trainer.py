@@ -20,6 +20,7 @@ from ..evaluation.likelihood.contents import UnitContents
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
+from ..models.backbones.verdict import Verdict
 from ..objectives import Batch, NoiseKey, Objective
 from ..objectives.base import refuse_corrupted
 from .arguments import DiffusionTrainingArguments
@@ -37,6 +38,7 @@ from .trainer_parts.evaluating import EvaluatingPart
 from .trainer_parts.flow import InterruptCallback, LastStepCallback, StepHooks
 from .trainer_parts.loading import LoadingPart
 from .trainer_parts.networks import NetworksPart
+from .trainer_parts.router_loss import RouterLoss
 from .trainer_parts.saving import SavingPart, recover_best
 from .trainer_parts.window import MetricsWindow
 
@@ -86,12 +88,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
                 f"data_collator is a {type(kwargs['data_collator']).__name__} that masks tokens (mlm=True), which the "
                 "objective does by itself, so that they would be masked twice; leave data_collator out"
             )
-        # Not of a `model_init`: its models are built anew for each trial.
-        self.backbone_verdict = (
-            check_model(model, allow_causal_layers=args.allow_causal_layers) if model is not None else None
-        )
-        if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
-            args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
+        self.backbone_verdict: Verdict | None = None
+        if model is not None:
+            self._measure(model, args)
         prepare_for_zero3(args)
         model = with_adapters(model, args)
         super().__init__(
@@ -109,6 +108,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             ema=args.ema_decay is not None,
             load_best_model_at_end=args.load_best_model_at_end,
             state_dict_type=fsdp_state_dict_type(),
+            reads_padding=bool(getattr(getattr(self.model, "config", None), "reads_padding", None)),
         )
         check_optimizer(self.optimizer, engine_of(args), args.ema_decay)
         bos_token_id = getattr(processing_class, "bos_token_id", None)
@@ -130,12 +130,26 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
         self._contents: tuple[Any, UnitContents] | None = None
         self._lost: tuple[Any, str] | None = None
         self._window = MetricsWindow()
+        self._router_loss: RouterLoss | None = None
         self._clock_started = False
         self._resumed_from: Path | None = None
         self._train_order: EpochSampler | None = None
         self._batch_flops = BatchFlops(self.model, self.training_objective.networks)
         self._micro_flops: float | None = None
         self._peak: float | None = None
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """A model of ``model_init``, which is measured as one that is given."""
+        model = super().call_model_init(trial)
+        self._measure(model, self.args)
+        return model
+
+    def _measure(self, model: Any, args: DiffusionTrainingArguments) -> None:
+        self.backbone_verdict = check_model(
+            model, allow_causal_layers=args.allow_causal_layers, router_aux_loss=args.router_aux_loss
+        )
+        if self.backbone_verdict is not None and self.backbone_verdict.without_gradient:
+            args.ddp_find_unused_parameters = True  # else DDP waits for gradients that never come
 
     # ---- the loss ----
 
@@ -159,11 +173,20 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
             places_B=places,
             size=max(self.get_total_train_batch_size(self.args), int(places.max()) + 1),
         )
+        router_loss = self._router_loss if model.training else None
         # The model knows its precision itself; networks beside it are told.
-        with nullcontext() if self.training_objective.networks is None else self.accelerator.autocast():
+        with (
+            nullcontext() if self.training_objective.networks is None else self.accelerator.autocast(),
+            nullcontext() if router_loss is None else router_loss.listening(),
+        ):
             output = self.training_objective(
                 model, inputs, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
             )
+        if router_loss is not None:
+            aux_loss = router_loss.share(inputs, num_items_in_batch)
+            self._window.add_aux_loss(aux_loss.detach() * self.accelerator.num_processes)
+            # Its gradient, and none of its value: the logged loss is that of the objective.
+            output.loss = output.loss + router_loss.coefficient * (aux_loss - aux_loss.detach())
         if model.training:
             self._micro_flops = self._batch_flops(inputs, output)
             self._window.add_micro_batch(output, int((inputs["labels"] != -100).sum()), self._micro_flops)
@@ -274,6 +297,10 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, LoadingPart, Net
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         self._chunk_head()  # of a hyperparameter search, each trial has a model of its own
+        if self.args.router_aux_loss is not None and (
+            self._router_loss is None or self._router_loss.model is not self.model
+        ):
+            self._router_loss = RouterLoss(self.model, self.args.router_aux_loss)
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.args.ema_decay is not None:
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay)

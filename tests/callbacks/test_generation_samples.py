@@ -10,7 +10,8 @@ import pytest
 import torch
 from any_trainer import build_trainer
 from generated import generate_texts
-from transformers import EarlyStoppingCallback, TrainerCallback
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerFast, TrainerCallback
 
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.generation import DEFAULT_PROMPTS, GenerationSamplesCallback
@@ -306,3 +307,28 @@ def test_hostile_prompts_leave_the_log_strict_json(generative, tmp_path):
 def test_bad_arguments_are_sentences(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         GenerationSamplesCallback(**arguments)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.borders
+def test_messages_and_ids_are_prompts_with_their_control_tokens(tiny_denoiser):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>", "[PAD]", "[MASK]"])
+    roles = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "mask_token": "[MASK]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    tokenizer.chat_template = CHATML
+    question = [{"role": "user", "content": "a"}]
+    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=True, return_dict=False)
+    text = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    assert ids[0] == 256
+    callback = GenerationSamplesCallback([question, ids, text], tokenizer=tokenizer)
+    assert callback._prepare(tiny_denoiser(), None, warn=False) is None
+    assert [(shown, prompt.ids) for shown, prompt in callback._usable] == [(text, ids)] * 3

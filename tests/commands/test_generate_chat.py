@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from hf_difflm import MaskedDiffusionForMaskedLM
 from hf_difflm.data.conversations.answers import AnswerEncoder
 from hf_difflm.data.conversations.chat_template import PLAIN_TEMPLATE
-from hf_difflm.evaluation.generation.chat_prompts import chat_ids, written
+from hf_difflm.data.text_ids import TextIds
+from hf_difflm.evaluation.generation.chat_prompts import written
 from hf_difflm.evaluation.generation.prompts import Prompt
 from hf_difflm.runs.journal.tables import printable
 
@@ -64,7 +65,7 @@ def test_the_model_gets_the_ids_that_training_has_before_an_answer(kind, tokeniz
     trained = AnswerEncoder(tokenizer).encode(
         json.dumps({"messages": [*messages, {"role": "assistant", "content": "6"}]})
     )
-    assert chat_ids(tokenizer, prompt.text) == trained.ids[: trained.context].tolist()
+    assert TextIds.of(tokenizer, trained_here=True).prompt(prompt.text) == trained.ids[: trained.context].tolist()
     assert prompt.extra == {"id": 1, "messages": messages}
 
 
@@ -137,3 +138,30 @@ def test_what_cannot_be_answered_is_a_sentence(hf, chatty, trained, tmp_path, mo
         assert (result.code, result.out) == (2, ""), args
         assert sentence in result.err
         assert result.err.count("\n") == 1
+
+
+@pytest.mark.borders
+def test_control_tokens_that_are_typed_are_those_of_the_chat_template(hf, chatty, trained_ar, tmp_path):
+    folder = chatty(trained_ar, CHATML.replace("{{ bos_token }}", ""))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.split_special_tokens = False
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer))
+    torch.manual_seed(0)
+    for weights in model.parameters():  # the text hangs on every token of the prompt
+        torch.nn.init.normal_(weights, std=0.5)
+    model.save_pretrained(folder)
+    written = "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    flags = ["--temperature", "0", "--json", "--ids", *SHORT]
+    typed = hf("generate", folder, "--prompt", written, *flags)
+    asked = hf("generate", folder, "--chat", "--prompt", "2 + 2?", *flags)
+    assert typed.code == asked.code == 0, typed.err + asked.err
+    assert json.loads(typed.out)[0]["ids"] == json.loads(asked.out)[0]["ids"]
+    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    new = model.generate(torch.tensor([[bos, *ids]]), max_new_tokens=6, do_sample=False, pad_token_id=258)[
+        0, len(ids) + 1 :
+    ]
+    assert json.loads(typed.out)[0]["text"] == tokenizer.decode(new, skip_special_tokens=True)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hf_difflm.data import Collator
+from hf_difflm.data.tokenizers import byte_tokenizer
 from hf_difflm.errors import UserError
+from hf_difflm.evaluation.generation.options import GenerationOptions
+from hf_difflm.evaluation.generation.texts import generate_samples
+from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
+from hf_difflm.evaluation.likelihood.zero_shot import evaluation_data
+from hf_difflm.evaluation.report import evaluate_target
 from hf_difflm.evaluation.targets import Target, data_options, load_target
+from hf_difflm.objectives import CausalObjective
 from hf_difflm.runs import Journal
 from hf_difflm.runs.journal.checkpoints import write_manifest
 from hf_difflm.runs.journal.schema import EvaluationRecord, RunRecord
@@ -147,3 +158,60 @@ def test_a_missing_run_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name)
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserError, match=f"^{name} does not exist"):
         load_target(name)
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("missing", ["bos_token", "pad_token"])
+def test_a_stock_model_without_a_token_that_nothing_needs_is_loaded_and_scored(tmp_path, tiny_causal, missing):
+    tiny_causal().save_pretrained(tmp_path / "stock")
+    tokenizer = byte_tokenizer()
+    setattr(tokenizer, missing, None)
+    tokenizer.save_pretrained(tmp_path / "stock")
+    target = load_target(str(tmp_path / "stock"), use_cpu=True)
+    assert target.text.facts == {"add_bos": False, "bos_token": None}
+    assert len(generate_samples(target.model, target.tokenizer, ["a", ""], GenerationOptions(max_new_tokens=3))) == 2
+
+
+@pytest.mark.borders
+def test_blocks_without_bos_score_each_token_but_once_after_the_token_before_it(tmp_path, tiny_causal):
+    model = tiny_causal().eval()
+    model.save_pretrained(tmp_path / "stock")
+    byte_tokenizer().save_pretrained(tmp_path / "stock")
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog" * 3)
+    target = load_target(str(tmp_path / "stock"), use_cpu=True)
+    _, data, _ = evaluation_data(target, {"dataset": str(tmp_path / "text.txt"), "block_size": 17})
+    assert data.conventions == {"add_bos": False, "bos_token": None}
+    rows = [data.eval[place] for place in range(len(data.eval))]
+    stream = [
+        256,
+        *(tmp_path / "text.txt").read_bytes(),
+    ]  # the first token of all needs one before it, as in the harness
+    assert [row["input_ids"].tolist() for row in rows] == [stream[i : i + 17] for i in range(0, 16 * len(rows), 16)]
+    found = evaluate_likelihood(
+        model, CausalObjective(), list(EvaluationBatches(rows, Collator(target.tokenizer), 4)), len(rows)
+    )
+    assert found.scored_tokens == 16 * len(rows)
+    nll = 0.0
+    for row in rows:
+        ids = torch.from_numpy(row["input_ids"].astype("int64"))
+        with torch.no_grad():
+            nll -= model(ids[None, :-1]).logits[0].log_softmax(-1).gather(1, ids[1:, None]).sum().item()
+    assert found.nll * found.scored_tokens == pytest.approx(nll, rel=1e-5)
+
+
+@pytest.mark.borders
+def test_what_the_blocks_of_an_evaluation_begin_with_is_in_its_result(tmp_path, tiny_causal, capsys):
+    tiny_causal().save_pretrained(tmp_path / "stock")
+    byte_tokenizer().save_pretrained(tmp_path / "stock")
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog" * 3)
+    found = []
+    for given in ({}, {"add_bos": True}, {"bos_token": "[EOS]"}):
+        changes = {"dataset": str(tmp_path / "text.txt"), "block_size": 17, "use_cpu": True, **given}
+        evaluate_target(str(tmp_path / "stock"), changes, as_json=True)
+        found.append(json.loads(capsys.readouterr().out))
+    assert [(one["add_bos"], one["bos_token"]) for one in found] == [(False, None), (True, "[BOS]"), (True, "[EOS]")]
+    assert len({one["eval_nll"] for one in found}) == 3
+    with pytest.raises(UserError, match="--packing mdlm puts BOS before each block"):
+        evaluate_target(
+            str(tmp_path / "stock"), changes | {"bos_token": None, "add_bos": False, "packing": "mdlm"}, True
+        )

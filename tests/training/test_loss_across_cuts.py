@@ -109,3 +109,23 @@ def test_without_clipping_there_is_a_gradient_norm_and_the_run_goes_on(make_diff
     trainer.train()
     assert [row["iter"] for row in seen.rows] == [1, 2, 3, 4, 5, 6]
     assert all(row["grad_norm"] > 0 for row in seen.rows)
+
+
+@pytest.mark.borders
+def test_padding_that_a_backbone_would_read_does_not_depend_on_the_cut(make_diffusion_trainer, tokenizer, train_rows):
+    """Its rows of several lengths go through it one by one: which of them share a micro-batch is no matter."""
+    from hf_difflm.models.build import build_denoiser
+    from hf_difflm.models.options import ModelOptions
+
+    options = ModelOptions(backbone="fnet", hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    results = []
+    for cut in ((16, 1), (4, 4)):
+        torch.manual_seed(0)
+        model = build_denoiser(options, tokenizer, 32)
+        rows, held = train_rows(48, ragged=True), train_rows(7, ragged=True, seed=1)
+        results.append(train(make_diffusion_trainer, *cut, model=model, train=rows, evaluation=held))
+    (one, weights, evaluation), (other, other_weights, other_evaluation) = results
+    assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in one], rel=1e-5)
+    assert other_evaluation["eval_nll"] == pytest.approx(evaluation["eval_nll"], rel=1e-5)
+    for name, weight in other_weights.items():
+        torch.testing.assert_close(weight, weights[name], rtol=1e-5, atol=1e-5)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig
+from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, LongformerConfig, MambaConfig
 
 from hf_difflm import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.errors import UserError
+from hf_difflm.models.backbones import check
 from hf_difflm.runs import load_run
 from hf_difflm.training.arguments import DiffusionTrainingArguments
 from hf_difflm.training.trainer import DiffusionTrainer
@@ -42,6 +43,28 @@ def test_a_network_that_is_not_what_its_kind_is_trained_as_is_refused(model, obj
     arguments = DiffusionTrainingArguments(output_dir=str(tmp_path), objective=objective, use_cpu=True)
     with pytest.raises(UserError, match=said):
         DiffusionTrainer(model(), arguments)
+    with pytest.raises(UserError, match=said):
+        DiffusionTrainer(None, arguments, model_init=model)
+
+
+@pytest.mark.borders
+def test_parameters_that_no_gradient_reaches_are_named_and_ddp_looks_for_them(tmp_path, caplog):
+    config = LongformerConfig(**SIZES, intermediate_size=32, num_attention_heads=2, attention_window=4, pad_token_id=1)
+    for backbone, named in ((config, True), (BertConfig(**SIZES, intermediate_size=32, num_attention_heads=2), False)):
+        model = MaskedDiffusionForMaskedLM(MaskedDiffusionConfig(backbone_config=backbone))
+        arguments = DiffusionTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+        check._told.clear()
+        caplog.clear()
+        trainer = DiffusionTrainer(model, arguments)
+        assert (
+            "no gradient reaches backbone.encoder.layer.0.attention.self.query_global.weight" in caplog.text
+        ) is named
+        assert trainer.args.ddp_find_unused_parameters is named
+        if named:
+            assert (
+                "backbone.encoder.layer.0.attention.self.query_global.weight"
+                in trainer.facts()["backbone"]["without_gradient"]
+            )
 
 
 @pytest.mark.borders

@@ -15,9 +15,10 @@ from hf_difflm.errors import UserError
 
 from ..collator import IGNORED
 from ..encoding import DocumentEncoder, bytes_of_tokens
-from .chat_template import prompt_and_completion
+from ..text_ids import control_ids
+from .chat_template import prompt_and_completion, unwritten
 from .messages import MESSAGES
-from .rows import COMPLETION, PROMPT
+from .rows import COMPLETION, PROMPT, UNUSED
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class EncodedAnswer:
         ids: (L,) int32: BOS, prompt, completion, EOS.
         context: how many of them, from the start, are context.
         num_bytes: bytes of UTF-8 that the completion stands for; its EOS and other special tokens stand for none.
+        unused: keys of its messages and of itself that the chat template does not write.
     """
 
     ids: np.ndarray
     context: int
     num_bytes: int
+    unused: tuple[str, ...] = ()
 
 
 class AnswerEncoder:
@@ -52,7 +55,7 @@ class AnswerEncoder:
         self.tokenizer = tokenizer
         self.filled_to = filled_to
         self._plain = DocumentEncoder(tokenizer)
-        self._special = list(tokenizer.all_special_ids)
+        self._special = sorted(control_ids(tokenizer))
 
     @property
     def fingerprint(self) -> str:
@@ -65,11 +68,13 @@ class AnswerEncoder:
         """Encode one conversation.
 
         Raises:
-            UserError: the chat template refuses it, or it holds the mask token.
+            UserError: the chat template refuses it or does not write its answer, or it holds the mask token.
         """
         conversation = json.loads(document)
+        unused: list[str] = []
         if MESSAGES in conversation:
-            texts = prompt_and_completion(self.tokenizer, conversation[MESSAGES])
+            texts = prompt_and_completion(self.tokenizer, conversation)
+            unused = unwritten(self.tokenizer, conversation)
             (prompt, _), (completion, token_bytes) = (self._with_special_tokens(text) for text in texts)
         else:
             encoded = self._plain.encode([conversation[PROMPT], conversation[COMPLETION]])
@@ -86,7 +91,7 @@ class AnswerEncoder:
             )
         if self.filled_to is not None and len(ids) < self.filled_to:
             ids = np.pad(ids, (0, self.filled_to - len(ids)), constant_values=self.tokenizer.eos_token_id)
-        return EncodedAnswer(ids, len(prompt), num_bytes)
+        return EncodedAnswer(ids, len(prompt), num_bytes, tuple(unused))
 
     def _with_special_tokens(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and the bytes of text behind each, 0 for special tokens; (T,) both."""
@@ -119,9 +124,13 @@ class AnswerTables:
 
     @property
     def features(self) -> datasets.Features:
-        """``input_ids``, ``labels`` (L,), ``num_bytes``; for evaluation also ``document_ids`` (L,), -1 at BOS, ``index``."""
+        """``input_ids``, ``labels`` (L,), ``num_bytes``, ``unused``: see :class:`EncodedAnswer`.
+
+        For evaluation also ``document_ids`` (L,), -1 at BOS, and ``index``.
+        """
         ids = datasets.List(datasets.Value("int32"))
         features = {"input_ids": ids, "labels": ids, "num_bytes": datasets.Value("int64")}
+        features[UNUSED] = datasets.List(datasets.Value("string"))
         if self.with_document_ids:
             features |= {"document_ids": ids, "index": datasets.Value("int64")}
         return datasets.Features(features)
@@ -134,6 +143,7 @@ class AnswerTables:
             "input_ids": pa.array([answer.ids for answer in answers], kind),
             "labels": pa.array(labels, kind),
             "num_bytes": pa.array([answer.num_bytes for answer in answers], pa.int64()),
+            UNUSED: pa.array([list(answer.unused) for answer in answers], pa.list_(pa.string())),
         }
         if self.with_document_ids:
             numbers = np.arange(len(answers)) + self._num_rows

@@ -20,25 +20,46 @@ from hf_difflm.errors import UserError, did_you_mean, first_line
 from ..caching import code_digest
 from ..options import kind_of
 from ..sources.arithmetic import sums_conversations
+from ..sources.bad_rows import BAD, judge, without_bad
 from ..sources.corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
 from ..sources.folders import find_files, is_saved, split_files
 from ..sources.local_files import csv_rows, generated, json_lines, json_records
 from . import messages
-from .messages import ASSISTANT, MESSAGES, checked_messages
+from .messages import (
+    ASSISTANT,
+    MESSAGES,
+    TEMPLATE_OPTIONS,
+    TOOL_CALLS,
+    TOOLS,
+    WEIGHT,
+    checked_messages,
+    checked_tools,
+    refuse_weight,
+    without_nulls,
+)
 
-PROMPT, COMPLETION = "prompt", "completion"
+PROMPT, COMPLETION, LABEL = "prompt", "completion", "label"
+_READ = (MESSAGES, PROMPT, COMPLETION, TOOLS, TEMPLATE_OPTIONS, WEIGHT, LABEL)
+UNUSED = "unused"
+"""Column beside the documents: the columns of the row that are in none."""
 SUMS = "sums"
 
 _SOURCES = (__file__, str(messages.__file__))
-_FEATURES = datasets.Features({"text": datasets.Value("string")})
+_FEATURES = datasets.Features(
+    {
+        "text": datasets.Value("string"),
+        UNUSED: datasets.List(datasets.Value("string")),
+        BAD: datasets.Value("string"),
+    }
+)
 
 
-def load_conversations(name: str, config: str | None = None) -> Corpus:
+def load_conversations(name: str, config: str | None = None, skip_bad_rows: bool = False) -> Corpus:
     """Find the conversations ``name``: the embedded ``sums``, else a path that exists, else a data set on the Hub.
 
     Returns:
         A corpus whose texts are JSON: ``{"messages": [{"role": ..., "content": ...}, ...]}``, which ends with a message
-        of the assistant, or ``{"prompt": text, "completion": text}``.
+        of the assistant and may have ``tools`` and ``chat_template_kwargs``, or ``{"prompt": text, "completion": text}``.
 
     Raises:
         UserError: it cannot be found, reached or read; a row without these columns, or with nothing to learn from.
@@ -49,9 +70,15 @@ def load_conversations(name: str, config: str | None = None) -> Corpus:
         raise UserError(f"data set {name!r} is running text; leave out --sft, or take conversations such as {SUMS!r}")
     path = Path(name).expanduser()
     if path.exists() and config is None:
-        return Corpus(name, _load_local(path))
-    refuse_missing(name)
-    return Corpus(name, _documents_of_splits(load_from_hub(name, config), f"data set {name!r}"))
+        found = _load_local(path)
+    else:
+        refuse_missing(name)
+        found = _documents_of_splits(load_from_hub(name, config), f"data set {name!r}")
+    splits, bad = datasets.DatasetDict(), []
+    for split, rows in found.items():
+        splits[split], reasons = without_bad(rows)
+        bad += reasons
+    return Corpus(name, splits, note=judge(bad, sum(map(len, splits.values())), name, skip_bad_rows))
 
 
 def document_of_row(row: Any, where: str) -> str:
@@ -61,14 +88,24 @@ def document_of_row(row: Any, where: str) -> str:
 
     Raises:
         UserError: the columns are missing or hold something else, or there is nothing to learn: no completion, or
-            nothing before it.
+            nothing before it; the row's label says that the answer is a bad one, or its weight that it counts less.
     """
+    return _document_of_row(row, where)[0]
+
+
+def _document_of_row(row: Any, where: str) -> tuple[str, list[str]]:
+    """The JSON of a conversation, and the names of the columns with a value that is not in it."""
     if not isinstance(row, dict):
         raise UserError(
             f"{where} holds {type(row).__name__}, not an object with messages, or a prompt and a completion"
         )
+    refuse_weight(row, where)
+    if row.get(LABEL) is False:
+        raise UserError(f"the label of {where} is false, so its answer is one to avoid; remove the row")
+    filled = [name for name, value in row.items() if value is not None and name not in (WEIGHT, LABEL)]
     if row.get(MESSAGES) is not None:
-        return _of_messages(row[MESSAGES], where)
+        unused = [name for name in filled if name not in (MESSAGES, TOOLS, TEMPLATE_OPTIONS)]
+        return _of_messages(row[MESSAGES], row, where), unused
     missing = [name for name in (PROMPT, COMPLETION) if row.get(name) is None]
     if missing:
         names = ", ".join(row) or "(none)"
@@ -78,7 +115,8 @@ def document_of_row(row: Any, where: str) -> str:
         )
     prompt, completion = row[PROMPT], row[COMPLETION]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _of_messages([*prompt, *completion], where)
+        unused = [name for name in filled if name not in (PROMPT, COMPLETION, TOOLS, TEMPLATE_OPTIONS)]
+        return _of_messages([*prompt, *completion], row, where), unused
     for name, value in ((PROMPT, prompt), (COMPLETION, completion)):
         if not isinstance(value, str):
             raise UserError(
@@ -87,21 +125,29 @@ def document_of_row(row: Any, where: str) -> str:
             )
     if not completion.strip():
         raise UserError(f"the completion in {where} is empty, so there is nothing to learn; remove it")
-    return _as_json({PROMPT: prompt, COMPLETION: completion}, where)
+    unused = [name for name in filled if name not in (PROMPT, COMPLETION)]
+    return _as_json({PROMPT: prompt, COMPLETION: completion}, where), unused
 
 
-def _of_messages(value: Any, where: str) -> str:
+def _of_messages(value: Any, row: dict[str, Any], where: str) -> str:
     spoken = checked_messages(value, where)
     if spoken[-1]["role"] != ASSISTANT:
         raise UserError(
             f"the last message in {where} is of the {spoken[-1]['role']}, so there is no answer to learn; end it with one of "
             f"the {ASSISTANT}, or remove it"
         )
-    if not spoken[-1]["content"].strip():
+    if not spoken[-1]["content"].strip() and not spoken[-1].get(TOOL_CALLS):
         raise UserError(f"the last message in {where} is empty, so there is no answer to learn; remove it")
     if len(spoken) == 1:
         raise UserError(f"nothing comes before the answer in {where}; put a message of the user there, or remove it")
-    return _as_json({MESSAGES: spoken}, where)
+    conversation: dict[str, Any] = {MESSAGES: spoken}
+    if row.get(TOOLS):
+        conversation[TOOLS] = checked_tools(row[TOOLS], where)
+    if row.get(TEMPLATE_OPTIONS):
+        if not isinstance(row[TEMPLATE_OPTIONS], dict):
+            raise UserError(f"{TEMPLATE_OPTIONS} in {where} is no object; repair or remove it")
+        conversation[TEMPLATE_OPTIONS] = row[TEMPLATE_OPTIONS]
+    return _as_json(conversation, where)
 
 
 def _as_json(conversation: dict[str, Any], where: str) -> str:
@@ -124,7 +170,10 @@ def _load_local(path: Path) -> datasets.DatasetDict:
         splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
         return _documents_of_splits(splits, str(path))
     return datasets.DatasetDict(
-        {split: generated(files, _generate, *_SOURCES) for split, files in split_files(find_files(path)).items()}
+        {
+            split: generated(files, _generate, *_SOURCES, features=_FEATURES)
+            for split, files in split_files(find_files(path)).items()
+        }
     )
 
 
@@ -136,27 +185,40 @@ def _documents(rows: datasets.Dataset, where: str) -> datasets.Dataset:
     used = [name for name in (MESSAGES, PROMPT, COMPLETION) if name in rows.column_names]
     if MESSAGES not in used and len(used) < 2:
         document_of_row(dict.fromkeys(rows.column_names), where)  # raises, since nothing is in them
-    return rows.select_columns(used).map(
+    read = [name for name in rows.column_names if name in _READ]
+    others = [name for name in rows.column_names if name not in read]
+    return rows.select_columns(read).map(
         _document,
         with_indices=True,
-        fn_kwargs={"where": where, "code": code_digest(*_SOURCES)},
-        remove_columns=used,
+        fn_kwargs={"where": where, "others": others, "code": code_digest(*_SOURCES)},
+        remove_columns=read,
         features=_FEATURES,
         desc="Reading conversations",
     )
 
 
-def _document(row: dict[str, Any], number: int, where: str, code: str) -> dict[str, str]:
-    return {"text": document_of_row(dict(row), f"row {number + 1:,} of {where}")}
+def _document(row: dict[str, Any], number: int, where: str, others: list[str], code: str) -> dict[str, Any]:
+    return _judged(without_nulls(dict(row)), f"row {number + 1:,} of {where}", others)
 
 
-def _generate(files: list[str], stamps: list[tuple[int, int]], code: str) -> Iterator[dict[str, str]]:
+def _judged(row: Any, where: str, others: list[str]) -> dict[str, Any]:
+    """The document of a row, or why there is none."""
+    try:
+        if isinstance(row, UserError):
+            raise row
+        text, unused = _document_of_row(row, where)
+    except UserError as error:
+        return {"text": "", UNUSED: [], BAD: str(error)}
+    return {"text": text, UNUSED: unused + others, BAD: None}
+
+
+def _generate(files: list[str], stamps: list[tuple[int, int]], code: str) -> Iterator[dict[str, Any]]:
     found = False
     for file in files:
         try:
             for row, where in _rows(Path(file)):
                 found = True
-                yield {"text": document_of_row(row, where)}
+                yield _judged(row, where, [])
         except OSError as error:
             raise UserError(f"cannot read {file} ({error.strerror}): check its permissions") from error
     if not found:
@@ -179,6 +241,9 @@ def _rows(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(path) as file:
-        names = [name for name in file.schema_arrow.names if name in (MESSAGES, PROMPT, COMPLETION)]
-        for batch in file.iter_batches(columns=names or None):
-            yield from batch.to_pylist()
+        names = file.schema_arrow.names
+        read = [name for name in names if name in _READ]
+        others = dict.fromkeys((name for name in names if name not in read), "not read")
+        for batch in file.iter_batches(columns=read):
+            for row in batch.to_pylist():
+                yield without_nulls(row) | others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 
 import datasets
@@ -22,12 +23,12 @@ from ..sentences import plural
 from ..sources.corpora import Corpus
 from ..sources.documents import Documents
 from ..sources.markov import MarkovSource
-from . import answers, chat_template
+from . import answers, chat_template, messages
 from . import rows as conversations
 from .answers import AnswerEncoder, AnswerTables
 from .chat_template import complete_chat_template
 from .messages import MESSAGES
-from .rows import COMPLETION, load_conversations
+from .rows import COMPLETION, UNUSED, load_conversations
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,13 @@ class SftPreparation(Preparation):
 
     def _corpus(self, name: str, config: str | None = None) -> Corpus:
         self.tell_left_out(name, config)
-        return load_conversations(name, config)
+        corpus = load_conversations(name, config, self.options.skip_bad_rows)
+        if corpus.note:
+            self.notes.append(corpus.note)
+        rows = [split for split in corpus.splits.values() if UNUSED in split.column_names]
+        if counted := _counted(rows):
+            self.notes.append(f"columns of data set {name!r} that are not used: {counted}")
+        return corpus
 
     def _cut(
         self, documents: Documents, fraction: float, for_test: float, where: str
@@ -92,6 +99,9 @@ class SftPreparation(Preparation):
             features=tables.features,
             description="Tokenising conversations",
         )
+        if counted := _counted([rows]):
+            self.notes.append(f"{side}: the tokenizer's chat template does not write {counted}")
+        rows = rows.remove_columns(UNUSED)
         lengths = pc.list_value_length(rows.data.column("input_ids")).to_numpy()
         fits = lengths <= self.options.block_size
         if not fits.any():
@@ -133,5 +143,14 @@ def scored_texts(document: str) -> list[str]:
     return [answer] if isinstance(answer, str) else []
 
 
+def _counted(parts: list[datasets.Dataset]) -> str:
+    """The names in the column of unused keys, each with how often: ``tools (in 3 conversations)``."""
+    counts: Counter[str] = Counter()
+    for rows in parts:
+        for chunk in rows.with_format("arrow")[UNUSED].chunks if len(rows) else ():
+            counts += {each["values"]: each["counts"] for each in pc.value_counts(chunk.flatten()).to_pylist()}
+    return ", ".join(f"{name} (in {plural(count, 'conversation')})" for name, count in sorted(counts.items()))
+
+
 def _code() -> str:
-    return code_digest(*(str(module.__file__) for module in (answers, chat_template, conversations)))
+    return code_digest(*(str(module.__file__) for module in (answers, chat_template, conversations, messages)))

@@ -56,20 +56,24 @@ def judge(reasons: list[str], num_good: int, name: str, skip: bool) -> str:
 
 @dataclass
 class SkippedRows:
-    """What one pass over a stream leaves out: told row by row for the first few, then each time they are ten times as many."""
+    """What a stream leaves out: told row by row for the first few, then each time they are ten times as many; once a row."""
 
     name: str
     skip: bool
     count: int = 0
+    furthest: tuple[int, int] = (0, -1)
 
-    def meet(self, error: UserError) -> None:
-        """Count a bad row.
+    def meet(self, error: UserError, place: tuple[int, int]) -> None:
+        """Count a bad row, where it was not met before; ``place`` grows with each row of a pass.
 
         Raises:
             UserError: nobody asked to leave such rows out.
         """
         if not self.skip:
             raise UserError(f"{error}, or leave such rows out by skip_bad_rows") from error
+        if place <= self.furthest:
+            return
+        self.furthest = place
         self.count += 1
         if self.count <= _LISTED:
             logger.warning("left out a bad row: %s", error)

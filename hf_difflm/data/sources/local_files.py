@@ -67,13 +67,18 @@ def _read(files: list[Path], text_column: str) -> tuple[datasets.Dataset, list[s
 
 
 def generated(
-    files: list[Path], generate: Callable[..., Iterator[dict[str, str | None]]], *sources: str, **arguments: Any
+    files: list[Path],
+    generate: Callable[..., Iterator[dict[str, Any]]],
+    *sources: str,
+    features: datasets.Features | None = None,
+    **arguments: Any,
 ) -> datasets.Dataset:
-    """Return the documents (columns ``text`` and ``bad``, see :mod:`.bad_rows`) that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
+    """Return the documents that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
 
     Args:
         files: that are read; one that changed is read again.
         generate: a function of a module, which gets the files' paths as text.
+        features: columns, where there are more.
         sources: files of the code that it runs: ``__file__`` of its module, and of those that it leans on.
         arguments: further ones of ``generate``.
 
@@ -84,7 +89,7 @@ def generated(
     try:
         return datasets.Dataset.from_generator(
             generate,
-            features=datasets.Features({"text": datasets.Value("string"), BAD: datasets.Value("string")}),
+            features=features or datasets.Features({"text": datasets.Value("string"), BAD: datasets.Value("string")}),
             # `datasets` keys its cache by these.
             gen_kwargs={
                 "files": [str(file.resolve()) for file in files],
@@ -117,13 +122,14 @@ def _documents(
     files: list[str], text_column: str, stamps: list[tuple[int, int]], code: str
 ) -> Iterator[dict[str, str | None]]:
     num_documents = num_bad = 0
+    first: UserError | None = None
     for file in files:
         try:
             for text in _texts(Path(file), text_column):
                 if isinstance(text, UserError):
-                    num_bad += 1
+                    num_bad, first = num_bad + 1, first or text
                     if num_bad == HOPELESS > num_documents == 0:
-                        raise text
+                        raise first
                     yield {"text": "", BAD: str(text)}
                     continue
                 num_documents += 1

@@ -36,6 +36,11 @@ class Files:
     skip_bad_rows: bool = False
 
     @cached_property
+    def skipped(self) -> SkippedRows:
+        """The rows that were left out so far."""
+        return SkippedRows(self.name, self.skip_bad_rows)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A SHA-256 over names, sizes, beginnings and ends of the files, and the column."""
         digest = hashlib.sha256(self.text_column.encode())
@@ -68,7 +73,6 @@ class Files:
         return self._lines(path, offset) if kind == ".jsonl" else _parts(path, offset)
 
     def _lines(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
-        bad = SkippedRows(self.name, self.skip_bad_rows)
         with opened(path) as file:
             skip(file, offset)
             for line in file:
@@ -77,7 +81,7 @@ class Files:
                     text = decode_text(line.rstrip(b"\r\n"), where)
                     found = text_of_record(parse_json(text, where), self.text_column, where) if text.strip() else ""
                 except UserError as error:
-                    bad.meet(error)
+                    self.skipped.meet(error, (self.paths.index(path), offset))
                     found = ""
                 if found:
                     yield offset, found, True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...data.conversations.chat_template import up_to_answer
-from ...data.conversations.messages import MESSAGES, USER
+from ...data.conversations.chat_template import unwritten, up_to_answer
+from ...data.conversations.messages import MESSAGES, TEMPLATE_OPTIONS, TOOLS, USER
+from ...data.text_ids import TextIds
 from ...errors import UserError
+from .holes import PromptIds
 from .prompts import Prompt
 
 
@@ -33,15 +35,21 @@ def written(tokenizer: Any, prompts: Iterable[Prompt], name: str) -> Iterator[Pr
     return (_written(tokenizer, prompt) for prompt in prompts)
 
 
-def chat_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of what a chat template wrote, as in training: its special tokens are special, and BOS is the first."""
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+def chat_prompt(text: TextIds, messages: Sequence[Mapping[str, Any]]) -> tuple[str, PromptIds]:
+    """Return a conversation as text up to where the answer begins, and as the model gets it.
+
+    Raises:
+        UserError: there is no chat template, or it refuses the conversation.
+    """
+    prompt = up_to_answer(text.tokenizer, {MESSAGES: messages})
+    return prompt, PromptIds(text.prompt(prompt))
 
 
 def _written(tokenizer: Any, prompt: Prompt) -> Prompt:
     messages = list(prompt.messages) if prompt.messages is not None else [{"role": USER, "content": prompt.text}]
-    text = up_to_answer(tokenizer, messages)
+    given = {key: prompt.extra[key] for key in (TOOLS, TEMPLATE_OPTIONS) if prompt.extra.get(key)}
+    conversation = {MESSAGES: messages, **given}
+    if TOOLS in conversation and TOOLS in unwritten(tokenizer, conversation):
+        raise UserError("the tokenizer's chat template has no place for tools; leave them out")
+    text = up_to_answer(tokenizer, conversation)
     return dataclasses.replace(prompt, text=text, extra={**prompt.extra, MESSAGES: messages})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
+from ...data.text_ids import TextIds
 from ...errors import UserError
 
 _MOST = 1_000_000  # holes of a prompt where the model does not say how long a text may be
@@ -24,16 +24,15 @@ class PromptIds:
     spans: tuple[tuple[int, int], ...] = ()
 
 
-def with_holes(tokenizer: Any, prompt: str, limit: int | None, encode: Any) -> PromptIds | None:
-    """Return a prompt in which the mask token is a hole and the mask token with ``{n}`` behind it n of them.
+def with_holes(text: TextIds, prompt: str, limit: int | None) -> PromptIds | None:
+    """Return a prompt in which the mask token is a hole and the mask token with ``{n}`` behind it n of them, BOS included.
 
-    Holes side by side are one span; the texts between holes are encoded apart.
+    Holes side by side are one span; what stands around holes is encoded as it is in the whole text.
 
     Args:
-        tokenizer: with a mask token.
+        text: how text becomes ids.
         prompt: the text.
         limit: most tokens the model takes.
-        encode: from a text to ids.
 
     Returns:
         None where there is no hole.
@@ -41,6 +40,7 @@ def with_holes(tokenizer: Any, prompt: str, limit: int | None, encode: Any) -> P
     Raises:
         UserError: more holes than the model takes tokens, or a hole of no tokens.
     """
+    tokenizer = text.tokenizer
     mask = tokenizer.mask_token
     if mask is None or mask not in prompt:
         return None
@@ -51,14 +51,14 @@ def with_holes(tokenizer: Any, prompt: str, limit: int | None, encode: Any) -> P
         raise UserError(f"{mask}{{0}} is no hole; write a number of tokens of at least 1")
     if sum(sizes) > most:
         raise UserError(f"the holes of a prompt have {sum(sizes)} tokens, but the model takes {most}; lower the number")
-    ids: list[int] = []
+    around = text.around_holes(parts[::2])
+    ids: list[int] = text.begun(around[0])
     spans: list[tuple[int, int]] = []
-    for place, text in enumerate(parts[::2]):
-        ids += encode(tokenizer, text) if text else []
-        if place < len(sizes):
-            start = len(ids)
-            ids += [tokenizer.mask_token_id] * sizes[place]
-            if spans and spans[-1][1] == start:
-                start = spans.pop()[0]
-            spans.append((start, len(ids)))
+    for place, size in enumerate(sizes):
+        start = len(ids)
+        ids += [tokenizer.mask_token_id] * size
+        if spans and not parts[2 * place]:
+            start = spans.pop()[0]
+        spans.append((start, len(ids)))
+        ids += around[place + 1]
     return PromptIds(ids, tuple(spans))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...data.conversations.messages import ASSISTANT, MESSAGES, checked_messages
+from ...data.conversations.messages import ASSISTANT, MESSAGES, TOOLS, checked_messages, checked_tools
 from ...errors import UserError
 from ...runs.journal.strict_json import loads
 from .line_files import read_lines
@@ -101,6 +101,8 @@ def _from_chat_json(line: str, place: str) -> Prompt:
     if not isinstance(value, dict) or value.get(MESSAGES) is None:
         return _from_json(line, place)
     messages = checked_messages(value.pop(MESSAGES), place)
+    if value.get(TOOLS) is not None:
+        value[TOOLS] = checked_tools(value[TOOLS], place)
     if messages[-1]["role"] == ASSISTANT:
         raise UserError(f"the last message in {place} is an answer already; leave it out, or let a question follow")
     return Prompt("", value, messages)

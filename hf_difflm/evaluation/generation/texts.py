@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...data.text_ids import TextIds, pad_id
 from ...errors import UserError
+from ...models.backbones.check import takes_left_padding
 from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
@@ -85,13 +87,15 @@ def generate_samples(
     first_row: int = 0,
     watch: Watch | None = None,
     importance: Importance | None = None,
-    to_ids: Callable[[str], list[int]] | None = None,
+    encoded: Sequence[PromptIds] | None = None,
     new_tokens: int | None = None,
 ) -> list[GeneratedText]:
     """Continue each prompt (the empty one too), or fill its holes, in one batch.
 
     The same seed gives the same texts; those of a denoiser depend on the seed and their number alone, not on the texts
-    beside them. Special tokens in prompts stay text, but for the mask token where a denoiser may infill. Neither the
+    beside them. Prompts of several lengths go through a causal LM in several batches where padding would change a row.
+    The names of control tokens in prompts are these tokens, as far as the tokenizer reads them
+    (``split_special_tokens``); the mask token is a hole where a denoiser may infill, else it stays text. Neither the
     model nor any random number generator is changed, so this may be called in the middle of a training.
 
     Args:
@@ -103,31 +107,31 @@ def generate_samples(
         watch: gives a streamer.
         importance: weighs positions for the uncertainty sampler; ``options.importance_weight`` needs it, see
             :func:`~hf_difflm.evaluation.generation.importance_weights.importance_for`.
-        to_ids: from a prompt to its ids, BOS included, where special tokens in it are such and holes are none.
+        encoded: the prompts as the model gets them; None: see :func:`encoded_prompt`.
         new_tokens: after prompts without holes where ``options.max_new_tokens`` is None; None: as many as the model says.
 
     Raises:
         UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
             and no token to begin with, or nothing to generate.
     """
-    is_denoiser = getattr(model.config, "model_type", None) == "masked_diffusion"
+    is_denoiser = _is_denoiser(model)
     arguments = (
-        _denoiser_arguments(options, importance) if is_denoiser else _causal_arguments(options, _pad_id(tokenizer))
+        _denoiser_arguments(options, importance) if is_denoiser else _causal_arguments(options, pad_id(tokenizer))
     )
-    if to_ids is not None:
-        encoded = [PromptIds(to_ids(prompt)) for prompt in prompts]
-    else:
-        encoded = [encoded_prompt(model, tokenizer, prompt, options.infill is not False) for prompt in prompts]
+    if encoded is None:
+        text = texts_of(model, tokenizer)
+        encoded = [encoded_prompt(model, text, prompt, options.infill is not False) for prompt in prompts]
     default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
-    by_length: dict[int, list[int]] = {}
+    by_length: dict[tuple[int, int], list[int]] = {}
+    apart = not is_denoiser and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)
     for place, prompt in enumerate(encoded):
         length = options.max_new_tokens
         if length is None:
             length = 0 if prompt.spans else default
         _check_length(model, prompt, length, options)
-        by_length.setdefault(length, []).append(place)
+        by_length.setdefault((length, len(prompt.ids) if apart else 0), []).append(place)
     samples: dict[int, GeneratedText] = {}
-    for length, places in by_length.items():
+    for (length, _), places in by_length.items():
         rows = [first_row + place for place in places]
         if is_denoiser:
             arguments["seed"] = [_row_seed(options.seed, row) for row in rows]
@@ -152,43 +156,19 @@ def length_limit(model: Any) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Ids of a prompt as a model gets it: after BOS, where the tokenizer has one; the empty prompt after BOS or EOS.
-
-    Raises:
-        UserError: an empty prompt, and the tokenizer has neither.
-    """
-    ids = encode(tokenizer, prompt)
-    if tokenizer.bos_token_id is not None:
-        return [tokenizer.bos_token_id, *ids]
-    if ids:
-        return ids
-    first = first_token_id(tokenizer)
-    if first is None:
-        raise UserError("the tokenizer has neither a BOS nor an EOS token to begin an empty prompt with; give a prompt")
-    return [first]
+def texts_of(model: Any, tokenizer: Any) -> TextIds:
+    """Return how text becomes ids for a model: a masked diffusion model was trained here, of others the tokenizer knows."""
+    return TextIds.of(tokenizer, trained_here=True if _is_denoiser(model) else None)
 
 
-def first_token_id(tokenizer: Any) -> int | None:
-    """Return the id that a text begins with: BOS, else EOS, which ends the text before it; None without either."""
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-
-
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a prompt, without special tokens around it or in it; a lone surrogate, which has no UTF-8, is U+FFFD."""
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-
-
-def encoded_prompt(model: Any, tokenizer: Any, prompt: str, infill: bool) -> PromptIds:
+def encoded_prompt(model: Any, text: TextIds, prompt: str, infill: bool) -> PromptIds:
     """Return a prompt as a model gets it: of a denoiser that may ``infill`` with holes. Raises UserError as its parts do."""
-    infill = infill and getattr(model.config, "model_type", None) == "masked_diffusion"
-    holed = with_holes(tokenizer, prompt, length_limit(model), encode) if infill else None
-    if holed is None:
-        return PromptIds(prompt_ids(tokenizer, prompt))
-    if tokenizer.bos_token_id is None:
-        return holed
-    return PromptIds([tokenizer.bos_token_id, *holed.ids], tuple((start + 1, end + 1) for start, end in holed.spans))
+    holed = with_holes(text, prompt, length_limit(model)) if infill and _is_denoiser(model) else None
+    return PromptIds(text.prompt(prompt)) if holed is None else holed
+
+
+def _is_denoiser(model: Any) -> bool:
+    return getattr(model.config, "model_type", None) == "masked_diffusion"
 
 
 def _check_length(model: Any, prompt: PromptIds, new_tokens: int, options: GenerationOptions) -> None:
@@ -219,14 +199,14 @@ def _denoiser_arguments(options: GenerationOptions, importance: Importance | Non
     return arguments if importance is None else arguments | {"importance": importance}
 
 
-def _causal_arguments(options: GenerationOptions, pad_id: int) -> dict[str, Any]:
+def _causal_arguments(options: GenerationOptions, filler: int) -> dict[str, Any]:
     for name in DENOISER_OPTIONS:
         if getattr(options, name) is not None:
             raise UserError(f"{name} is for masked diffusion models, but this is a causal LM; leave it out")
     if options.infill:
         raise UserError("infill is for masked diffusion models, but this is a causal LM; leave it out")
     greedy = options.temperature == 0
-    arguments: dict[str, Any] = {"do_sample": not greedy, "pad_token_id": pad_id}
+    arguments: dict[str, Any] = {"do_sample": not greedy, "pad_token_id": filler}
     if options.repetition_penalty is not None:
         arguments["repetition_penalty"] = options.repetition_penalty
     if not greedy:  # what shapes a draw has no use otherwise, and transformers would say so
@@ -246,10 +226,10 @@ def _start(
     rows: Sequence[int],
 ) -> GenerationStart:
     longest = max(len(prompt.ids) for prompt in encoded)
-    pad_id = _pad_id(tokenizer)
+    filler = pad_id(tokenizer)
     # Padded on the left, by a mask: the pad token may be a token of the text.
     padding = [longest - len(prompt.ids) for prompt in encoded]
-    ids_BP = torch.tensor([[pad_id] * pad + prompt.ids for pad, prompt in zip(padding, encoded, strict=True)])
+    ids_BP = torch.tensor([[filler] * pad + prompt.ids for pad, prompt in zip(padding, encoded, strict=True)])
     attention_BP = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
     mask_id = tokenizer.mask_token_id if is_denoiser else None
     return GenerationStart(tuple(rows), tuple(prompts), ids_BP, attention_BP, new_tokens, mask_id)
@@ -284,11 +264,3 @@ def _sample(tokenizer: Any, prompt: str, encoded: PromptIds, row: list[int], pro
 def _row_seed(seed: int, row: int) -> int:
     """The seed of one text, from that of all and its number."""
     return int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0])
-
-
-def _pad_id(tokenizer: Any) -> int:
-    """An id to fill up with; padding is masked, so any will do, and the end of the text stays the end of the text."""
-    for known in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id):
-        if known is not None:
-            return known
-    return 0

@@ -16,8 +16,9 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ...errors import UserError
+from ..generation.holes import PromptIds
 from ..generation.options import GenerationOptions
-from ..generation.texts import encode, first_token_id, generate_samples, length_limit
+from ..generation.texts import generate_samples, length_limit
 from ..likelihood.continuations import Request, Scorer
 from ..precision import DTYPES, PrecisionOptions, computed_in, dtype_of_weights
 from ..targets import Target, load_target
@@ -37,8 +38,10 @@ class HarnessModel(TemplateLM):
     """A masked diffusion model or a causal LM, as the harness asks models.
 
     ``loglikelihood`` of a masked diffusion model is a lower bound, see
-    :mod:`hf_difflm.evaluation.likelihood.continuations`; the context is never masked. Contexts begin with BOS, as all blocks
-    of training do. ``loglikelihood_rolling`` cuts a text into windows of ``max_length - 1`` scored tokens, the first after
+    :mod:`hf_difflm.evaluation.likelihood.continuations`; the context is never masked. Contexts of a model that was trained
+    here begin with BOS, as all blocks of its training do, and control tokens in them are letters; those of any other are
+    what its tokenizer makes of them, as in the harness's own ``hf``. What a chat template wrote has its control tokens in
+    either. ``loglikelihood_rolling`` cuts a text into windows of ``max_length - 1`` scored tokens, the first after
     BOS, the others after the token before them; the last reaches back as far as fits. Both kinds get the same windows.
 
     Args:
@@ -53,6 +56,7 @@ class HarnessModel(TemplateLM):
         dtype: of its weights: float32, bfloat16 or float16.
         max_batch_size: taken for the harness's sake, and not used.
         target: a model that is loaded already, in place of ``pretrained``.
+        add_bos, bos_token: see :func:`load_target`.
 
     Raises:
         UserError: nothing to load, or (from the requests) a text that is too long.
@@ -71,6 +75,8 @@ class HarnessModel(TemplateLM):
         dtype: str = PrecisionOptions.dtype,
         max_batch_size: int | None = None,
         target: Target | None = None,
+        add_bos: bool | None = None,
+        bos_token: str | None = None,
     ) -> None:
         super().__init__()
         if target is None and not pretrained:
@@ -83,7 +89,11 @@ class HarnessModel(TemplateLM):
             pretrained,
             use_cpu=str(device or "").startswith("cpu"),
             dtype=dtype_of_weights({"dtype": dtype, "bf16": bf16}),
+            add_bos=add_bos,
+            bos_token=bos_token,
         )
+        self.text = self.target.text
+        self._is_templated = False
         self.tokenizer = self.target.tokenizer
         self.batch_size = int(batch_size or 32) if str(batch_size).isdecimal() else 32  # the harness also says "auto"
         self.seed = seed
@@ -113,11 +123,8 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that a text begins with."""
-        first = first_token_id(self.tokenizer)
-        if first is None:
-            raise UserError("the tokenizer has neither a BOS nor an EOS token to begin a text with; set one")
-        return first
+        """What the first token of a text is predicted from."""
+        return self.text.start()
 
     @property
     def tokenizer_name(self) -> str:
@@ -133,24 +140,24 @@ class HarnessModel(TemplateLM):
             "model_dtype": computed_in(self.target.model, self.bf16),
             "max_length": self.max_length,
             "draws_seed": self.seed,
+            **self.text.facts,
             **denoiser,
         }
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text, after BOS unless ``add_special_tokens`` is False."""
-        ids = encode(self.tokenizer, string)
-        return (
-            ids if add_special_tokens is False or self.tokenizer.bos_token_id is None else [self.prefix_token_id, *ids]
-        )
+        """Ids of a text, after BOS where its texts begin so, unless ``add_special_tokens`` is False."""
+        ids = self.text.written(string) if self._is_templated else self.text.running(string)
+        return ids if add_special_tokens is False else self.text.begun(ids)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return a conversation as text, by the tokenizer's template.
+        """Return a conversation as text, by the tokenizer's template; the texts of all requests are such from now on.
 
         Raises:
             UserError: the tokenizer has none.
         """
         if self.tokenizer.chat_template is None:
             raise UserError("the tokenizer of this model has no chat template; leave out --apply_chat_template")
+        self._is_templated = True
         return self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
@@ -165,13 +172,14 @@ class HarnessModel(TemplateLM):
         encoded = []
         for request in requests:
             context, continuation = request.args
-            ids = (
-                self._encode_pair(context, continuation)
-                if context
-                else ([self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False))
-            )
+            ids = self._encode_pair(context, continuation) if context else self._encode_alone(continuation)
             encoded.append(((context, continuation), self._fitting(request, *ids), ids[1]))
         return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
+
+    def _encode_alone(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of what a text begins with, and of the text, which may begin with it already."""
+        ids = self.tok_encode(text, add_special_tokens=False)
+        return ([self.text.start()], ids) if ids[:1] != [self.text.start()] else (ids[:1], ids[1:])
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
@@ -256,7 +264,12 @@ class HarnessModel(TemplateLM):
                 prompts = [self._prompt(part[place], options) for place in places]
                 with self._precision():
                     samples = generate_samples(
-                        self.target.model, self.tokenizer, prompts, options, first_row=len(answers) + places[0]
+                        self.target.model,
+                        self.tokenizer,
+                        prompts,
+                        options,
+                        first_row=len(answers) + places[0],
+                        encoded=[PromptIds(self.tok_encode(prompt) or [self.text.start()]) for prompt in prompts],
                     )
                 texts |= {
                     place: text_until(sample.text, arguments.get("until"))

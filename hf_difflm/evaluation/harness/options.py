@@ -28,6 +28,12 @@ class HarnessOptions:
     truncate_context: bool = field(
         default=False, metadata={"help": "cut contexts that are too long from the left, instead of refusing them"}
     )
+    apply_chat_template: bool = field(
+        default=False,
+        metadata={
+            "help": "write each question, and each solved example before it, as turns of the tokenizer's chat template"
+        },
+    )
     gen_kwargs: dict | None = field(
         default=None,
         metadata={

@@ -23,6 +23,7 @@ from .options import HarnessOptions
 
 FOLDER = "lm_eval"
 """Folder of the results in that of the run."""
+NO_TEMPLATE = "the tokenizer of this model has no chat template; leave out --apply-chat-template"
 SOURCE = "lm_eval"
 """Source of the measurement in the run log."""
 
@@ -34,7 +35,7 @@ def evaluate_tasks(target: str, options: HarnessOptions, changes: Mapping[str, A
         target: see :func:`load_target`.
         options: which tasks, and how.
         changes: typed settings that differ from those of the run: ``per_device_eval_batch_size``, ``eval_seed``, ``bf16``,
-            ``dtype``, ``block_size`` (tokens of context and answer), ``use_cpu``, ``revision``.
+            ``dtype``, ``block_size`` (tokens of context and answer), ``use_cpu``, ``revision``, ``add_bos``, ``bos_token``.
         as_json: the results as JSON alone on stdout instead of a table.
 
     Raises:
@@ -48,7 +49,11 @@ def evaluate_tasks(target: str, options: HarnessOptions, changes: Mapping[str, A
             use_cpu=changes.get("use_cpu", False),
             revision=changes.get("revision"),
             dtype=dtype_of_weights(changes),
+            add_bos=changes.get("add_bos"),
+            bos_token=changes.get("bos_token"),
         )
+        if options.apply_chat_template and loaded.tokenizer.chat_template is None:
+            raise UserError(NO_TEMPLATE)
         folder = _folder(target, options)  # before the work whose results go there
         results = run_tasks(loaded, options, changes)
     samples = results.pop("samples", None)
@@ -91,6 +96,7 @@ def run_tasks(loaded: Target, options: HarnessOptions, changes: Mapping[str, Any
         bootstrap_iters=options.bootstrap_iters,
         log_samples=options.log_samples,
         gen_kwargs=options.gen_kwargs,
+        apply_chat_template=options.apply_chat_template,
         evaluation_tracker=tracker,
         task_manager=manager,
     )
@@ -216,5 +222,7 @@ def _print_table(results: Mapping[str, Any], loaded: Target) -> None:
         )
     )
     print(f"computed in {results['config']['dtype']}")
+    begin = loaded.text.facts["bos_token"]
+    print(f"Contexts begin with {begin}." if begin is not None else "Contexts begin with no BOS.")
     if loaded.is_denoiser:
         print("Likelihoods are bounds by Monte Carlo (nelbo), so the perplexity of a task is an upper bound.")

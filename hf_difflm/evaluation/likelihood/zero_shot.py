@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from ...data import DataOptions, prepare_data
 from ...data.caching import cached_map, code_digest
+from ...data.collator import IGNORED
 from ...data.encoding import DocumentEncoder
 from ...data.making import BlockMaker
 from ...data.prepared import PreparedData, SideCounts
@@ -28,6 +29,7 @@ from ...data.round_trip import round_trip
 from ...data.sentences import plural
 from ...data.sources.corpora import EMBEDDED, Corpus, load_corpus
 from ...data.sources.documents import hash_documents
+from ...data.text_ids import TextIds
 from ...errors import UserError
 from ..targets import Target, data_options
 from . import detokenizers
@@ -57,7 +59,7 @@ def evaluation_data(
     Raises:
         UserError: the data cannot be had or made into blocks.
     """
-    name = changes.get("dataset")
+    name, text = changes.get("dataset"), target.text
     named = evaluation_set(name) if name in evaluation_set_names() else {}
     changes = {**named, **changes}
     how = ZeroShotOptions(**{f.name: changes[f.name] for f in dataclasses.fields(ZeroShotOptions) if f.name in changes})
@@ -70,15 +72,31 @@ def evaluation_data(
             raise UserError(
                 "--detokenizer and --packing are for a data set that the model was not trained on; add --dataset"
             )
-        return options, prepare_data(options, target.tokenizer, need_train=False), None
+        return options, prepare_data(options, target.tokenizer, need_train=False, text=text), None
     held = Path(name).exists() or name in EMBEDDED
     options = dataclasses.replace(options, sft=False, sft_fill_eos=False, streaming=options.streaming and not held)
     if named or how != ZeroShotOptions():
-        return options, _ZeroShot(options, target.tokenizer, how, named).run(), how
+        return options, _ZeroShot(options, target.tokenizer, how, named, _packed(text, how, changes)).run(), how
     read = options
     if options.dataset_config is None and "eval_fraction" not in changes and not is_prepared(name):
         read = dataclasses.replace(options, eval_dataset=name)  # all of it, where there is no evaluation split
-    return options, prepare_data(read, target.tokenizer, need_train=False), how
+    elif is_prepared(name) and text.bos_token_id is None:
+        raise UserError(
+            f"the blocks of {name} begin with BOS, and the texts of {target.source} do not; add --add-bos, or give the text "
+            "itself"
+        )
+    return options, prepare_data(read, target.tokenizer, need_train=False, text=text), how
+
+
+def _packed(text: TextIds, how: ZeroShotOptions, changes: dict[str, Any]) -> TextIds:
+    """The convention of blocks: those of the MDLM paper begin with BOS whatever the tokenizer does, and end with EOS."""
+    if how.packing == "mdlm" and text.tokenizer.eos_token_id is None:
+        raise UserError("--packing mdlm ends each block with EOS, which the tokenizer lacks; take --packing training")
+    if how.packing != "mdlm" or text.bos_token_id is not None:
+        return text
+    if changes.get("add_bos") is False:
+        raise UserError("--packing mdlm puts BOS before each block; leave out --no-add-bos, or take --packing training")
+    return dataclasses.replace(text, bos_token_id=text.start())
 
 
 def _is_own(name: str, config: dict[str, Any]) -> bool:
@@ -92,8 +110,10 @@ def _is_own(name: str, config: dict[str, Any]) -> bool:
 class _ZeroShot(BlockMaker):
     """One call of `evaluation_data`: what its steps share."""
 
-    def __init__(self, options: DataOptions, tokenizer: Any, how: ZeroShotOptions, named: dict[str, Any]) -> None:
-        super().__init__(options, tokenizer)
+    def __init__(
+        self, options: DataOptions, tokenizer: Any, how: ZeroShotOptions, named: dict[str, Any], text: TextIds
+    ) -> None:
+        super().__init__(options, tokenizer, text)
         self.how = how
         self.named = named
 
@@ -121,6 +141,7 @@ class _ZeroShot(BlockMaker):
             block_size=self.options.block_size,
             notes=self.notes,
             round_trip=self.round_trip,
+            conventions=self.text.facts,
         )
 
     def _corpus(self) -> tuple[Corpus, str]:
@@ -189,7 +210,7 @@ class _ZeroShot(BlockMaker):
         self.notes.append(
             "packed as in the MDLM paper: EOS after each document and at the end of each block, a thousand documents at once"
         )
-        blocks = _as_dataset(blocks_3NW, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        blocks = _as_dataset(blocks_3NW, self.text, self.tokenizer.eos_token_id)
         self.counts["eval"] = SideCounts(
             documents=len(rows),
             blocks=len(blocks),
@@ -227,15 +248,16 @@ def _stream(encoder: DocumentEncoder, texts: list[str], first_document: int, eos
     return np.concatenate(columns, axis=1)
 
 
-def _as_dataset(blocks_3NW: np.ndarray, bos_token_id: int, eos_token_id: int) -> datasets.Dataset:
+def _as_dataset(blocks_3NW: np.ndarray, text: TextIds, eos_token_id: int) -> datasets.Dataset:
     """Blocks between BOS and EOS, with the columns of evaluation blocks; EOS belongs to the document before it."""
     ids_NW, bytes_NW, document_ids_NW = blocks_3NW
-    ids_NL = np.pad(ids_NW, ((0, 0), (1, 1)), constant_values=((0, 0), (bos_token_id, eos_token_id)))
+    ids_NL = np.pad(ids_NW, ((0, 0), (1, 1)), constant_values=((0, 0), (text.start(), eos_token_id)))
     document_ids_NL = np.pad(document_ids_NW, ((0, 0), (1, 1)), mode="edge")
     document_ids_NL[:, 0] = -1
     return datasets.Dataset.from_dict(
         {
             "input_ids": ids_NL,
+            **({"labels": np.where(np.arange(ids_NL.shape[1]) == 0, IGNORED, ids_NL)} if text.needs_labels else {}),
             "num_bytes": bytes_NW.sum(axis=1, dtype=np.int64),
             "document_ids": document_ids_NL,
             "index": np.arange(len(ids_NL)),

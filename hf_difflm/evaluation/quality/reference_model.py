@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ...data.text_ids import TextIds
 from ...errors import UserError, first_line
+from ...models.backbones.check import verdict_on
+from ...models.backbones.sentences import refuse_unfit
 from ...models.hub_source import hub_folder
 from ...models.untrusted import refuse_unsafe
-from ..generation.texts import encode, first_token_id
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ class ReferenceModel:
     @property
     def first_token(self) -> int | None:
         """Id that every text starts with (BOS, else EOS as in GPT-2); None where the tokenizer has neither."""
-        return first_token_id(self.tokenizer)
+        return TextIds.of(self.tokenizer, trained_here=True).start_token_id
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without special tokens; what has no UTF-8 becomes U+FFFD."""
-        return encode(self.tokenizer, text)
+        return TextIds.of(self.tokenizer, trained_here=True).letters(text)
 
     def limit(self) -> int | None:
         """Return how many tokens the model takes; None where it does not say."""
@@ -62,7 +64,7 @@ def load_reference(name: str, device: torch.device | str = "cpu") -> ReferenceMo
     """Load a causal LM and its tokenizer from a folder or the Hub; in float32, for its perplexity is told as exact.
 
     Raises:
-        UserError: it cannot be loaded as a causal LM.
+        UserError: it cannot be loaded as a causal LM, or reads the token that it predicts.
     """
     with _loading(name):
         place = _causal_place(name)
@@ -84,11 +86,13 @@ def check_reference(name: str) -> None:
 
 
 def _causal_place(name: str) -> Path:
-    """The folder of the model; raises ValueError where it is of another kind."""
+    """The folder of the model; raises ValueError where it is of another kind, UserError where it reads ahead."""
     place = _place(name)
     config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"it is a {config.model_type} model")
+    if (verdict := verdict_on(config, causal=True, whole=False)) is not None:
+        refuse_unfit(verdict)
     return place
 
 

@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
 from ...runs.reading.places import shown
-from ..generation.chat_prompts import chat_ids, written
+from ..generation.chat_prompts import written
 from ..generation.denoising_frames import Frame, FrameStreamer, TokenText
 from ..generation.denoising_page import FrameRecorder, check_page, write_denoising_page
 from ..generation.denoising_view import DenoisingView, terminal_for_view
@@ -22,7 +21,7 @@ from ..generation.importance_weights import importance_for
 from ..generation.options import GenerationOptions
 from ..generation.prompts import Prompt
 from ..generation.sample_output import as_json, as_json_line, as_record, as_text, together_line
-from ..generation.texts import GeneratedText, GenerationStart, Importance, Watch, generate_samples
+from ..generation.texts import GeneratedText, GenerationStart, Importance, Watch, encoded_prompt, generate_samples
 from ..targets import Target, load_target
 from .reference_model import load_reference
 from .sample_scores import quality_of_all, quality_of_each
@@ -74,6 +73,8 @@ def print_samples(
     quality: QualityRequest | None = None,
     revision: str | None = None,
     chat: bool = False,
+    add_bos: bool | None = None,
+    bos_token: str | None = None,
 ) -> None:
     """Generate ``num_samples`` texts after each prompt and print them, text and JSON lines as soon as there are any.
 
@@ -93,6 +94,7 @@ def print_samples(
         quality: what is told about them.
         chat: each prompt is what the user says, or a conversation, which the tokenizer's chat template writes; of the text
             the answer alone is printed.
+        add_bos, bos_token: see :func:`load_target`.
 
     Raises:
         UserError: nothing to load, a request the model cannot fulfil, or a quality that cannot be told.
@@ -101,20 +103,19 @@ def print_samples(
         raise UserError("MAUVE compares features of a language model; name one with --reference-model")
     if output.html is not None:
         check_page(output.html)
-    loaded = load_target(target, use_cpu=use_cpu, revision=revision)
+    loaded = load_target(target, use_cpu=use_cpu, revision=revision, add_bos=add_bos, bos_token=bos_token)
     importance = importance_for(loaded, options)
     judge = _judge(quality, loaded.model.device)
     text = TokenText(loaded.tokenizer)
     recorder = FrameRecorder()
-    to_ids = None
     if chat:
         prompts = written(loaded.tokenizer, prompts, loaded.source)
-        to_ids = partial(chat_ids, loaded.tokenizer)
+        options = dataclasses.replace(options, infill=False)
     rows = (prompt for prompt in prompts for _ in range(num_samples))
     samples: list[GeneratedText] = []
     records: list[dict[str, Any]] = []
     while batch := list(itertools.islice(rows, batch_size)):
-        new = _generate(loaded, batch, options, len(samples), output, text, recorder, importance, to_ids)
+        new = _generate(loaded, batch, options, len(samples), output, text, recorder, importance)
         qualities = judge(new)
         for prompt, sample, numbers in zip(batch, new, qualities, strict=True):
             if output.form == TEXT:
@@ -144,7 +145,6 @@ def _generate(
     text: TokenText,
     recorder: FrameRecorder,
     importance: Importance | None,
-    to_ids: Callable[[str], list[int]] | None,
 ) -> list[GeneratedText]:
     console = terminal_for_view(data_on_stdout=output.form != TEXT) if output.watch else None
     sinks: list[Callable[[Frame], None]] = [] if output.html is None else [recorder]
@@ -169,7 +169,9 @@ def _generate(
             first_row=first_row,
             watch=watching,
             importance=importance,
-            to_ids=to_ids,
+            encoded=[
+                encoded_prompt(loaded.model, loaded.text, prompt.text, options.infill is not False) for prompt in batch
+            ],
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...errors import UserError
 from ...evaluation.likelihood.draws import Draws
 from ...models.adapters.merging import merging_parameters
 from ...models.build import build_causal_lm, build_denoiser
@@ -18,6 +19,7 @@ from ...training.declarations.complaints import complaints_about
 from ...training.declarations.fields import trainer_fields
 from ...training.objective_choice import adaptive_settings
 from ...training.peft_adapters import check_engine
+from ..building import check_network
 from ..recipe_settings import Settings
 from ..starting_point import begin_from, open_tokenizer
 from .labelled_positions import most_labelled, reads_of
@@ -102,8 +104,8 @@ def estimate_memory(
         device_memory: of one device in bytes; None where it is not known.
 
     Raises:
-        UserError: a batch that cannot be cut so; a network that cannot be built; an unknown tokenizer; adapters under an
-            engine that does not train them.
+        UserError: a batch that cannot be cut so; a network that cannot be built, or that is not what it is trained as; an
+            unknown tokenizer; adapters under an engine that does not train them.
     """
     settings = begin_from(settings)
     if settings.training["lora_r"] is not None:
@@ -215,17 +217,27 @@ class _Planner:
 
 
 def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNetwork:
-    model, block_size = settings.model, settings.data.block_size
+    model, block_size, training = settings.model, settings.data.block_size, settings.training
     vocabulary = _Vocabulary(_vocabulary_size(settings))
-    build: Any = build_causal_lm if settings.training["objective"] == "ar" else build_denoiser
+    verdict = check_network(settings, vocabulary)
+    if verdict is not None and verdict.router_loss is not None:
+        raise UserError(
+            f"the memory of a mixture of experts such as {verdict.model_type} cannot be estimated, since torch has no "
+            "simulated product of experts in float32; measure it with train --max-steps 2"
+        )
+    build: Any = build_causal_lm
+    asked = {"router_aux_loss": training["router_aux_loss"]}
+    if training["objective"] != "ar":
+        build = build_denoiser
+        asked["allow_causal_layers"] = training["allow_causal_layers"]
     with complaints_about("the network cannot be built", "check backbone, its sizes and attn_implementation"):
         network = SimulatedNetwork(
-            lambda: with_simulated_adapters(build(model, vocabulary, block_size), settings.training),
+            lambda: with_simulated_adapters(build(model, vocabulary, block_size, **asked), training),
             dtype=torch.bfloat16 if half and half_weights else torch.float32,
             autocast=half,
-            adaptive=adaptive_settings(settings.training) if settings.training["objective"] == "atat" else None,
+            adaptive=adaptive_settings(training) if training["objective"] == "atat" else None,
         )
-    network.chunk_head(_head_chunk_rows(settings.training, network.model.config.vocab_size))
+    network.chunk_head(_head_chunk_rows(training, network.model.config.vocab_size))
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 import transformers
 from torch.utils._python_dispatch import _get_current_dispatch_mode
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from ... import __version__
+from ...errors import UserError
+from ..masked_diffusion.both_sides import class_of, kernel_for
 from .measure import CAUSAL_LM, DENOISER, measure, measure_weights
 from .sentences import refuse_unfit, told
 from .verdict import BOTH, CAUSAL, Verdict
@@ -19,16 +22,30 @@ from .verdict import BOTH, CAUSAL, Verdict
 logger = logging.getLogger(__name__)
 
 # What a configuration says that changes nothing of what is measured, and may differ before and after a model is built.
-_ASIDE = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "auto_map", "is_causal")
+_ASIDE = (
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "auto_map",
+    "is_causal",
+    "use_cache",
+)
 _VERSIONS = (__version__, torch.__version__, transformers.__version__)
 _MOST_ON_CPU = 200e6  # parameters of a network that is asked itself; a larger one on a CPU would take seconds
 
-_verdicts: dict[tuple[Any, ...], Verdict] = {}
+_verdicts: dict[tuple[tuple[Any, ...], bool], Verdict] = {}
 _told: set[tuple[str, ...]] = set()
 
 
 def verdict_on(
-    config: Any, *, causal: bool, kernel: str | None = "sdpa", kind: type[PreTrainedModel] | None = None
+    config: Any,
+    *,
+    causal: bool,
+    kernel: str | None = "sdpa",
+    kind: type[PreTrainedModel] | None = None,
+    whole: bool = True,
 ) -> Verdict | None:
     """The verdict on the backbone with this configuration; measured once in a process for each configuration and version.
 
@@ -37,21 +54,29 @@ def verdict_on(
         causal: whether it is trained as a causal LM; else as a denoiser.
         kernel: attention kernel that is asked for.
         kind: class of the causal LM; default: the family's own.
+        whole: also what only a training needs: kernels, gradients, files.
 
     Returns:
         The verdict; None within a fake tensor mode, where nothing is computed.
     """
     known = {name: value for name, value in config.to_dict().items() if name not in _ASIDE}
+    # A tiny copy has special tokens of its own, where there are any.
+    known |= {name: value is not None for name, value in known.items() if name.endswith("_token_id")}
+    own = None
+    with contextlib.suppress(Exception):  # a family whose code cannot be imported; the measurement says why
+        own = class_of(config, AutoModelForCausalLM if causal else AutoModel)
+        kernel, kind = kernel_for(kind or own, kernel), None if kind is own else kind
     if causal:
         known["is_causal"] = getattr(config, "is_causal", True)
     else:
         known.pop("tie_word_embeddings", None)
     key = (json.dumps(known, sort_keys=True, default=str), type(config), causal, kernel, kind, _VERSIONS)
-    if key not in _verdicts:
+    if (found := _verdicts.get((key, True)) or _verdicts.get((key, whole))) is None:
         if _get_current_dispatch_mode() is not None:
             return None
-        _verdicts[key] = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=True)
-    return _verdicts[key]
+        found = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=whole)
+        _verdicts[key, whole] = found
+    return found
 
 
 def check_backbone(
@@ -60,31 +85,47 @@ def check_backbone(
     causal: bool,
     kernel: str | None = "sdpa",
     allow_causal_layers: bool = False,
+    router_aux_loss: float | None = None,
     kind: type[PreTrainedModel] | None = None,
+    is_new: bool = False,
 ) -> Verdict | None:
     """Measure a backbone, refuse it where it is not what is asked of it, and tell once what is to be known of it.
 
+    Args:
+        config, causal, kernel, kind: see :func:`verdict_on`.
+        allow_causal_layers: take a denoiser of which some layers are causal.
+        router_aux_loss: coefficient of the router loss that it is trained with.
+        is_new: whether the network is still to be built, of a configuration that was made here.
+
     Raises:
-        UserError: see :func:`~hf_difflm.models.backbones.sentences.refuse_unfit`.
+        UserError: it does not run though it is new; else see :func:`~hf_difflm.models.backbones.sentences.refuse_unfit`.
     """
     verdict = verdict_on(config, causal=causal, kernel=kernel, kind=kind)
     if verdict is None:
         return None
-    refuse_unfit(verdict, allow_causal_layers=allow_causal_layers)
-    notes = told(verdict, getattr(config, "max_position_embeddings", None))
+    if is_new and verdict.error is not None:
+        raise UserError(
+            f"backbone {verdict.model_type!r} does not run as a {verdict.role} in this configuration "
+            f"({verdict.error.rstrip('.')}); check backbone_config and the sizes, or use another backbone such as llama"
+        )
+    refuse_unfit(verdict, allow_causal_layers=allow_causal_layers, router_aux_loss=router_aux_loss)
+    notes = told(verdict, getattr(config, "max_position_embeddings", None), router_aux_loss)
     if notes and (key := (verdict.model_type, verdict.role, *notes)) not in _told:
         _told.add(key)
         logger.warning("backbone %s: %s", verdict.model_type, "; ".join(notes))
     return verdict
 
 
-def check_model(model: Any, *, allow_causal_layers: bool = False) -> Verdict | None:
+def check_model(
+    model: Any, *, allow_causal_layers: bool = False, router_aux_loss: float | None = None
+) -> Verdict | None:
     """The same for a model that is there, whoever built it; where it is small or on a GPU, with its own weights, too.
 
     Args:
         model: a denoiser, a causal LM of transformers, one with adapters of PEFT around it, or any module that takes
             ``input_ids`` and returns ``logits``.
         allow_causal_layers: take a denoiser of which some layers are causal.
+        router_aux_loss: coefficient of the router loss that it is trained with.
 
     Returns:
         The verdict; None for what has no configuration of transformers.
@@ -102,8 +143,53 @@ def check_model(model: Any, *, allow_causal_layers: bool = False) -> Verdict | N
             causal=not denoises,
             kernel=config._attn_implementation,
             allow_causal_layers=allow_causal_layers,
+            router_aux_loss=router_aux_loss,
             kind=None if denoises else type(base),
         )
+        if denoises:
+            note_padding(config, verdict)
+    elif router_aux_loss is not None:
+        raise UserError(
+            f"router_aux_loss {router_aux_loss:g} has no effect: {type(base).__name__} is no network of transformers, of "
+            "which it is known what its routers say; leave it out"
+        )
+    _check_weights(base, denoises, verdict)
+    return verdict
+
+
+def check_loaded(model: Any) -> None:
+    """What is asked of a network whose likelihoods or texts are wanted: a causal LM that is one, a denoiser's padding.
+
+    Raises:
+        UserError: a causal LM reads the token that it predicts, or another row where there is padding.
+    """
+    if getattr(model.config, "model_type", None) == "masked_diffusion":
+        if model.config.reads_padding is None:  # written by an earlier version
+            note_padding(model.config, verdict_on(model.config.backbone_config, causal=False, whole=False))
+        return
+    kernel = model.config._attn_implementation
+    verdict = verdict_on(model.config, causal=True, kernel=kernel, kind=type(model), whole=False)
+    if verdict is not None:
+        refuse_unfit(verdict)
+    _check_weights(model, False, verdict)
+
+
+def note_padding(config: Any, verdict: Verdict | None) -> None:
+    """Tell a denoiser's configuration, which may know it already, whether padding changes a row of its backbone."""
+    if config.reads_padding is None and verdict is not None:
+        config.reads_padding = verdict.reads_padding
+
+
+def takes_left_padding(model: Any) -> bool:
+    """Whether a row of a causal LM that is padded on the left, and given its positions, stays what it is alone."""
+    kernel = model.config._attn_implementation
+    verdict = verdict_on(model.config, causal=True, kernel=kernel, kind=type(model), whole=False)
+    return verdict is None or verdict.error is not None or verdict.left_padding is True
+
+
+def _check_weights(base: Any, denoises: bool, verdict: Verdict | None) -> None:
+    """Refuse a network whose own weights read otherwise than its configuration says."""
+    config: Any = getattr(base, "config", None)
     direction = measure_weights(base) if _can_be_asked(base) else None
     name = getattr(getattr(config, "backbone_config", config), "model_type", type(base).__name__)
     if direction is not None and ((denoises and direction == CAUSAL) or (not denoises and direction == BOTH)):
@@ -111,7 +197,6 @@ def check_model(model: Any, *, allow_causal_layers: bool = False) -> Verdict | N
         refuse_unfit(
             Verdict(name, DENOISER if denoises else CAUSAL_LM, direction, layers=getattr(verdict, "layers", 0))
         )
-    return verdict
 
 
 def _can_be_asked(model: Any) -> bool:
@@ -126,4 +211,4 @@ def _can_be_asked(model: Any) -> bool:
     return kernel in ("sdpa", "eager") and whole and (places == {"cuda"} or (places == {"cpu"} and small))
 
 
-__all__ = ["check_backbone", "check_model", "verdict_on"]
+__all__ = ["check_backbone", "check_loaded", "check_model", "note_padding", "takes_left_padding", "verdict_on"]

@@ -7,10 +7,24 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ...errors import UserError, did_you_mean
+from ..masked_diffusion.configuration_masked_diffusion import rows_before_positions
 from ..options import ModelOptions
+from .effects import refuse_without_effect
 
 # What families call the width of their feed-forward layers.
-_FEED_FORWARD = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "hidden_dim", "inner_dim")
+_FEED_FORWARD = (
+    "intermediate_size",
+    "n_inner",
+    "ffn_dim",
+    "d_ff",
+    "dff",
+    "dim_ff",
+    "ffn_hidden_size",
+    "hidden_dim",
+    "inner_dim",
+)
+# What turns on a loss within ``forward`` that no objective reads.
+_ROUTER = frozenset({"output_router_logits", "router_aux_loss_coef", "aux_loss_coef"})
 _TYPES = {
     bool: "true or false",
     int: "a whole number",
@@ -33,8 +47,8 @@ def configured(
         block_size: tokens that a sequence has in training.
 
     Raises:
-        UserError: an unknown family or key, a value of the wrong type, sizes that do not fit together or that the family
-            has no place for.
+        UserError: an unknown family or key, a value of the wrong type, sizes that do not fit together, that the family
+            has no place for or that have no effect in it.
     """
     if options.backbone not in CONFIG_MAPPING:  # transformers' own and those that hf_difflm has registered
         raise UserError(
@@ -51,6 +65,13 @@ def configured(
             f"block_size {block_size} is over the model's max_position_embeddings {longest}; lower one or raise the other"
         )
     known = AutoConfig.for_model(options.backbone)
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        if not _is_settable(known, name):
+            raise UserError(
+                f"backbone {options.backbone!r} is no network over tokens that can be built in any size: its configuration "
+                f"has no {name}; use another such as llama"
+            )
+    unused_rows = rows_before_positions(options.backbone, special_tokens.get("pad_token_id"))
     wanted: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": options.hidden_size,
@@ -58,12 +79,14 @@ def configured(
         "num_attention_heads": options.num_attention_heads,
         "num_key_value_heads": options.num_attention_heads,
         "head_dim": options.hidden_size // options.num_attention_heads,
-        "max_position_embeddings": longest,
+        "max_position_embeddings": longest + unused_rows,
         **{name: 0.0 for name in vars(known) if "dropout" in name or name.endswith("pdrop")},
         **special_tokens,
     }
     # Families differ: GPT-2 has no head_dim, and calls its feed-forward width n_inner.
     wanted = {name: value for name, value in wanted.items() if name.endswith("_token_id") or _is_settable(known, name)}
+    if hasattr(known, "qk_rope_head_dim"):
+        wanted.pop("head_dim", None)  # there it is that of the rotated part alone
     wanted |= _feed_forward(options, known)
     for name in ("cls_token_id", "sep_token_id"):
         if hasattr(known, name):
@@ -78,14 +101,30 @@ def configured(
             f"backbone_config key {unknown[0]!r} is not one of {options.backbone}'s"
             f"{did_you_mean(unknown[0], vars(known))}"
         )
+    for name in _ROUTER.intersection(options.backbone_config):
+        raise UserError(
+            f"backbone_config key {name!r} has no effect: training takes its loss from the objective; leave it out, or give "
+            "the coefficient as router_aux_loss"
+        )
     for name, value in options.backbone_config.items():
         _check_type(options.backbone, name, value, getattr(known, name))
+
+    def make(**changes: Any) -> PreTrainedConfig:
+        return AutoConfig.for_model(options.backbone, **{**wanted, **changes})
+
     try:
-        return AutoConfig.for_model(options.backbone, **wanted)
+        config = make()
     except Exception as error:  # each family checks in its own way, and some only by failing
         raise UserError(
             f"backbone {options.backbone!r} refuses this configuration: {_said(error)}; check backbone_config and the sizes"
         ) from error
+    if config.vocab_size < vocab_size:
+        raise UserError(
+            f"backbone_config key 'vocab_size' {config.vocab_size} is below the {vocab_size} tokens of the tokenizer; leave "
+            "it out"
+        )
+    refuse_without_effect(options, _feed_forward_name(known), make)
+    return config
 
 
 def _is_settable(config: Any, name: str) -> bool:
@@ -109,7 +148,7 @@ def _may_be_none(backbone: str, name: str) -> bool:
 
 def _feed_forward(options: ModelOptions, known: Any) -> dict[str, Any]:
     """The width of the feed-forward layers under the family's own name; one that it leaves open stays so unless given."""
-    name = next((name for name in _FEED_FORWARD if hasattr(known, name)), None)
+    name = _feed_forward_name(known)
     if name is None:
         if options.intermediate_size is not None:
             raise UserError(
@@ -120,6 +159,10 @@ def _feed_forward(options: ModelOptions, known: Any) -> dict[str, Any]:
     if getattr(known, name) is None:
         return {name: options.intermediate_size}
     return {name: options.intermediate_size or -(-options.hidden_size * 8 // 3 // 32) * 32}
+
+
+def _feed_forward_name(known: Any) -> str | None:
+    return next((name for name in _FEED_FORWARD if hasattr(known, name)), None)
 
 
 def _check_type(backbone: str, name: str, value: Any, default: Any) -> None:

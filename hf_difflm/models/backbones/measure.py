@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from accelerate.utils import other as accelerate_other
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations import is_fsdp_enabled
 from transformers.utils import logging as transformers_logging
 
 from ...errors import first_line
@@ -29,6 +30,7 @@ from .verdict import BOTH, CAUSAL, PART_CAUSAL, POINTWISE, Verdict
 DENOISER, CAUSAL_LM = "denoiser", "causal LM"
 _SHORT, _LONG = 16, 64  # positions: without windows, with windows
 _PADDING = 4
+_BY_PADDING = 1e-3  # of the scale: rounding is below 2e-4 of it, what padding does above 1e-2
 _ROWS = 4  # for the gradient: enough tokens for each expert to be chosen
 _KERNELS = ("sdpa", "eager")
 
@@ -105,6 +107,7 @@ def measure(
         if whole:
             verdict = _kernels(verdict, subject)
             verdict = _gradients(verdict, subject)
+            verdict = _routers(verdict, subject)
             verdict = _loading(verdict, subject)
     return verdict
 
@@ -149,6 +152,8 @@ def _subject(tiny: Tiny, causal: bool, kernel: str, kind: type[PreTrainedModel] 
 def _enliven(model: nn.Module) -> None:
     """Larger weights than a training begins with, and no zeros: what can be read shall move."""
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue  # a table of sines is no longer one with other numbers
         if parameter.dim() < 2:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
         elif parameter.is_floating_point():
@@ -333,18 +338,21 @@ def _padding(verdict: Verdict, subject: _Subject) -> Verdict:
     ids_1L, length = subject.ids_1L, subject.ids_1L.shape[1]
     alone = subject.hidden(ids_1L)
     pad = torch.full((1, _PADDING), subject.tiny.config.pad_token_id or 0)
+    full = torch.cat([ids_1L, ids_1L[:, :_PADDING]], 1)  # of one row some families take the mask for none
     ones, zeros = torch.ones_like(ids_1L), torch.zeros_like(pad)
     left = right = direction = None
     with contextlib.suppress(Exception):  # a family without padding: the rows of its batches must be of one length
-        mask = torch.cat([ones, zeros], 1)
-        padded = subject.hidden(torch.cat([ids_1L, pad], 1), mask)[:, :length]
-        right = not differ(alone, padded)
-        other = subject.hidden(torch.cat([subject.changed(subject.place), pad], 1), mask)[:, :length]
+        mask = torch.cat([torch.cat([ones, zeros], 1), torch.ones_like(full)])
+        padded = subject.hidden(torch.cat([torch.cat([ids_1L, pad], 1), full]), mask)[:1, :length]
+        right = not differ(alone, padded, _BY_PADDING)
+        moved = torch.cat([subject.changed(subject.place), pad], 1)
+        other = subject.hidden(torch.cat([moved, full]), mask)[:1, :length]
         direction = _direction(reach_of(padded[0], other[0], subject.place))
     with contextlib.suppress(Exception):
-        mask = torch.cat([zeros, ones], 1)
+        mask = torch.cat([torch.cat([zeros, ones], 1), torch.ones_like(full)])
         kwargs = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if subject.is_causal_lm else {}
-        left = not differ(alone, subject.hidden(torch.cat([pad, ids_1L], 1), mask, **kwargs)[:, _PADDING:])
+        found = subject.hidden(torch.cat([torch.cat([pad, ids_1L], 1), full]), mask, **kwargs)[:1, _PADDING:]
+        left = not differ(alone, found, _BY_PADDING)
     return replace(verdict, right_padding=right, left_padding=left, padded_direction=direction)
 
 
@@ -367,7 +375,7 @@ def _kernels(verdict: Verdict, subject: _Subject) -> Verdict:
         subject.model.set_attn_implementation(asked)
     agree = None
     if len(found) == len(_KERNELS):
-        agree = len(directions) == 1 and not differ(*found.values())
+        agree = len(directions) == 1 and not differ(found[_KERNELS[0]], found[_KERNELS[1]])
     return replace(verdict, kernels=tuple(found), kernels_agree=agree)
 
 
@@ -393,18 +401,35 @@ def _gradients(verdict: Verdict, subject: _Subject) -> Verdict:
     return replace(verdict, without_gradient=tuple(names))
 
 
-def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
-    if verdict.error is not None or int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        # Of several processes transformers lets one write, whatever the folder is: each would find something else.
+def _routers(verdict: Verdict, subject: _Subject) -> Verdict:
+    """Whether a mixture of experts hands out what its routers say, and whether its family makes a loss of it."""
+    if verdict.error is not None or not any("expert" in name for name in subject.tiny.config.to_dict()):
         return verdict
+    network = subject.model if subject.is_causal_lm else subject.model.backbone
+    logits: Any = None
+    with contextlib.suppress(Exception), torch.enable_grad():  # a family may take no such argument
+        logits = network(input_ids=subject.ids_1L, output_router_logits=True).get("router_logits")
+    if not logits:
+        return verdict
+    family = sys.modules[type(network).__module__]
+    return replace(verdict, router_loss=hasattr(family, "load_balancing_loss_func") and logits[0].requires_grad)
+
+
+def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
+    model, is_alone = subject.model, int(os.environ.get("WORLD_SIZE") or 1) == 1
+    if verdict.error is not None or (is_fsdp_enabled() and not is_alone):
+        return verdict  # there transformers loads in one process alone
     before = subject.hidden(subject.ids_1L)
     same = False
+    kernel = {"attn_implementation": model.config._attn_implementation}
     with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:
-        with _no_engine():
-            subject.model.save_pretrained(folder)
-        loaded = type(subject.model).from_pretrained(
-            folder, attn_implementation=subject.model.config._attn_implementation
-        )
+        if is_alone:
+            with _no_engine():
+                model.save_pretrained(folder)
+            loaded = type(model).from_pretrained(folder, **kernel)
+        else:  # transformers lets one of several processes write, whatever the folder is
+            given = {"state_dict": model.state_dict(), "generation_config": model.generation_config}
+            loaded = type(model).from_pretrained(None, config=model.config, **given, **kernel)
         same = not differ(before, replace(subject, model=loaded.eval()).hidden(subject.ids_1L))
     return replace(verdict, same_after_loading=same)
 
@@ -413,9 +438,8 @@ def _loading(verdict: Verdict, subject: _Subject) -> Verdict:
 
 
 def _told_by(config: Any) -> dict[str, Any]:
-    router = "router_aux_loss_coef" if getattr(config, "router_aux_loss_coef", None) is not None else None
     alibi = config.model_type in ("bloom", "mpt") or bool(getattr(config, "alibi", False))
-    return {"router_loss": router, "bias_by_distance": alibi}
+    return {"bias_by_distance": alibi}
 
 
 @torch.no_grad()

@@ -58,10 +58,10 @@ def reach_of(before_LD: torch.Tensor, after_LD: torch.Tensor, place: int) -> Rea
     return Reach(far[0], far[1], is_sharp, is_doubtful)
 
 
-def differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+def differ(one: torch.Tensor, other: torch.Tensor, by: float = 1e-4) -> bool:
     """Whether two outputs differ by more than rounding, relative to the largest number; NaN differs."""
     scale = float(one.abs().amax().clamp(min=1e-12))
-    return not float((one - other).abs().amax()) <= 1e-4 * scale
+    return not float((one - other).abs().amax()) <= by * scale
 
 
 @dataclass

@@ -8,6 +8,7 @@ from ...errors import UserError
 from .verdict import BOTH, CAUSAL, PART_CAUSAL, POINTWISE, Verdict
 
 ALLOW = "--allow-causal-layers"
+ROUTER = "--router-aux-loss"
 _MOST_NAMES = 3
 
 
@@ -69,14 +70,16 @@ def layers_said(layers: Sequence[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False) -> None:
+def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False, router_aux_loss: float | None = None) -> None:
     """Refuse a backbone that is not what is asked of it.
 
     Raises:
         UserError: a denoiser that does not read both sides, or not in every batch and kernel; a causal LM that reads the
-            token it predicts; one that is another model once it is loaded again.
+            token it predicts; one that is another model once it is loaded again; a router loss for one that has none.
     """
     name = f"backbone {verdict.model_type!r}"
+    if router_aux_loss is not None and verdict.router_loss is not True:
+        raise UserError(f"router_aux_loss {router_aux_loss:g} has no effect: {name} has no router loss; leave it out")
     if verdict.error is not None:
         return  # nothing is known: what builds and runs it says what is wrong
     if verdict.role == "denoiser":
@@ -88,6 +91,11 @@ def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False) -> None
                     f"{name} reads ahead as a causal LM{when}: its likelihood would be that of one that sees the token it "
                     "predicts; use a decoder such as llama, or --objective mdlm"
                 )
+        if verdict.right_padding is False:
+            raise UserError(
+                f"{name} gives something else for a row that is padded, which would be two models under one name; use "
+                "another backbone such as llama"
+            )
     if verdict.same_after_loading is False:
         raise UserError(
             f"{name} computes something else after it is saved and loaded again; use another backbone such as llama"
@@ -116,9 +124,10 @@ def _refuse_denoiser(verdict: Verdict, name: str, allow_causal_layers: bool) -> 
             "which would be two models under one name; use another backbone such as llama"
         )
     if verdict.direction == PART_CAUSAL and not allow_causal_layers:
+        layers = f"layer{'s' * (len(verdict.causal_layers) > 1)} {layers_said(verdict.causal_layers)}"
         raise UserError(
-            f"{name} is causal in layers {layers_said(verdict.causal_layers)} of its {verdict.layers}, and a denoiser has to "
-            f"read both sides; use another backbone such as llama, or go on with {ALLOW}"
+            f"{name} is causal in {layers} of its {verdict.layers}, and a denoiser has to read both sides; use another "
+            f"backbone such as llama, or go on with {ALLOW}"
         )
 
 
@@ -128,12 +137,13 @@ def _each_layer(layers: int) -> str:
     return "its only layer" if layers == 1 else f"each of its {layers} layers"
 
 
-def told(verdict: Verdict, longest: int | None = None) -> list[str]:
+def told(verdict: Verdict, longest: int | None = None, router_aux_loss: float | None = None) -> list[str]:
     """What is to be said once of a backbone that is taken, one clause each.
 
     Args:
         verdict: what was found.
         longest: positions that the network takes.
+        router_aux_loss: coefficient of the router loss; None: none.
     """
     if verdict.error is not None:
         return [f"what it reads is {direction_said(verdict)}"]
@@ -141,15 +151,18 @@ def told(verdict: Verdict, longest: int | None = None) -> list[str]:
     said = direction_said(verdict, longest)
     if said != verdict.direction:
         found.append(f"it is {said}" if verdict.direction == CAUSAL else f"it reads {said}")
-    if verdict.role == "denoiser" and False in (verdict.right_padding, verdict.left_padding):
-        sides = [side for side in ("right", "left") if getattr(verdict, f"{side}_padding") is False]
-        found.append(f"a row that is padded on the {' or '.join(sides)} gives something else than alone")
+    if verdict.role == "denoiser" and verdict.reads_padding:
+        sides = [side for side in ("right", "left") if getattr(verdict, f"{side}_padding") is not True]
+        found.append(
+            f"padding on the {' or '.join(sides)} changes a row, so that rows of several lengths go through it one by one"
+        )
     if verdict.deterministic is False:
         found.append("the same input does not give the same twice")
     if verdict.without_gradient:
         found.append(f"no gradient reaches {named(verdict.without_gradient)}")
-    if verdict.router_loss is not None:
-        found.append("its experts are balanced by no router loss")
+    if verdict.router_loss is not None and router_aux_loss is None:
+        advice = f"{ROUTER} adds one" if verdict.router_loss else "its family has none"
+        found.append(f"its experts are balanced by no router loss (loss-free routing; {advice})")
     if verdict.bias_by_distance and verdict.role == "denoiser":
         found.append("its bias by distance (ALiBi) favours near tokens, and was made for reading back")
     return found
@@ -171,7 +184,7 @@ def verdict_said(verdict: Verdict) -> str:
             said += f" (refused: {_why(str(error))})"
     if verdict.kernels == ("eager",):
         said += "; eager attention only"
-    if verdict.role == "denoiser" and False in (verdict.right_padding, verdict.left_padding):
+    if verdict.role == "denoiser" and verdict.reads_padding:
         said += "; padding changes a row"
     if verdict.without_gradient:
         said += f"; no gradient for {len(verdict.without_gradient)} parameters"

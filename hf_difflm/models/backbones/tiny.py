@@ -56,7 +56,17 @@ _SMALL = {
     "relation_attn_hidden": 8,
 }
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
-_CHOSEN = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts", "num_selected_experts", "moe_top_k", "top_k")
+_CHOSEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_k",
+    "moe_topk",
+    "top_k_experts",
+    "num_selected_experts",
+    "moe_top_k",
+    "top_k",
+)
+_GROUPS = ("n_group", "num_expert_group", "topk_group")
 _HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 
 
@@ -163,7 +173,7 @@ def _experts(known: dict[str, Any]) -> dict[str, Any]:
     if not changes:
         return {}
     changes |= {name: 2 for name in _CHOSEN if type(known.get(name)) is int and known[name] > 2}
-    return changes | {name: 1 for name in ("n_group", "topk_group") if type(known.get(name)) is int}
+    return changes | {name: 1 for name in _GROUPS if type(known.get(name)) is int}
 
 
 def _widths(config: Any, known: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +197,10 @@ def _widths(config: Any, known: dict[str, Any]) -> dict[str, Any]:
             changes[name] = value // width * WIDTH
         elif name == "head_dim" or name.endswith("attention_head_dim"):
             changes[name] = _HEAD
+    if "qk_rope_head_dim" in changes:  # of which these are made
+        rotated = changes["qk_rope_head_dim"]
+        parts = {"head_dim": rotated, "qk_head_dim": rotated + changes.get("qk_nope_head_dim", 0)}
+        changes |= {name: width for name, width in parts.items() if name in known}
     heads = field_of(config, "num_attention_heads")
     if type(heads) is int:
         for name, value in known.items():

@@ -30,9 +30,8 @@ class Verdict:
         kernels: attention kernels that run.
         kernels_agree: whether they give the same in the same direction; None where there are not two.
         without_gradient: parameters that the loss never reaches.
-        same_after_loading: whether it computes the same after ``save_pretrained`` and ``from_pretrained``; None of several
-            processes, of which one saves.
-        router_loss: the field that turns the family's router loss on, where it is a mixture of experts and has one.
+        same_after_loading: whether it computes the same after ``save_pretrained`` and ``from_pretrained``; None under FSDP.
+        router_loss: of a mixture of experts, whether its family has a router loss; None of another network.
         bias_by_distance: whether positions are told by a bias that favours near tokens (ALiBi).
         error: why it does not run; then nothing else is known.
     """
@@ -52,9 +51,16 @@ class Verdict:
     kernels_agree: bool | None = None
     without_gradient: tuple[str, ...] = ()
     same_after_loading: bool | None = None
-    router_loss: str | None = None
+    router_loss: bool | None = None
     bias_by_distance: bool = False
     error: str | None = None
+
+    @property
+    def reads_padding(self) -> bool | None:
+        """Whether padding on some side changes a row, or does not run at all; None where nothing is known."""
+        if self.error is not None:
+            return None
+        return self.right_padding is not True or self.left_padding is not True
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that say something, as JSON takes them."""

@@ -15,8 +15,25 @@ from .noise_schedule import NoiseSchedule
 AutoConfig.register(DiTConfig.model_type, DiTConfig, exist_ok=True)
 AutoConfig.register(BdhConfig.model_type, BdhConfig, exist_ok=True)
 
-# Their position embeddings begin behind the index of the pad token.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
+# Their position embeddings begin behind the index of the pad token, within max_position_embeddings rows ...
+_BEHIND_PAD = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "ibert",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+# ... and those of these at 2, of two rows more.
+_AT_TWO = frozenset({"mra", "nystromformer", "yoso"})
 
 
 class MaskedDiffusionConfig(PreTrainedConfig):
@@ -34,6 +51,8 @@ class MaskedDiffusionConfig(PreTrainedConfig):
         shift_logits: whether the token at a position is read from the hidden state *before* it, as a causal LM learned
             to (DiffuLLaMA, arXiv 2410.17891); a first position, which has none before it, reads its own.
         head_bias: whether the LM head has a bias; None: as in the backbone's own masked LM, else none.
+        reads_padding: whether a row of this backbone becomes something else beside padding. Then the rows of a padded
+            batch go through it one by one; None: unknown, and all go at once.
         converted_from: what :mod:`hf_difflm.hub.conversion` made the model of; None for models trained from scratch.
         format_version: version of this file format, so that old models keep loading.
 
@@ -57,6 +76,7 @@ class MaskedDiffusionConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     shift_logits: bool = False
     head_bias: bool | None = None
+    reads_padding: bool | None = None
     converted_from: dict[str, Any] | None = None
     format_version: int = 1
 
@@ -115,14 +135,21 @@ class MaskedDiffusionConfig(PreTrainedConfig):
     def max_position_embeddings(self) -> int | None:
         """Longest sequence the backbone takes, or None where it sets no limit."""
         limit = getattr(self.backbone_config, "max_position_embeddings", None)
-        return None if limit is None else limit - self.position_offset
+        return None if limit is None else limit - self._rows_before_positions
 
     @property
     def position_offset(self) -> int:
         """Position id of the first token: 0, but for RoBERTa and its kin."""
-        if self.backbone_config.model_type not in _OFFSET_POSITIONS:
-            return 0
-        return self.backbone_config.pad_token_id + 1
+        return 2 if self.backbone_config.model_type in _AT_TWO else self._rows_before_positions
+
+    @property
+    def _rows_before_positions(self) -> int:
+        return rows_before_positions(self.backbone_config.model_type, self.backbone_config.pad_token_id)
 
 
-__all__ = ["MaskedDiffusionConfig"]
+def rows_before_positions(model_type: str, pad_token_id: int | None) -> int:
+    """Rows of a backbone's position embeddings that no token has, and that count in its ``max_position_embeddings``."""
+    return pad_token_id + 1 if model_type in _BEHIND_PAD and pad_token_id is not None else 0
+
+
+__all__ = ["MaskedDiffusionConfig", "rows_before_positions"]

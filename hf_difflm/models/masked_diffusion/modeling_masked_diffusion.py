@@ -24,6 +24,7 @@ from .dit_configuration import DiTConfig
 from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
 from .head_transforms import has_head_bias, head_transform
 from .labelled_head import IGNORED, can_chunk, chunk_rows, chunked_cross_entropy, reads_plainly
+from .padded_rows import one_by_one
 
 AutoModel.register(DiTConfig, DiTModel, exist_ok=True)
 AutoModel.register(BdhConfig, BdhModel, exist_ok=True)
@@ -44,6 +45,7 @@ class MaskedDiffusionOutput(ModelOutput):
         token_correct: (N,) bool, whether the likeliest token is the label; None unless asked for.
         hidden_states: hidden states of the backbone, if asked for.
         attentions: attentions of the backbone, if asked for.
+        router_logits: of each layer with experts, if asked for with ``output_router_logits``.
     """
 
     loss: torch.Tensor | None = None
@@ -52,6 +54,7 @@ class MaskedDiffusionOutput(ModelOutput):
     token_correct: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
 
 
 class MaskedDiffusionPreTrainedModel(PreTrainedModel):
@@ -157,16 +160,18 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             ValueError: without ``positions``: labels of another kind of model, none of them at a mask (and no weights), or
                 some at a token that is shown as another one.
         """
-        if "position_ids" not in kwargs and (position_ids := self._position_ids(input_ids, attention_mask)) is not None:
-            kwargs["position_ids"] = position_ids
         kwargs.setdefault("use_cache", False)
         if self.head_transform is not None:
             kwargs.pop("use_cache")  # encoders have no cache
-        outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        outputs: Any
+        if self.config.reads_padding and attention_mask is not None and not bool(attention_mask.all()):
+            outputs = one_by_one(self._backbone, input_ids, attention_mask, kwargs)
+        else:
+            outputs = self._backbone(input_ids, attention_mask, **kwargs)
         hidden_BLD = outputs.last_hidden_state
         if self.config.shift_logits:
             hidden_BLD = _from_the_position_before(hidden_BLD, attention_mask)
-        extras = {"hidden_states": outputs.get("hidden_states"), "attentions": outputs.get("attentions")}
+        extras = {name: outputs.get(name) for name in ("hidden_states", "attentions", "router_logits")}
 
         if labels is None:
             hidden_ND = hidden_BLD.flatten(0, 1)
@@ -198,6 +203,11 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         if correct_N is not None:
             correct_N = correct_N | ~masked_N
         return MaskedDiffusionOutput(loss=loss, token_nll=nll_N, token_correct=correct_N, **extras)
+
+    def _backbone(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any) -> Any:
+        if "position_ids" not in kwargs and (position_ids := self._position_ids(input_ids, attention_mask)) is not None:
+            kwargs["position_ids"] = position_ids
+        return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
     def _cross_entropy(
         self, hidden_ND: torch.Tensor, labels_N: torch.Tensor, weights_N: torch.Tensor, output_correct: bool

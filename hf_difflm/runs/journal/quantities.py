@@ -73,6 +73,7 @@ _STEP = (
     Quantity("time_ms", "step time", "ms", LOWER, ESTIMATE, "step"),
     Quantity("tokens_per_sec", "throughput", "tokens/s", HIGHER, ESTIMATE, "scored tokens"),
     Quantity("mfu", "MFU", "%", HIGHER, ESTIMATE, "step"),
+    Quantity("aux_loss", "router loss", "", LOWER, ESTIMATE, "sequences"),
     Quantity("noise_level", "noise level", "", None, ESTIMATE, "sequences"),
     Quantity("masking_rate", "masking rate", "share", None, ESTIMATE, "sequences"),
     Quantity("tokens_seen", "tokens seen", "tokens", None, EXACT, "run"),

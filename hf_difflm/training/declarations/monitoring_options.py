@@ -20,8 +20,8 @@ class MonitoringOptions:
     generation_prompts: str | None = field(
         default=None,
         metadata={
-            "help": "text file with a prompt of the samples on each line; default: none, and how the evaluation text "
-            "begins"
+            "help": "file with a prompt of the samples on each line (.jsonl: objects with a prompt or messages); default: "
+            "none, and how the evaluation text begins"
         },
     )
     generation_max_new_tokens: int | None = field(

@@ -81,7 +81,12 @@ def check_launch(*, use_cpu: bool, bf16: bool, fp16: bool, fsdp: Any = None, dee
 
 
 def check_sharding(
-    engine: str, *, ema: bool, load_best_model_at_end: bool = False, state_dict_type: str | None = None
+    engine: str,
+    *,
+    ema: bool,
+    load_best_model_at_end: bool = False,
+    state_dict_type: str | None = None,
+    reads_padding: bool = False,
 ) -> None:
     """Refuse what an engine that shards the weights cannot do.
 
@@ -90,11 +95,17 @@ def check_sharding(
         ema: whether a moving average of the weights is asked for.
         load_best_model_at_end: whether the model shall have the weights of ``best/`` after training.
         state_dict_type: of FSDP's plugin.
+        reads_padding: whether the network reads padded rows one by one.
 
     Raises:
-        UserError: a moving average under ZeRO-3; the best weights in a model that is sharded; checkpoints of shards under
-            FSDP2.
+        UserError: a network whose forwards differ in number from process to process; a moving average under ZeRO-3; the
+            best weights in a model that is sharded; checkpoints of shards under FSDP2.
     """
+    if reads_padding and engine in ("fsdp2", "zero3"):
+        raise UserError(
+            "padding changes a row of this backbone, so that padded rows go through it one by one, and processes that share "
+            "its weights would wait for each other; launch with accelerate_configs/ddp.yaml, or use another backbone"
+        )
     if ema and engine == "zero3":
         raise UserError(
             "ema_decay does not work under ZeRO-3, whose weights are in nobody's hands; leave it out, or launch with "

@@ -20,6 +20,7 @@ class _Step:
     """One optimiser step: numbers the device still has, and numbers the host knows."""
 
     loss: torch.Tensor
+    aux_loss: torch.Tensor | None
     grad_norm: torch.Tensor | float
     learning_rate: float
     time_ms: float
@@ -41,6 +42,7 @@ class MetricsWindow:
 
     _steps: list[tuple[int, _Step]] = field(default_factory=list)
     _losses: list[torch.Tensor] = field(default_factory=list)
+    _aux_losses: list[torch.Tensor] = field(default_factory=list)
     _outputs: list[tuple[dict[str, np.ndarray], torch.Tensor | None, int]] = field(default_factory=list)
     _summaries: list[Summary] = field(default_factory=list)
     _tokens: int = 0
@@ -69,6 +71,10 @@ class MetricsWindow:
         """Note this micro-batch's share of the loss of its step; detached, on the device."""
         self._losses.append(loss)
 
+    def add_aux_loss(self, loss: torch.Tensor) -> None:
+        """Note this micro-batch's share of the router loss of its step; detached, on the device."""
+        self._aux_losses.append(loss)
+
     def close_step(
         self, step: int, grad_norm: torch.Tensor | float | None, learning_rate: float, epoch: float | None = None
     ) -> None:
@@ -81,6 +87,7 @@ class MetricsWindow:
                 step,
                 _Step(
                     loss=torch.stack(self._losses).sum(),
+                    aux_loss=torch.stack(self._aux_losses).sum() if self._aux_losses else None,
                     grad_norm=math.nan if grad_norm is None else grad_norm,
                     learning_rate=learning_rate,
                     time_ms=1e3 * (now - self._mark),
@@ -95,7 +102,8 @@ class MetricsWindow:
             )
         )
         self._mark = now
-        self._losses, self._outputs, self._summaries, self._tokens, self._flops = [], [], [], 0, None
+        self._losses, self._aux_losses, self._outputs, self._summaries = [], [], [], []
+        self._tokens, self._flops = 0, None
 
     def has_open_step(self) -> bool:
         """Whether something was added since the last ``close_step``."""
@@ -119,7 +127,7 @@ class MetricsWindow:
         steps, self._steps = self._steps, []
         zero = torch.zeros((), device=device)
         on_device = [
-            x for _, s in steps for x in (s.loss, _whole(s.grad_norm), zero if s.correct is None else s.correct)
+            zero if x is None else x for _, s in steps for x in (s.loss, _whole(s.grad_norm), s.correct, s.aux_loss)
         ]
         device_values = torch.stack([torch.as_tensor(x, dtype=torch.float32, device=device) for x in on_device])
         on_host = [x for _, s in steps for x in _host_numbers(s)]
@@ -129,9 +137,9 @@ class MetricsWindow:
             values_RX = np.array(gather(both.unsqueeze(0)).tolist())
         else:
             values_RX = np.array([device_values.tolist() + on_host])
-        device_RS3 = values_RX[:, : len(on_device)].reshape(len(values_RX), len(steps), 3)
+        device_RS4 = values_RX[:, : len(on_device)].reshape(len(values_RX), len(steps), 4)
         host_RSX = values_RX[:, len(on_device) :].reshape(len(values_RX), len(steps), -1)
-        rows = [_row(step, s, device_RS3[:, i], host_RSX[:, i]) for i, (step, s) in enumerate(steps)]
+        rows = [_row(step, s, device_RS4[:, i], host_RSX[:, i]) for i, (step, s) in enumerate(steps)]
         if device.type != "cpu" and rows:
             # Kernels run behind the host's back: only the mean over the window is a real time.
             mean_ms = sum(row["time_ms"] for row in rows) / len(rows)
@@ -155,20 +163,22 @@ def _host_numbers(step: _Step) -> list[float]:
     return numbers
 
 
-def _row(number: int, step: _Step, device_R3: np.ndarray, host_RX: np.ndarray) -> dict[str, Any]:
+def _row(number: int, step: _Step, device_R4: np.ndarray, host_RX: np.ndarray) -> dict[str, Any]:
     """One row of the run log, from what all ranks say about the step."""
     tokens, predicted = host_RX[:, 0].sum(), host_RX[:, 1].sum()
-    grad_norm = float(device_R3[0, 1])
+    grad_norm = float(device_R4[0, 1])
     row: dict[str, Any] = {
         "iter": number,
-        "loss": float(device_R3[:, 0].mean()),
+        "loss": float(device_R4[:, 0].mean()),
         "grad_norm": grad_norm,
         "lr": step.learning_rate,
         "time_ms": step.time_ms,
         "tokens": int(tokens),
         "tokens_per_sec": tokens / max(step.time_ms, 1e-6) * 1e3,
-        "accuracy": float(device_R3[:, 2].sum() / predicted) if step.correct is not None and predicted else None,
+        "accuracy": float(device_R4[:, 2].sum() / predicted) if step.correct is not None and predicted else None,
     }
+    if step.aux_loss is not None:
+        row["aux_loss"] = float(device_R4[:, 3].mean())
     if step.flops is not None:
         row["flops"] = float(host_RX[:, 2].sum())
     if step.epoch is not None:

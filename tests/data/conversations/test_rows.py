@@ -126,3 +126,85 @@ def test_sums_without_sft_say_what_they_need() -> None:
 
 def test_a_row_of_nulls_beside_the_other_form_is_read_by_what_it_has() -> None:
     assert json.loads(document_of_row({"messages": None, **TEXT}, "row 1")) == TEXT
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+    }
+]
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "saved"])
+def test_tools_calls_and_reasoning_stay_in_the_conversation(tmp_path: Path, suffix: str) -> None:
+    text = {**CALL, "function": {"name": "add", "arguments": json.dumps(CALL["function"]["arguments"])}}
+    said = [
+        {"role": "user", "content": [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [text if suffix == "jsonl" else CALL]},
+        {"role": "tool", "name": "add", "content": "4"},
+        {"role": "assistant", "content": "4", "reasoning_content": "It says 4."},
+    ]
+    if suffix != "jsonl":  # one type a column
+        said[0]["content"] = "2 + 2?"
+    row = {"messages": said, "tools": TOOLS}
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    elif suffix == "parquet":
+        datasets.Dataset.from_list([row]).to_parquet(str(path))
+    else:
+        datasets.Dataset.from_list([row]).save_to_disk(str(path))
+    (found,) = texts(path)
+    assert found["messages"] == [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "4", "name": "add"},
+        {"role": "assistant", "content": "4", "reasoning_content": "It says 4."},
+    ]
+    assert [tool["function"]["name"] for tool in found["tools"]] == ["add"]
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "saved"])
+def test_columns_that_no_document_has_are_named_beside_it(tmp_path: Path, suffix: str) -> None:
+    rows = [{**CHAT, "id": 1, "source": "x", "weight": 1.0}, {**CHAT, "id": 2, "source": "y", "weight": 1.0}]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif suffix == "parquet":
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    else:
+        datasets.Dataset.from_list(rows).save_to_disk(str(path))
+    assert load_conversations(str(path)).splits["train"]["unused"][:] == [["id", "source"]] * 2
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({**CHAT, "label": False}, "the label of line 1 of PATH is false, so its answer is one to avoid"),
+        ({**TEXT, "weight": 0.5}, "the weight of line 1 of PATH is 0.5, but every answer counts the same"),
+        (
+            {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "weight": 0}]},
+            "the weight of message 2 in line 1 of PATH is 0",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, CHAT["messages"][1]]},
+            "message 1 in line 1 of PATH has a part of type 'image'",
+        ),
+        ({**CHAT, "tools": "add"}, "the tools in line 1 of PATH are no list of objects"),
+        (
+            {"messages": [CHAT["messages"][0], {"role": "assistant", "tool_calls": [{}]}]},
+            "without the name of a function",
+        ),
+    ],
+)
+def test_what_would_be_learned_as_something_else_is_refused(tmp_path: Path, row: Any, says: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row))
+    with pytest.raises(UserError) as refusal:
+        load_conversations(str(path))
+    assert says.replace("PATH", str(path)) in str(refusal.value)

@@ -218,3 +218,62 @@ def test_the_causal_nll_of_an_answer_is_that_of_its_tokens_after_the_prompt(sft:
         start = int((row["labels"] == -100).sum())
         total -= sum(log_p[i - 1, ids[i]].item() for i in range(start, len(ids)))
     assert result.nll * result.scored_tokens == pytest.approx(total, rel=1e-5)
+
+
+WITH_TOOLS = (
+    "{% if tools %}<|im_start|>tools\n{% for t in tools %}{{ t['function']['name'] }}{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m['content'] }}"
+    "{% for c in m.tool_calls or [] %}{{ c['function']['name'] }}({{ c['function']['arguments'] | tojson }}){% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALLING: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": "2 + 2?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "I add.",
+            "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}],
+        },
+    ],
+    "tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}],
+}
+
+
+@pytest.mark.borders
+def test_a_call_is_the_answer_after_its_tools(chatml: PreTrainedTokenizerBase) -> None:
+    chatml.chat_template = WITH_TOOLS
+    row = row_of(CALLING, chatml)
+    assert chatml.decode(row.ids[row.context :]) == '<think>I add.</think>add({"a": 2})<|im_end|>'
+    assert "<|im_start|>tools\nadd<|im_end|>" in chatml.decode(row.ids[: row.context])
+    assert row.unused == ()
+
+
+@pytest.mark.borders
+def test_an_answer_that_the_template_does_not_write_is_refused(chatml: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UserError, match="does not write 'add' of an answer, so it would not be learned"):
+        row_of(CALLING, chatml)
+    chatml.chat_template = CHATML.replace(
+        "{{ m['content'] }}", "{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
+    )
+    with pytest.raises(UserError, match="does not write '4' of an answer"):
+        row_of(chat("2 + 2?", "4"), chatml)
+
+
+@pytest.mark.borders
+def test_what_is_not_written_and_not_used_is_counted_in_the_notes(sft: Sft, chatml: PreTrainedTokenizerBase) -> None:
+    rows: list[dict[str, Any]] = [{**chat(f"number {i}?", "yes"), "id": i} for i in range(30)]
+    for row in rows[:20]:
+        row["messages"][1]["reasoning_content"] = "hm"
+    for row in rows[:10]:
+        row["tools"] = CALLING["tools"]
+    said = " ".join(sft(rows, chatml, eval_fraction=0.5).notes)
+    assert "that are not used: id (in 30 conversations)" in said
+    counts = {"reasoning_content": 0, "tools": 0}
+    for note in said.split("does not write ")[1:]:
+        for part in note.split(","):
+            for name in counts:
+                if part.strip().startswith(name):
+                    counts[name] += int(part.split("(in ")[1].split()[0])
+    assert counts == {"reasoning_content": 20, "tools": 10}

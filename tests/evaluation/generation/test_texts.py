@@ -10,9 +10,10 @@ import torch
 from generated import generate_texts
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from hf_difflm.data.text_ids import TextIds
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.generation.options import GenerationOptions
-from hf_difflm.evaluation.generation.texts import encode, generate_samples
+from hf_difflm.evaluation.generation.texts import generate_samples
 from hf_difflm.evaluation.undisturbed import undisturbed
 
 OPTIONS = GenerationOptions(max_new_tokens=6, seed=3)
@@ -130,6 +131,6 @@ def test_it_works_inside_autocast_and_with_gradient_checkpointing(model, tokeniz
 
 
 def test_a_prompt_with_what_has_no_utf8_is_read_as_its_replacement(model, tokenizer):
-    assert encode(tokenizer, "a\ud800b😀") == list("a\ufffdb😀".encode())
+    assert TextIds.of(tokenizer).letters("a\ud800b😀") == list("a\ufffdb😀".encode())
     hostile = ["\udcff\udc80", "\x1b[31m$_<script>", "x" * 40]
     assert len(generate_texts(model, tokenizer, hostile, OPTIONS)) == 3

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
+import torch
 
 from hf_difflm.data import Collator
 from hf_difflm.data.sources.corpora import load_corpus
@@ -26,8 +27,17 @@ from hf_difflm.runs.journal.schema import RunRecord
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install lm_eval)")
 
-from hf_difflm.evaluation.harness.lm_eval_model import HarnessModel
+from lm_eval.models.huggingface import HFLM
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hf_difflm.evaluation.harness.lm_eval_model import HarnessModel
+from hf_difflm.evaluation.targets import load_target
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 TASK = """
 task: {name}
 output_type: {kind}
@@ -252,3 +262,100 @@ def test_without_the_harness_one_sentence_says_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"pip install 'hf_difflm\[eval\]'"):
         evaluate_tasks("run", HarnessOptions(tasks=["x"]), {}, as_json=False)
+
+
+@pytest.fixture
+def stock(tmp_path):
+    """``stock(adds_bos=..., bos=...)``: the folder of a causal LM as others publish them: no pad token, perhaps no BOS."""
+
+    def make(adds_bos=False, bos="<|im_start|>"):
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        backend = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        if adds_bos:
+            backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 256)])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", bos_token=bos)
+        tokenizer.chat_template = CHATML
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = LlamaConfig(vocab_size=258, max_position_embeddings=256, initializer_range=0.2, **sizes)
+        LlamaForCausalLM(config).save_pretrained(tmp_path / "stock")
+        tokenizer.save_pretrained(tmp_path / "stock")
+        return tmp_path / "stock"
+
+    return make
+
+
+def _both(folder, add_bos=None):
+    ours = HarnessModel(str(folder), device="cpu", add_bos=add_bos)
+    theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", add_bos_token=add_bos)
+    return ours, theirs
+
+
+PAIRS = [("the cat", " sat on"), ("", "the mat"), ("<|im_start|>user\na<|im_end|>", "b"), ("two ", "words")]
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize(
+    ("bos", "adds_bos", "add_bos"),
+    [
+        ("<|im_start|>", False, None),
+        ("<|im_start|>", True, None),
+        ("<|im_start|>", False, True),
+        ("<|im_start|>", True, False),
+        (None, False, None),
+    ],
+)
+def test_a_stock_model_has_the_likelihoods_of_the_harness_own_hf(stock, bos, adds_bos, add_bos):
+    ours, theirs = _both(stock(adds_bos, bos), add_bos)
+    asked = [_instance(*pair) for pair in PAIRS]
+    found = [log_p for log_p, _ in ours.loglikelihood(asked, disable_tqdm=True)]
+    expected = [log_p for log_p, _ in theirs.loglikelihood(asked, disable_tqdm=True)]
+    assert found == pytest.approx(expected, abs=1e-4)
+    whole = [_instance("the quick brown fox", number=0)]
+    rolled = theirs.loglikelihood_rolling(whole, disable_tqdm=True)
+    wanted = adds_bos if add_bos is None else add_bos
+    ids = tuple(ours.tok_encode("the quick brown fox", add_special_tokens=False))
+    start = ours.prefix_token_id
+    # Where it adds BOS, the harness's own scores it once more after the BOS that it puts before every text.
+    scored = ours.scorer.log_likelihoods([Request((start,), (start, *ids) if wanted else ids)])
+    assert rolled == pytest.approx(scored.tolist(), abs=1e-4)
+    alone = ours.scorer.log_likelihoods([Request((start,), ids)])
+    assert ours.loglikelihood_rolling(whole, disable_tqdm=True) == pytest.approx(alone.tolist(), abs=1e-4)
+    info = ours.get_model_info()
+    assert (info["add_bos"], info["bos_token"]) == (wanted, bos if wanted else None)
+
+
+@pytest.mark.borders
+def test_a_task_in_the_chat_template_has_the_control_tokens_of_the_harness_own_hf(stock, tasks, capsys):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    folder = stock()
+    options = HarnessOptions(
+        tasks=["my_words"], include_path=str(tasks), bootstrap_iters=0, apply_chat_template=True, results_dir=str(tasks)
+    )
+    evaluate_tasks(str(folder), options, {"use_cpu": True}, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    theirs = simple_evaluate(
+        model=_both(folder)[1],
+        tasks=["my_words"],
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        bootstrap_iters=0,
+        apply_chat_template=True,
+    )
+    found = printed["results"]["my_words"]["perplexity,none"]
+    assert found == pytest.approx(theirs["results"]["my_words"]["perplexity,none"], rel=1e-4)
+    assert printed["config"]["bos_token"] is None
+
+
+@pytest.mark.borders
+def test_a_run_of_ours_keeps_its_bos_with_and_without_its_log(run):
+    folder = run("ar")
+    assert load_target(str(folder), use_cpu=True).text.facts == {"add_bos": True, "bos_token": "[BOS]"}
+    with pytest.raises(UserError, match=r"--no-add-bos is for models without a run log, but .*best has one"):
+        load_target(str(folder), use_cpu=True, add_bos=False)
+    (folder / "journal.jsonl").unlink()
+    assert load_target(str(folder / "best"), use_cpu=True).text.facts["add_bos"]
+    assert load_target(str(folder / "best"), use_cpu=True, add_bos=False).text.facts["bos_token"] is None

@@ -50,8 +50,9 @@ def test_what_does_not_exist_together_is_refused_in_one_sentence(make_diffusion_
         make_diffusion_trainer(**flags)
 
 
-def test_an_autoregressive_model_takes_any_of_them():
-    load_settings(None, {"objective": "ar", "noise_sampling": "pairs", "static_shapes": True})
+def test_an_autoregressive_twin_takes_any_of_them():
+    flags = {"objective": "ar", "noise_sampling": "pairs", "static_shapes": True}
+    assert load_settings(None, flags, beside=("mdlm", "ar")).training["static_shapes"]
 
 
 def test_pairs_label_every_scored_token_of_a_micro_batch_once():

@@ -48,7 +48,7 @@ def train(
         bool,
         typer.Option(
             "--start-or-resume",
-            help="start a run where the output folder holds none, else go on with it: for jobs that are cut off and run again",
+            help="start a run where the output folder holds none, else go on with it: for jobs that are run again",
         ),
     ] = False,
     overwrite: Annotated[

@@ -72,7 +72,8 @@ class DataOptions:
         default="python-docs",
         metadata={
             "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.json/.csv/.parquet file (all but the last also as "
-            ".gz, .bz2, .xz, .zst), a folder of them, a save_to_disk folder, or a folder of `data prepare`; several with shares of the tokens: a.jsonl=0.7 b/=0.3"
+            ".gz, .bz2, .xz, .zst), a folder of them, a save_to_disk folder, or a folder of `data prepare`; "
+            "several with shares of the tokens: a.jsonl=0.7 b/=0.3"
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})

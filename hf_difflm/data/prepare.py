@@ -30,9 +30,9 @@ def prepare_data(
 
     The evaluation documents are, the first of these that applies: those of ``eval_dataset``; of ``eval_split``; of
     the data set's validation or test split; a share held out by content hash; the end of the text, if it is one
-    document. Where a share is held out, another one (``test_fraction``) is for the test, and is evaluated by
-    ``eval_split="test"`` without training data. A training document that is also an evaluation document is dropped (not for synthetic text, where equal
-    documents are independent draws). ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
+    document. Where a share is held out, another one (``test_fraction``) is for the test, which ``eval_split="test"`` gives
+    without training data. A training document that is also an evaluation document is dropped (not for synthetic text, where
+    equal documents are independent draws). ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
 
     With ``streaming`` the training text is never held, see `StreamPreparation`; a folder of prepared blocks is used as it
     is, see `load_prepared`.
@@ -59,8 +59,8 @@ def prepare_data(
         raise UserError(f"eval_fraction is {options.eval_fraction:g}: give a share above 0 and below 1")
     if not 0 <= options.share_for_test < 1 - options.eval_fraction:
         raise UserError(
-            f"test_fraction {options.share_for_test:g} and eval_fraction {options.eval_fraction:g} leave no text to train on: "
-            "lower one of them"
+            f"test_fraction {options.share_for_test:g} and eval_fraction {options.eval_fraction:g} leave no text to train "
+            "on: lower one of them"
         )
     _check_sft(options)
     with _first_local_process_goes_first():

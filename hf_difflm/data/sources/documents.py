@@ -146,7 +146,8 @@ def cut_by_position(
         hash_documents(datasets.Dataset.from_dict({"text": [part]}), where) if part else None
         for part in (text[:begin], text[begin:cut], text[cut:])
     )
-    assert train is not None and tail is not None
+    assert train is not None
+    assert tail is not None
     return train, tail, test
 
 

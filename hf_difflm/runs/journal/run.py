@@ -219,7 +219,7 @@ class Run:
         return None
 
     def quoting_test(self) -> Run:
-        """Return the run with its test as its only evaluation, for whoever quotes the best one; itself where there is none."""
+        """Return the run with its test as its only evaluation, for whoever quotes the best; itself where there is none."""
         test = None if self.on_test else self.test_evaluation
         return self if test is None else replace(self, evaluations=[test], on_test=True)
 

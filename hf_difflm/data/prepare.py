@@ -32,7 +32,8 @@ def prepare_data(
     the data set's validation or test split; a share held out by content hash; the end of the text, if it is one
     document. Where a share is held out, another one (``test_fraction``) is for the test, which ``eval_split="test"`` gives
     without training data. A training document that is also an evaluation document is dropped (not for synthetic text, where
-    equal documents are independent draws). ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
+    equal documents are independent draws).
+    ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
 
     With ``streaming`` the training text is never held, see `StreamPreparation`; a folder of prepared blocks is used as it
     is, see `load_prepared`.

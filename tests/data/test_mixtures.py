@@ -1,4 +1,4 @@
-"""Mixtures: shares of the tokens that are exact, no document trained on by one set and evaluated on by another, exact resume."""
+"""Mixtures: exact shares of the tokens, no document trained on by one set and evaluated on by another, exact resume."""
 
 from __future__ import annotations
 

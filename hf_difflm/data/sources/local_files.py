@@ -36,7 +36,8 @@ def load_local(path: Path, text_column: str) -> tuple[datasets.DatasetDict, list
     """
     if is_saved(path):
         return _load_saved(path, text_column), []
-    splits, bad = datasets.DatasetDict(), []
+    splits = datasets.DatasetDict()
+    bad: list[str] = []
     for split, paths in split_files(find_files(path)).items():
         splits[split], reasons = _read(paths, text_column)
         bad += reasons

@@ -43,7 +43,8 @@ def prepare_mixture(options: DataOptions, tokenizer: PreTrainedTokenizerBase, ne
         limit = None if options.max_eval_blocks is None else max(round(share * options.max_eval_blocks), 1)
         part = replace(options, dataset=name, max_eval_blocks=limit, max_train_blocks=None, max_chunks=None)
         makers.append((StreamPreparation if options.streaming else Preparation)(part, tokenizer))
-    sides = [maker.sides(need_train) for maker in makers]
+    # Of what is left out of the training a held set gives documents, a stream a LeftOut.
+    sides: list[tuple[Any, Any, Any, Any]] = [maker.sides(need_train) for maker in makers]
     if options.eval_dataset is not None:  # one for all
         sides = [
             (train, evaluation if place == 0 else None, None, left)

@@ -72,9 +72,9 @@ def test_line(trainer: DiffusionTrainer, folder: Path, data: PreparedData) -> st
         keep_test(str(folder), best, data.test, result)
     except UserError as error:  # the run itself is done
         return f"the test was not evaluated ({error}); hf-difflm eval {folder} --split test does it"
-    error = "" if result.nll_stderr is None else f" ± {result.nll_stderr:.4f}"
+    spread = "" if result.nll_stderr is None else f" ± {result.nll_stderr:.4f}"
     return (
-        f"test: nll {result.nll:.4f}{error} nats/token of the weights in {folder / 'best'}, on text held out for that"
+        f"test: nll {result.nll:.4f}{spread} nats/token of the weights in {folder / 'best'}, on text held out for that"
     )
 
 

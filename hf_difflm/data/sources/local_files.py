@@ -55,7 +55,8 @@ def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
 
 
 def _read(files: list[Path], text_column: str) -> tuple[datasets.Dataset, list[str]]:
-    parts, bad = [], []
+    parts: list[datasets.Dataset] = []
+    bad: list[str] = []
     # The others are parsed here, for byte-exact text and for messages with line numbers.
     if parsed_here := [file for file in files if file.suffix.lower() not in _BUILDERS]:
         sources = (__file__, compressed.__file__)

@@ -54,7 +54,7 @@ def compare(
         own = {"objective": objective} if seed is None else {"objective": objective, "seed": seed}
         settings = load_settings(recipe, given | own, declared_flags(ctx), beside=TWINS)
         if seed is not None:
-            name = settings.training["experiment_name"] or f"{Path(recipe or settings.data.dataset).stem}-{objective}"
+            name = settings.training["experiment_name"] or f"{Path(settings.named_after).stem}-{objective}"
             settings.training["experiment_name"] = f"{name}-seed{seed}"
         return settings
 

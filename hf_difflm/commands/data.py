@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.options import names_of
 from ..experiments.recipe_settings import load_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
@@ -42,9 +43,8 @@ def prepare(
     quiet_libraries()
     options = settings.data
     refuse_target(options, output_dir, overwrite=overwrite)
-    for name in (options.dataset, options.eval_dataset):
-        if name is not None:
-            refuse_missing(name)
+    for name in [*names_of(options.dataset), *([] if options.eval_dataset is None else [options.eval_dataset])]:
+        refuse_missing(name)
     tokenizer = load_tokenizer(options.tokenizer)
     data = prepare_data(options, tokenizer)
     counts = write_prepared(data, output_dir, options, tokenizer, overwrite=overwrite)
@@ -53,7 +53,7 @@ def prepare(
         return
     for side, count in counts.items():
         print(f"{side}: {count.sentence(data.block_size)}")
-    for note in data.notes:
+    for note in [*settings.notes, *data.notes]:
         print(f"note: {note}")
     print(
         f"next: hf-difflm train --dataset {output_dir} --tokenizer {options.tokenizer} --block-size {options.block_size}"

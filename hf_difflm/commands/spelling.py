@@ -35,6 +35,7 @@ _OTHER_COMMANDS = {
     "ls": "list",
 }
 """What other programs call a command."""
+_WITH_SHARE = re.compile(r"=\d*\.?\d+$")
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 
 
@@ -77,7 +78,7 @@ class Command(TyperCommand):
         options = {flag: param for param in self.get_params(ctx) for flag in (*param.opts, *param.secondary_opts)}
         plain: list[str] = []
         trainer_flags: dict[str, Any] = {}
-        left = list(args)
+        left = _mixtures_joined(args)
         while left:
             token = left.pop(0)
             if token == "--":
@@ -139,3 +140,15 @@ def _switch(flag: str, option: Any, value: str) -> str:
         raise UserError(f"{flag} cannot be set to {value}: leave it out")
     opposite = option.opts if flag in option.secondary_opts else option.secondary_opts
     return opposite[0]
+
+
+def _mixtures_joined(args: list[str]) -> list[str]:
+    """Make one value of ``--dataset a.jsonl=0.7 b/=0.3``."""
+    joined: list[str] = []
+    for token in args:
+        mixes = len(joined) > 1 and joined[-2] == "--dataset" and _WITH_SHARE.search(joined[-1])
+        if mixes and not token.startswith("--") and _WITH_SHARE.search(token):
+            joined[-1] += f" {token}"
+        else:
+            joined.append(token)
+    return joined

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import UserError
 from ..experiments.recipe_settings import load_settings, resumed_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
@@ -43,6 +44,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with the run in the output folder, by its recorded settings")
     ] = False,
+    start_or_resume: Annotated[
+        bool,
+        typer.Option(
+            "--start-or-resume",
+            help="start a run where the output folder holds none, else go on with it: for jobs that are run again",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="delete the run that the output folder holds and train again")
     ] = False,
@@ -63,6 +71,8 @@ def train(
     Takes every flag of transformers' TrainingArguments besides those below; --help-all lists them.
     """
     given, declared = given_flags(ctx, flags), declared_flags(ctx)
+    if start_or_resume:
+        resume, overwrite = _way_on(output_dir, resume=resume, overwrite=overwrite, sanity_check=sanity_check)
     if test:
         given = {**TEST_RUN, **given}
     if resume and recipe is None and output_dir is not None:
@@ -80,3 +90,22 @@ def train(
     if run.interrupted:
         print(f"go on with: hf-difflm train --output-dir {run.folder} --resume", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _way_on(output_dir: Path | None, **others: bool) -> tuple[bool, bool]:
+    """Return what ``--resume`` and ``--overwrite`` are under ``--start-or-resume``.
+
+    A job that was killed before the first record of its log was whole has left nothing to go on with, and starts anew.
+
+    Raises:
+        UserError: there is no output folder to look into, or a flag of ``others`` says the contrary.
+    """
+    if output_dir is None:
+        raise UserError("--start-or-resume needs --output-dir, the folder that the run starts in and goes on in")
+    for name in [name for name, on in others.items() if on]:
+        flag = f"--{name.replace('_', '-')}"
+        raise UserError(f"--start-or-resume and {flag} exclude each other; give one of them")
+    from ..experiments.run_folder import has_begun, holds_run
+
+    begun = has_begun(output_dir)
+    return begun, holds_run(output_dir) and not begun

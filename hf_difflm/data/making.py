@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ class BlockMaker:
     def blocks(
         self, side: str, documents: Documents, source: MarkovSource | None, most: int | None
     ) -> datasets.Dataset:
-        """Return the blocks of ``side``, train or eval, at most ``most``; counts them."""
-        where = {"train": "the training text", "eval": "the evaluation text"}[side]
+        """Return the blocks of ``side``, train, eval or test, at most ``most``; counts them."""
+        where = {"train": "the training text", "eval": "the evaluation text", "test": "the test text"}[side]
         encoded = encode_documents(documents, self.encoder, workers=self.options.num_preprocessing_workers)
         if source is not None:
             self._check_one_token_per_letter(encoded)
@@ -59,7 +60,7 @@ class BlockMaker:
             bos_token_id=self.text.bos_token_id,
             # Documents of a synthetic source are one block each and stand alone.
             eos_token_id=self.tokenizer.eos_token_id if source is None else None,
-            with_document_ids=side == "eval",
+            with_document_ids=side != "train",
             start_token_id=self.text.start() if self.text.bos_token_id is None else None,
             with_labels=self.text.needs_labels,
         )
@@ -68,11 +69,10 @@ class BlockMaker:
         if most is not None and most < len(blocks):
             self.notes.append(f"{side}: used the first {most:,} of {plural(len(blocks), 'block')}")
             blocks = blocks.select(range(most))
-        if side == "eval":
+        if side != "train":
             workers = self.options.num_preprocessing_workers
-            blocks = self.without_lost_bytes(
-                blocks, round_trip(documents.dataset, self.encoder, key=documents.fingerprint, workers=workers)
-            )
+            trip = round_trip(documents.dataset, self.encoder, key=documents.fingerprint, workers=workers)
+            blocks = self.without_lost_bytes(blocks, trip, side)
         self.counts[side] = SideCounts(
             documents=len(documents),
             blocks=len(blocks),
@@ -82,12 +82,28 @@ class BlockMaker:
         )
         return blocks.with_format("numpy")
 
-    def without_lost_bytes(self, blocks: datasets.Dataset, trip: RoundTrip) -> datasets.Dataset:
+    def test_blocks(self, documents: Documents | None) -> datasets.Dataset | None:
+        """Return the blocks of the documents that are held out for the test; None where there are not enough of them."""
+        if documents is None or len(documents) == 0:
+            return None
+        try:
+            return self.blocks("test", documents, None, self.options.max_eval_blocks)
+        except UserError:
+            return None
+
+    def without_test(self) -> None:
+        """From here on hold nothing out for the test: what would be is too little; note that."""
+        self.options = replace(self.options, test_fraction=0.0)
+        self.notes = ["too little text to hold out a test beside the evaluation: it is trained on"]
+
+    def without_lost_bytes(self, blocks: datasets.Dataset, trip: RoundTrip, side: str = "eval") -> datasets.Dataset:
         """Return evaluation blocks, without ``num_bytes`` where the tokenizer does not give their text back; note that."""
-        self.round_trip = trip.facts()
+        if side == "eval":
+            self.round_trip = trip.facts()
         if not trip.changed:
             return blocks
-        self.notes.append(trip.sentence())
+        if side == "eval":
+            self.notes.append(trip.sentence())
         return blocks.remove_columns("num_bytes")
 
     def _check_one_token_per_letter(self, encoded: datasets.Dataset) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..errors import UserError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 """Of the files that are read."""
@@ -19,6 +23,47 @@ def kind_of(path: Path) -> str:
     return "" if kind == ".parquet" else kind
 
 
+_SHARE = re.compile(r"\s*(.+?)=(\d*\.?\d+(?:e-?\d+)?)(?:\s+|$)", re.IGNORECASE)
+_CYCLE = 1000  # blocks after which a mixture begins again: shares are thousandths
+
+
+def mixture_of(dataset: str) -> dict[str, int]:
+    """Return a mixture such as ``a.jsonl=0.7 b/=0.3``: by name the blocks out of a cycle, with no common divisor.
+
+    Empty where ``dataset`` is one data set. Numbers that do not sum to 1 are weights.
+
+    Raises:
+        UserError: a part without a share, a share that is below a thousandth, a data set twice.
+    """
+    if Path(dataset).expanduser().exists() or not _SHARE.match(dataset):
+        return {}
+    parts = _SHARE.findall(dataset)
+    names = [name for name, _ in parts]
+    if _SHARE.sub("", dataset).strip() or len(set(names)) < len(names):
+        raise UserError(
+            f"dataset must be one data set, or several with a share each such as a.jsonl=0.7 b/=0.3, got {dataset!r}"
+        )
+    weights = {name: float(weight) for name, weight in parts}
+    total = sum(weights.values()) or math.inf
+    exact = {name: _CYCLE * weight / total for name, weight in weights.items()}
+    blocks = {name: int(share) for name, share in exact.items()}
+    if total < math.inf:
+        for name in sorted(exact, key=lambda name: blocks[name] - exact[name])[: _CYCLE - sum(blocks.values())]:
+            blocks[name] += 1
+    for name, count in blocks.items():
+        if count == 0:
+            raise UserError(
+                f"the share of {name} in the mixture {dataset!r} is below a thousandth; raise it or leave it out"
+            )
+    divisor = math.gcd(*blocks.values())
+    return {name: count // divisor for name, count in blocks.items()}
+
+
+def names_of(dataset: str) -> list[str]:
+    """Return the names of the data sets that ``dataset`` stands for: one, or those of a mixture."""
+    return list(mixture_of(dataset)) or [dataset]
+
+
 @dataclass
 class DataOptions:
     """Where the text comes from and how it becomes fixed-length blocks."""
@@ -27,12 +72,19 @@ class DataOptions:
         default="python-docs",
         metadata={
             "help": "python-docs, markov, a Hub data set, a .txt/.jsonl/.json/.csv/.parquet file (all but the last also as "
-            ".gz, .bz2, .xz, .zst), a folder of them, a save_to_disk folder, or a folder of `data prepare`"
+            ".gz, .bz2, .xz, .zst), a folder of them, a save_to_disk folder, or a folder of `data prepare`; "
+            "several with shares of the tokens: a.jsonl=0.7 b/=0.3"
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
     text_column: str = field(
         default="text", metadata={"help": "column that holds the text, where the data has columns"}
+    )
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "leave out rows that cannot be used, counted and the first few listed, instead of refusing the set"
+        },
     )
     train_split: str = field(default="train", metadata={"help": "split to train on; a slice is written train[:80%]"})
     eval_split: str | None = field(
@@ -45,6 +97,15 @@ class DataOptions:
         metadata={
             "help": "share of documents (of a lone document: of its end) held out where there is no evaluation split",
             "above": 0.0,
+            "max": 0.5,
+        },
+    )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "share held out beside it for the test, which the headline is of and which has no say in what best/ is; "
+            "default: eval_fraction, at most half of what that leaves; 0: no test",
+            "min": 0.0,
             "max": 0.5,
         },
     )
@@ -86,6 +147,13 @@ class DataOptions:
         default=2048, metadata={"help": "blocks of a stream that are shuffled among each other", "min": 1}
     )
     num_preprocessing_workers: int = field(default=1, metadata={"help": "processes that tokenise", "min": 1})
+
+    @property
+    def share_for_test(self) -> float:
+        """What ``test_fraction`` comes to."""
+        if self.test_fraction is not None:
+            return self.test_fraction
+        return min(self.eval_fraction, (1 - self.eval_fraction) / 2)
 
     def most_train_blocks(self) -> int | None:
         """How many blocks ``max_train_blocks`` and ``max_chunks`` leave; None for all."""

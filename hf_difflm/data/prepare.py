@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from hf_difflm.errors import UserError
 
 from .conversations.sft import SftPreparation
-from .options import DataOptions
+from .mixtures import prepare_mixture
+from .options import DataOptions, mixture_of
 from .prepare_held import Preparation
 from .prepare_stream import StreamPreparation
 from .prepared import PreparedData
@@ -29,8 +30,10 @@ def prepare_data(
 
     The evaluation documents are, the first of these that applies: those of ``eval_dataset``; of ``eval_split``; of
     the data set's validation or test split; a share held out by content hash; the end of the text, if it is one
-    document. A training document that is also an evaluation document is dropped (not for synthetic text, where equal
-    documents are independent draws). ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
+    document. Where a share is held out, another one (``test_fraction``) is for the test, which ``eval_split="test"`` gives
+    without training data. A training document that is also an evaluation document is dropped (not for synthetic text, where
+    equal documents are independent draws).
+    ``max_train_blocks``, ``max_chunks`` and ``max_eval_blocks`` keep the first blocks.
 
     With ``streaming`` the training text is never held, see `StreamPreparation`; a folder of prepared blocks is used as it
     is, see `load_prepared`.
@@ -55,8 +58,15 @@ def prepare_data(
         )
     if not 0 < options.eval_fraction < 1:
         raise UserError(f"eval_fraction is {options.eval_fraction:g}: give a share above 0 and below 1")
+    if not 0 <= options.share_for_test < 1 - options.eval_fraction:
+        raise UserError(
+            f"test_fraction {options.share_for_test:g} and eval_fraction {options.eval_fraction:g} leave no text to train "
+            "on: lower one of them"
+        )
     _check_sft(options)
     with _first_local_process_goes_first():
+        if mixture_of(options.dataset):
+            return prepare_mixture(options, tokenizer, need_train)
         if is_prepared(options.dataset):
             return load_prepared(options, tokenizer, need_train=need_train)
         if options.sft:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from .making import BlockMaker
+from .prepare_held import TEST, is_held_out
 from .prepared import PreparedData, SideCounts
 from .sentences import plural
-from .sources.documents import Documents, hash_documents
+from .sources.documents import NO_DOCUMENTS, Documents, hash_documents
 from .streaming import BlockStream, LeftOut, Opened, evaluation_documents, open_stream
 
 MOST_EVAL_BLOCKS = 1024
@@ -29,9 +31,13 @@ class StreamPreparation(BlockMaker):
             UserError: for whatever is wrong with the data.
         """
         options = self.options
-        opened = open_stream(options.dataset, options.dataset_config, options.text_column)
+        opened = open_stream(options.dataset, options.dataset_config, options.text_column, options.skip_bad_rows)
         self.tell_left_out(options.dataset, options.dataset_config)
-        evaluation, left_out = self._evaluation(opened)
+        evaluation, left_out, test_documents = self._evaluation(opened, need_train)
+        test = self.test_blocks(test_documents)
+        if test_documents is not None and test is None:
+            self.without_test()
+            evaluation, left_out, _ = self._evaluation(opened, need_train)
         blocks = self.blocks("eval", evaluation, None, self._most_eval_blocks)
         train = self._stream(opened, left_out) if need_train else None
         parts = [train.fingerprint if train is not None else "", evaluation.fingerprint]
@@ -41,41 +47,73 @@ class StreamPreparation(BlockMaker):
             eval=blocks,
             source_nll=None,
             fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
-            counts=dict(reversed(self.counts.items())),
+            counts={side: self.counts[side] for side in ("train", "eval", "test") if side in self.counts},
             block_size=options.block_size,
             notes=self.notes,
             round_trip=self.round_trip,
+            test=test,
         )
+
+    def sides(self, need_train: bool) -> tuple[None, Any, Any, LeftOut]:
+        """Return evaluation and test blocks, and what is not trained on, in their places: a part of a mixture."""
+        options = self.options
+        self._opened = open_stream(options.dataset, options.dataset_config, options.text_column, options.skip_bad_rows)
+        self.tell_left_out(options.dataset, options.dataset_config)
+        evaluation, left_out, tested = self._evaluation(self._opened, need_train)
+        test = self.test_blocks(tested)
+        if tested is not None and test is None:
+            self.without_test()
+            evaluation, left_out, _ = self._evaluation(self._opened, need_train)
+        return None, self.blocks("eval", evaluation, None, self._most_eval_blocks), test, left_out
+
+    def stream(self, left_out: LeftOut) -> BlockStream:
+        """Return the training blocks, after :meth:`sides`."""
+        return self._stream(self._opened, left_out)
 
     @property
     def _most_eval_blocks(self) -> int:
         return self.options.max_eval_blocks or MOST_EVAL_BLOCKS
 
-    def _evaluation(self, opened: Opened) -> tuple[Documents, LeftOut]:
-        options = self.options
+    def _evaluation(self, opened: Opened, need_train: bool) -> tuple[Documents, LeftOut, Documents | None]:
+        options, test = self.options, None
         if options.eval_dataset is None:
             corpus = opened
             spec = options.eval_split or _evaluation_split(opened, options.train_split)
+            if not need_train and is_held_out(options.eval_split, opened.splits):
+                spec = None
         else:
-            corpus = open_stream(options.eval_dataset, None, options.text_column)
+            corpus = open_stream(options.eval_dataset, None, options.text_column, options.skip_bad_rows)
             self.tell_left_out(options.eval_dataset)
             spec = options.eval_split or _evaluation_split(corpus, None) or corpus.splits[0]
-        chosen = LeftOut(options.eval_fraction) if spec is None else None
+        shares: list[LeftOut | None] = [None]
+        if spec is None:
+            shares = [LeftOut(options.eval_fraction)]
+            if options.share_for_test:
+                shares.append(LeftOut(options.share_for_test, beyond=options.eval_fraction))
+            if not need_train and options.eval_split == TEST:
+                shares = shares[1:] or [LeftOut()]
+        chosen = shares[0]
         source = corpus.source(spec or options.train_split)
         num_tokens = self._most_eval_blocks * (options.block_size - 1) + 1
         where = f"the evaluation text of {corpus.name!r}"
-        documents = hash_documents(evaluation_documents(source, self.encoder, num_tokens, chosen), where)
+        texts, *others = evaluation_documents(source, self.encoder, num_tokens, shares)
+        documents = hash_documents(texts, where)
+        if others:
+            test = hash_documents(others[0], f"the test text of {corpus.name!r}") if len(others[0]) else NO_DOCUMENTS
         count = plural(len(documents), "document")
         if chosen is not None:
             self.notes.append(
                 f"data set {corpus.name!r} has no evaluation split: {100 * chosen.fraction:g} % of its documents are held "
                 f"out by content hash, and the evaluation blocks are of the first {count} of them"
+                + (f"; {100 * options.share_for_test:g} % for the test" if options.share_for_test else "")
             )
         if options.max_eval_blocks is None:
             self.notes.append(
                 f"a stream has at most {MOST_EVAL_BLOCKS:,} evaluation blocks unless max_eval_blocks says more"
             )
-        return documents, chosen or LeftOut(keys=frozenset(documents.keys.tolist()))
+        if chosen is None:
+            return documents, LeftOut(keys=frozenset(documents.keys.tolist())), None
+        return documents, LeftOut(options.eval_fraction + options.share_for_test), test
 
     def _stream(self, opened: Opened, left_out: LeftOut) -> BlockStream:
         options = self.options

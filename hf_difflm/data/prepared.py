@@ -47,11 +47,13 @@ class PreparedData:
         source_nll: nats per scored token of the very evaluation blocks under the source that made them, which no
             model can beat but by chance; None where the source is not known.
         fingerprint: SHA-256 of the documents of both sides, the tokenizer and the block size.
-        counts: by side, ``train`` and ``eval``; no ``train`` where that is a stream without an end.
+        counts: by side, ``train``, ``eval`` and ``test``; no ``train`` where that is a stream without an end.
         block_size: tokens in a block, BOS included.
         notes: sentences on what was decided on the way.
         round_trip: where the tokenizer does not give the evaluation text back, how much of it; else empty. There are no
             ``num_bytes`` then.
+        mixture: share of the training tokens by data set, where the training text is of several.
+        test: as ``eval``, for the headline alone; None where nothing was held out for it.
         conventions: ``add_bos`` and ``bos_token`` of the blocks; empty where they are those of a training.
     """
 
@@ -63,6 +65,8 @@ class PreparedData:
     block_size: int
     notes: list[str] = field(default_factory=list)
     round_trip: dict[str, Any] = field(default_factory=dict)
+    test: Any = None
+    mixture: dict[str, float] = field(default_factory=dict)
     conventions: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
@@ -72,4 +76,11 @@ class PreparedData:
             lines.append(f"the source itself has {self.source_nll:.4f} nats per token on the evaluation blocks")
         if getattr(self.train, "is_stream", False):
             lines.append(f"train: a stream, shuffled within windows of {plural(self.train.window_size, 'block')}")
+        if self.mixture:
+            lines.append(f"train: {mixture_said(self.mixture)}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def mixture_said(mixture: dict[str, float]) -> str:
+    """Return shares in words."""
+    return "a mixture of " + ", ".join(f"{name} ({100 * share:.4g} % of the tokens)" for name, share in mixture.items())

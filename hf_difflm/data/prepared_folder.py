@@ -18,6 +18,7 @@ from hf_difflm.errors import UserError
 
 from .encoding import DocumentEncoder
 from .options import DataOptions
+from .prepare_held import TEST
 from .prepared import PreparedData, SideCounts
 
 CARD = "prepared.json"
@@ -25,7 +26,15 @@ _VERSION = 1
 _AT_ONCE = 1024  # blocks that are written together
 _SAMPLES, _SAMPLE = 256, 1 << 16  # pieces of a file that are checked, and their bytes: all of a file up to 16 MiB
 # Options that were decided when the blocks were made, and are no decision any more when they are used.
-_SETTLED = ("dataset_config", "text_column", "train_split", "eval_split", "eval_dataset", "eval_fraction")
+_SETTLED = (
+    "dataset_config",
+    "text_column",
+    "train_split",
+    "eval_split",
+    "eval_dataset",
+    "eval_fraction",
+    "test_fraction",
+)
 
 
 class BlockFile(Dataset[dict[str, Any]]):
@@ -113,6 +122,8 @@ def write_prepared(
             "train": _write_side(folder, "train", _batches(data.train), ids_type, data.block_size),
             "eval": _write_side(folder, "eval", _batches(data.eval), ids_type, data.block_size),
         }
+        if data.test is not None:
+            sides["test"] = _write_side(folder, "test", _batches(data.test), ids_type, data.block_size)
         counts = {side: _counts(side, columns, data) for side, columns in sides.items()}
         if not counts["train"].blocks:
             raise UserError("the training text is shorter than one block: lower block_size, or give more text")
@@ -159,11 +170,15 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
     defaults = DataOptions()
     for name in _SETTLED:
         value = getattr(options, name)
-        if value not in (getattr(defaults, name), card["options"].get(name)):
+        held_out = name == "eval_split" and not need_train and value == TEST and TEST in card["columns"]
+        if value not in (getattr(defaults, name), card["options"].get(name)) and not held_out:
             raise UserError(
                 f"{folder} was prepared with {name} {card['options'].get(name)}, not {value}: leave out {name}, or prepare "
                 "the data again"
             )
+    if options.eval_split == TEST and TEST in card["columns"] and not need_train:
+        for part in (card["columns"], card["counts"]):
+            part["eval"] = part[TEST]
     sides = {side: _open_side(folder, columns) for side, columns in card["columns"].items()}
     counts = {side: SideCounts(**count) for side, count in card["counts"].items()}
     notes = [*card["notes"]]
@@ -174,7 +189,7 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
             f"{folder} was prepared before it was looked at whether the tokenizer gives the text back, so it has no bits "
             "per byte; prepare the data again"
         )
-    most = {"train": options.most_train_blocks(), "eval": options.max_eval_blocks}
+    most = {"train": options.most_train_blocks(), "eval": options.max_eval_blocks, TEST: options.max_eval_blocks}
     for side, columns in sides.items():
         limit = most[side]
         if limit is not None and limit < counts[side].blocks:
@@ -189,6 +204,7 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
         counts=counts if need_train else {"eval": counts["eval"]},
         block_size=options.block_size,
         notes=notes,
+        test=BlockFile(sides[TEST], most[TEST]) if TEST in sides else None,
         round_trip=card.get("round_trip", {}),  # of a folder prepared before it was looked at, nothing is known
     )
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from ..data import Collator
+from ..data.prepare_held import TEST
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
 from ..runs.journal.strict_json import dumps
 from .likelihood.batches import EvaluationBatches, data_unit
@@ -23,6 +24,7 @@ from .likelihood.zero_shot import evaluation_data
 from .precision import computed_in, dtype_of_weights
 from .run_measurements import record_measurement
 from .targets import Target, load_target
+from .test_numbers import keep_test
 
 
 def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None:
@@ -45,10 +47,10 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         bos_token=changes.get("bos_token"),
     )
     settings = {**loaded.config, "bf16": False, **changes}  # a run's own bf16 is how it was trained
-    draws = _draws(settings, changes)
+    draws = draws_of(settings, changes)
     options, data, zero_shot = evaluation_data(loaded, changes)
     print(data.summary(), file=sys.stderr)
-    result = _score(loaded, data.eval, settings, draws)
+    result = score(loaded, data.eval, settings, draws)
     if (missed := _missed(result, draws)) is not None:
         print(missed, file=sys.stderr)
     record = {
@@ -67,6 +69,8 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
     if zero_shot is not None:
         record |= {"block_size": options.block_size, **dataclasses.asdict(zero_shot)}
         record_measurement(target, loaded.step, "zero_shot", _zero_shot_numbers(record))
+    elif options.eval_split == TEST and changes.keys() <= {"eval_split", "use_cpu"}:
+        keep_test(target, loaded, data.eval, result)
     if as_json:
         print(json.dumps(json.loads(dumps(record)), indent=2))
     else:
@@ -81,7 +85,7 @@ def _zero_shot_numbers(record: dict[str, Any]) -> dict[str, float]:
     return {**numbers, f"{data}/block_size": record["block_size"]}
 
 
-def _draws(settings: dict[str, Any], changes: dict[str, Any]) -> Draws:
+def draws_of(settings: dict[str, Any], changes: dict[str, Any]) -> Draws:
     """How many draws; a number that was asked for is that number, even if the run had a target."""
     fixed = "eval_replicates" in changes and "target_stderr" not in changes
     target = None if fixed else settings.get("target_stderr")
@@ -101,7 +105,15 @@ def _missed(result: LikelihoodResult, draws: Draws) -> str | None:
     )
 
 
-def _score(target: Target, dataset: Any, settings: dict[str, Any], draws: Draws) -> LikelihoodResult:
+def score(target: Target, dataset: Any, settings: dict[str, Any], draws: Draws) -> LikelihoodResult:
+    """The likelihood of a data set under a model, drawn as the settings of its run say.
+
+    Args:
+        target: the model.
+        dataset: evaluation rows.
+        settings: of the run; ``bf16``: compute in bfloat16.
+        draws: how many.
+    """
     objective: Objective = CausalObjective()
     if target.is_denoiser:
         objective = MaskedDiffusionObjective(target.model.config.mask_token_id)

@@ -15,6 +15,7 @@ from ..callbacks import RunLogCallback
 from ..callbacks.tracking.open_trackers import refuse_missing_trackers
 from ..callbacks.tracking.wandb_names import open_wandb_run
 from ..data import PreparedData, prepare_data
+from ..data.options import names_of
 from ..data.prepared_folder import is_prepared
 from ..data.sources.corpora import refuse_missing
 from ..errors import UserError
@@ -32,7 +33,7 @@ from .doctor import sanity_checks
 from .monitoring import add_monitoring
 from .progress import ConsoleCallback
 from .recipe_settings import Settings
-from .run_ends import close_log, ending, is_last, newest_checkpoint, write_samples
+from .run_ends import close_log, ending, is_last, newest_checkpoint, test_line, write_samples
 from .run_folder import (
     check_folder,
     default_name,
@@ -114,9 +115,9 @@ def train_run(
         on_cpu=arguments.device.type == "cpu",
         half=arguments.bf16 or arguments.fp16,
     )
-    for name in (settings.data.dataset, settings.data.eval_dataset):
-        if name is not None:
-            refuse_missing(name)
+    others = [] if settings.data.eval_dataset is None else [settings.data.eval_dataset]
+    for name in [*names_of(settings.data.dataset), *others]:
+        refuse_missing(name)
     _refuse_no_end(settings)
     if arguments.push_to_hub and keeps_no_weights(arguments.save_strategy, arguments.eval_strategy):
         raise UserError(
@@ -125,6 +126,7 @@ def train_run(
     tokenizer = open_tokenizer(settings)
     check_network(settings, tokenizer)
     if is_main:
+        print("".join(f"note: {note}\n" for note in settings.notes), end="")
         ready = is_prepared(settings.data.dataset)
         print(
             f"{'reading' if ready else 'preparing'} {settings.data.dataset}{'' if ready else ' (cached for the next run)'}",
@@ -173,6 +175,8 @@ def train_run(
         if interrupted:
             print(f"interrupted at step {trainer.state.global_step}, which is saved", file=sys.stderr)
         else:
+            if line := test_line(trainer, folder, data):
+                print(line)
             print(ending(trainer, folder))
             trainer.push_at_end()
     return FinishedRun(folder, interrupted)
@@ -262,6 +266,7 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
             "fingerprint": data.fingerprint,
             "counts": {side: dataclasses.asdict(counts) for side, counts in data.counts.items()},
             "source_nll": data.source_nll,
+            **({"mixture": data.mixture} if data.mixture else {}),
             **({"round_trip": data.round_trip} if data.round_trip else {}),
             "notes": data.notes,
         },

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..callbacks.measuring.alarms import check_kinds
-from ..data.options import DataOptions
+from ..data.options import DataOptions, mixture_of
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..objectives.names import OBJECTIVES
-from ..recipes import Layer, Sourced, overlay, recipe_layers
+from ..recipes import OF_A_DATA_SET, Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.quantities import evaluation_quantity, ranked
 from ..runs.journal.redaction import REDACTED
 from ..training.declarations.fields import find_field, own_fields, trainer_fields
@@ -57,6 +57,8 @@ class Settings:
         recipe: the recipe's name or file as given, or None.
         given: what recipe and flags set explicitly, typed; all else is a default.
         start: the weights that training begins with, where they have been found already.
+        named_after: what a run is called by default: its recipe, or the data set where that is another than the recipe's.
+        notes: sentences on what of the recipe does not count.
     """
 
     data: DataOptions
@@ -66,6 +68,8 @@ class Settings:
     recipe: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
     start: StartingPoint | None = None
+    named_after: str = DataOptions.dataset
+    notes: list[str] = field(default_factory=list)
 
 
 def load_settings(
@@ -110,7 +114,10 @@ def load_settings(
         monitoring=MonitoringOptions(**_of_group("monitoring", given)),
         recipe=recipe,
         given=given,
+        notes=_left_out(layers, objective, values[objective]),
     )
+    own_data = "dataset" in given and not values[objective]["dataset"].source
+    settings.named_after = settings.data.dataset if recipe is None or own_data else recipe
     _check_together(settings, values[objective], layers[-1].values if typed is None else typed)
     return settings
 
@@ -175,6 +182,20 @@ def _refuse_idle(flags: Iterable[str], objective: str, beside: Collection[str]) 
             )
 
 
+def _left_out(layers: Iterable[Layer], objective: str, values: Mapping[str, Sourced]) -> list[str]:
+    """Say which keys of a recipe's own data set do not count, since another one is given."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        said = layer.values | layer.by_objective.get(objective, {})
+        for name in OF_A_DATA_SET:
+            if name in said and name not in values and said[name] != own_fields()[name].default:
+                found.setdefault(layer.source, []).append(name)
+    return [
+        f"left out {', '.join(names)} of {source}, which {'is' if len(names) == 1 else 'are'} of its own data set"
+        for source, names in found.items()
+    ]
+
+
 def _objective(layers: list[Layer]) -> str:
     """Return the objective, read from the plain keys first: it decides which of the recipe's mappings count."""
     entry = Sourced(DiffusionOptions.objective, "")
@@ -188,8 +209,13 @@ def _typed(name: str, entry: Sourced) -> Any:
     field = find_field(name)
     if field is None:
         raise KeyError(name)  # unknown names were refused before
+    given = entry.value
+    if name == "dataset" and isinstance(given, dict):  # a mixture, in a recipe
+        given = " ".join(f"{part}={share}" for part, share in given.items())
     try:
-        value = typed_value(field, entry.value)
+        value = typed_value(field, given)
+        if name == "dataset":
+            mixture_of(value)
     except UserError as error:
         if entry.value is True and not entry.source:
             raise UserError(f"{name} needs a value") from None  # a flag that only TrainingArguments knows, alone

@@ -9,6 +9,11 @@ from pathlib import Path
 from transformers import TrainerState
 
 from ..callbacks import RunLogCallback
+from ..data import PreparedData
+from ..errors import UserError
+from ..evaluation.report import draws_of, score
+from ..evaluation.targets import load_target
+from ..evaluation.test_numbers import keep_test
 from ..runs.journal.checkpoints import newest_good
 from ..runs.journal.schema import SampleRecord
 from ..runs.journal.tables import printable
@@ -51,6 +56,26 @@ def write_samples(samples: Sequence[SampleRecord], folder: Path) -> None:
         for record in samples
     ]
     (folder / "samples.txt").write_text("\n".join(texts), encoding="utf-8")
+
+
+def test_line(trainer: DiffusionTrainer, folder: Path, data: PreparedData) -> str:
+    """Evaluate ``best/`` on the test text, keep that in the log, and say it; empty where there is no test or no ``best/``.
+
+    What is computed is what ``hf-difflm eval RUN --split test`` computes.
+    """
+    if data.test is None or not (folder / "best").is_dir():
+        return ""
+    settings = {**trainer.args.to_dict(), "bf16": False}
+    try:
+        best = load_target(str(folder), use_cpu=trainer.args.device.type == "cpu")
+        result = score(best, data.test, settings, draws_of(settings, {}))
+        keep_test(str(folder), best, data.test, result)
+    except UserError as error:  # the run itself is done
+        return f"the test was not evaluated ({error}); hf-difflm eval {folder} --split test does it"
+    spread = "" if result.nll_stderr is None else f" ± {result.nll_stderr:.4f}"
+    return (
+        f"test: nll {result.nll:.4f}{spread} nats/token of the weights in {folder / 'best'}, on text held out for that"
+    )
 
 
 def ending(trainer: DiffusionTrainer, folder: Path) -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..callbacks.recording.log_lines import TEXT_LOG_NAME
+from ..data.options import SUFFIXES, kind_of, names_of
 from ..errors import UserError
+from ..recipes import SUFFIXES as RECIPES
 from ..runs import load_run
 from ..runs.derived.rebuild import derived_files
 from ..runs.journal.append_only import has_other_writer
@@ -25,7 +27,7 @@ from .recipe_settings import Settings
 logger = logging.getLogger(__name__)
 
 # What a run writes besides its log; all that --overwrite deletes.
-_WRITTEN = ("checkpoint-*", "best", "best.*", "best_evaluation.json", "samples.txt", "push.tmp")
+_WRITTEN = ("checkpoint-*", "best", "best.*", "*_evaluation.json", "samples.txt", "push.tmp")
 
 
 def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:
@@ -41,10 +43,10 @@ def flat_config(settings: Settings, global_batch_size: int) -> dict[str, Any]:
 
 
 def default_name(settings: Settings) -> str:
-    """``{recipe or data set}-{objective}``, fit for a file name."""
-    source = settings.recipe or settings.data.dataset
-    stem = Path(source).stem if Path(source).suffix in (".yaml", ".yml", ".txt", ".jsonl", ".parquet") else source
-    return _file_name(f"{stem}-{settings.training['objective']}")
+    """``{recipe or data set}-{objective}``, fit for a file name; a name that ends in the objective stays as it is."""
+    source, objective = settings.named_after, settings.training["objective"]
+    stem = "+".join(_stem(name) for name in names_of(source))
+    return _file_name(stem if stem.endswith(f"-{objective}") else f"{stem}-{objective}")
 
 
 def fresh_folder(settings: Settings) -> Path:
@@ -62,6 +64,17 @@ def fresh_folder(settings: Settings) -> Path:
 def holds_run(folder: Path) -> bool:
     """Whether a run has written here."""
     return keeps_log(folder) or any(folder.glob("checkpoint-*"))
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the run that has written here has come as far as a whole first record of its log, or a checkpoint."""
+    if any(folder.glob("checkpoint-*")):
+        return True
+    try:
+        with (folder / JOURNAL_NAME).open("rb") as journal:
+            return journal.readline().endswith(b"\n")
+    except OSError:
+        return False
 
 
 def keeps_log(folder: Path) -> bool:
@@ -237,6 +250,11 @@ def _check_writable(folder: Path, flag: str) -> None:
         reason = f"no permission to write in {nearest}"
     if reason:
         raise UserError(f"{flag} {folder} cannot be written ({reason}); give another folder")
+
+
+def _stem(source: str) -> str:
+    kind = kind_of(path := Path(source))
+    return path.name.partition(kind)[0] if kind in (*SUFFIXES, *RECIPES) else source.rstrip("/")
 
 
 def _file_name(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import Run
-from ..runs.comparing.units import EVALUATION_FILE
+from ..runs.comparing.units import EVALUATION_FILE, TEST_FILE
 from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.strict_json import dumps, dumps_line, loads
 from ..runs.reading.dashboard_names import LATEST, SAMPLES
@@ -19,7 +19,7 @@ _WITH_PATHS = {"run": ("config", "data", "metadata", "parent_run"), "event": ("m
 
 
 def write_log_files(run: Run, twin: Run | None, folder: Path) -> None:
-    """Write ``journal.jsonl``, ``best_evaluation.json``, ``text_samples.json``, ``dashboard.png`` and ``curves.png``.
+    """Write ``journal.jsonl``, the evaluations unit by unit, ``text_samples.json``, ``dashboard.png`` and ``curves.png``.
 
     The journal is the run's own but for absolute paths, of which the last part is left. The dashboard is the newest that the
     run has drawn, else one drawn now; the curves are drawn now, of both where there is a twin.
@@ -40,8 +40,9 @@ def write_log_files(run: Run, twin: Run | None, folder: Path) -> None:
     place = run.path.parent
     if run.path.suffix == ".jsonl":
         (folder / JOURNAL_NAME).write_bytes(portable_journal(run.path.read_bytes()))
-    if (place / EVALUATION_FILE).is_file():
-        shutil.copyfile(place / EVALUATION_FILE, folder / EVALUATION_FILE)
+    for name in (EVALUATION_FILE, TEST_FILE):
+        if (place / name).is_file():
+            shutil.copyfile(place / name, folder / name)
     if run.samples:
         (folder / SAMPLES).write_text(dumps(text_samples(run), indent=1) + "\n", encoding="utf-8")
     newest = default_folder(run.path) / LATEST

@@ -18,6 +18,8 @@ from ..errors import UserError, did_you_mean
 
 FOLDER = Path(__file__).parent
 SUFFIXES = (".yaml", ".yml")
+OF_A_DATA_SET = ("dataset_config", "text_column", "train_split", "eval_split", "eval_dataset")
+"""Keys that say what is where in one data set, and nothing of another."""
 
 
 class Sourced(NamedTuple):
@@ -83,7 +85,8 @@ def overlay(layers: Iterable[Layer], objectives: Sequence[str]) -> dict[str, dic
     """Lay the later layers over the earlier ones and return the values of each objective.
 
     A plain key overrides what a lower layer says, for one objective or for all. A layer that gives both the micro-batch
-    and the accumulation, and no global batch size, overrides a lower layer's global batch size: it has said it all.
+    and the accumulation, and no global batch size, overrides a lower layer's global batch size: it has said it all. One
+    that names another data set overrides what lower layers say of theirs (:data:`OF_A_DATA_SET`).
     """
     result: dict[str, dict[str, Sourced]] = {objective: {} for objective in objectives}
     for layer in layers:
@@ -91,6 +94,9 @@ def overlay(layers: Iterable[Layer], objectives: Sequence[str]) -> dict[str, dic
             new = layer.values | layer.by_objective.get(objective, {})
             if {"per_device_train_batch_size", "gradient_accumulation_steps"} <= new.keys():
                 values.pop("global_batch_size", None)
+            if "dataset" in new and "dataset" in values and values["dataset"].value != new["dataset"]:
+                for key in OF_A_DATA_SET:
+                    values.pop(key, None)
             values.update({key: Sourced(value, layer.source) for key, value in new.items()})
     return result
 

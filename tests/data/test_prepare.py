@@ -37,10 +37,12 @@ def text_of(blocks: datasets.Dataset) -> list[str]:
 def test_documents_are_held_out_where_there_is_no_evaluation_split(prepare: Prepare, tmp_path: Path) -> None:
     texts = [words(number) for number in range(40)]
     data = prepare(write_jsonl(tmp_path / "a.jsonl", [*texts, *texts[:10]]), eval_fraction=0.25)
-    train, evaluation = (set(text_of(blocks)[:-1]) for blocks in (data.train, data.eval))
-    assert train.isdisjoint(evaluation)
+    train, evaluation, test = (set(text_of(blocks)[:-1]) for blocks in (data.train, data.eval, data.test))
+    assert train.isdisjoint(evaluation | test)
+    assert test.isdisjoint(evaluation)
     assert len(evaluation) in (9, 10)  # the last one may have lost its end
-    assert data.counts["train"].documents + data.counts["eval"].documents == 50
+    assert len(test) in (9, 10)
+    assert sum(count.documents for count in data.counts.values()) == 50
     assert any("has no evaluation split: held out" in note for note in data.notes)
 
 
@@ -54,12 +56,12 @@ def test_counts_add_up_and_the_summary_says_them(prepare: Prepare, tmp_path: Pat
     )
     dropped = sum(count.dropped_tokens for count in data.counts.values())
     assert documents == 40
-    assert tokens + dropped == total + 38  # an EOS between documents on either side
-    for side, blocks in (("train", data.train), ("eval", data.eval)):
+    assert tokens + dropped == total + 37  # an EOS between documents on each side
+    for side, blocks in (("train", data.train), ("eval", data.eval), ("test", data.test)):
         count = data.counts[side]
         assert (count.blocks, count.tokens) == (len(blocks), 7 * len(blocks))
         assert count.num_bytes == sum(row["num_bytes"] for row in blocks)
-    assert f"train: 38 documents, {data.counts['train'].blocks:,} blocks of 8 tokens" in data.summary()
+    assert f"train: 36 documents, {data.counts['train'].blocks:,} blocks of 8 tokens" in data.summary()
     assert "left out 1 empty document of split 'train' of data set" in data.summary()
 
 
@@ -79,10 +81,47 @@ def test_one_text_file_trains_on_its_beginning_and_evaluates_on_its_end(prepare:
     content = "".join(chr(ord("a") + number % 26) for number in range(1000))
     (tmp_path / "a.txt").write_text(content)
     data = prepare(tmp_path / "a.txt", eval_fraction=0.1)
-    assert "".join(text_of(data.train)) == content[: 900 // 7 * 7]
+    assert "".join(text_of(data.train)) == content[: 800 // 7 * 7]
+    assert "".join(text_of(data.test)) == content[800 : 800 + 100 // 7 * 7]
     assert "".join(text_of(data.eval)) == content[900 : 900 + 100 // 7 * 7]
-    assert any("is one document: its last 10 % are for evaluation" in note for note in data.notes)
-    assert data.counts["train"].dropped_tokens == 900 % 7
+    assert any("is one document: its last 10 % are for evaluation, the 10 % before them" in note for note in data.notes)
+    assert data.counts["train"].dropped_tokens == 800 % 7
+    whole = prepare(tmp_path / "a.txt", eval_fraction=0.1, test_fraction=0.0)
+    assert "".join(text_of(whole.train)) == content[: 900 // 7 * 7]
+    assert (text_of(whole.eval), whole.test) == (text_of(data.eval), None)
+
+
+@pytest.mark.borders
+def test_the_test_that_was_held_out_is_found_again_by_its_name(prepare: Prepare, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [words(number) for number in range(40)])
+    data = prepare(path, eval_fraction=0.25)
+    again = prepare(path, eval_fraction=0.25, eval_split="test", need_train=False)
+    assert text_of(again.eval) == text_of(data.test) != text_of(data.eval)
+    assert again.test is None
+    validation = prepare(path, eval_fraction=0.25, eval_split="validation", need_train=False)
+    assert text_of(validation.eval) == text_of(data.eval)
+    with pytest.raises(UserError, match="has no split 'test'"):  # which would choose the weights and be the headline
+        prepare(path, eval_fraction=0.25, eval_split="test")
+    with pytest.raises(UserError, match="test_fraction 0 holds none out"):
+        prepare(path, test_fraction=0.0, eval_split="test", need_train=False)
+    with pytest.raises(UserError, match="leave no text to train on"):
+        prepare(path, eval_fraction=0.5, test_fraction=0.5)
+
+
+@pytest.mark.borders
+def test_too_little_text_for_a_test_is_trained_on_and_a_set_with_splits_keeps_the_evaluation_set_it_has(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("abcdefghij" * 10)
+    data = prepare(tmp_path / "a.txt", eval_fraction=0.1, test_fraction=0.03)  # 3 characters, and a block has 7
+    assert data.test is None
+    assert "".join(text_of(data.train)) == ("abcdefghij" * 9)[: 90 // 7 * 7]
+    assert "too little text to hold out a test" in data.summary()
+    folder = save_splits(
+        tmp_path / "s", train=[words(n) for n in range(20)], validation=[words(n) for n in range(30, 35)]
+    )
+    assert prepare(folder).test is None
+    assert prepare("markov", block_size=8).test is None
 
 
 def save_splits(folder: Path, **splits: list[str]) -> Path:

@@ -258,3 +258,30 @@ def test_what_nobody_typed_is_passed_over_where_it_is_for_another_objective():
     with pytest.raises(UserError, match="flag --masking is for the objective atat"):
         resumed_settings(recorded, {"masking": "inverse"})
     assert load_settings(None, {"masking": "inverse"}, typed=()).training["objective"] == "mdlm"
+
+
+@pytest.mark.borders
+def test_keys_of_the_recipes_own_data_set_go_where_another_is_given_and_a_note_says_so(recipe):
+    """A recipe for WikiText on one's own text: its configuration, splits and text column are of WikiText."""
+    own = {"dataset_config": "raw-v1", "train_split": "train[:80%]", "eval_split": "validation", "text_column": "page"}
+    path = recipe("theirs", dataset="owner/set", eval_dataset="owner/other", block_size=64, **own)
+    settings = load_settings(path, {"dataset": "my.txt"})
+    assert settings.data == DataOptions(dataset="my.txt", block_size=64)
+    assert settings.notes == [
+        "left out dataset_config, text_column, train_split, eval_split, eval_dataset of recipe theirs.yaml, which are of "
+        "its own data set"
+    ]
+    child = load_settings(recipe("mine", base="theirs.yaml", dataset="my.jsonl", text_column="body"), {})
+    assert (child.data.eval_split, child.data.text_column) == (None, "body")
+    same = load_settings(path, {"dataset": "owner/set", "eval_split": "test"})
+    assert (same.data.dataset_config, same.data.eval_split, same.notes) == ("raw-v1", "test", [])
+    given = load_settings(path, {"dataset": "my", "eval_split": "dev"})
+    assert (given.data.dataset_config, given.data.eval_split) == (None, "dev")
+
+
+@pytest.mark.borders
+def test_a_run_is_named_after_ones_own_data_where_the_recipe_is_for_another(recipe):
+    path = recipe("theirs", dataset="owner/set")
+    assert load_settings(path, {}).named_after == path
+    assert load_settings(path, {"dataset": "my.txt"}).named_after == "my.txt"
+    assert load_settings(recipe("without", seed=1), {}).named_after.endswith("without.yaml")

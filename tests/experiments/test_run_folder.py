@@ -256,6 +256,8 @@ def test_recorded_settings_say_why_there_are_none(tmp_path, write_log):
         ({}, "python-docs-mdlm"),
         ({"dataset": "a/b c.txt", "objective": "ar"}, "b-c-ar"),
         ({"dataset": "owner/name"}, "owner-name-mdlm"),
+        ({"dataset": "a/part.jsonl.gz"}, "part-mdlm"),
+        ({"dataset": "texts-mdlm"}, "texts-mdlm"),
     ],
 )
 def test_the_default_name_is_fit_for_a_file(flags, name):

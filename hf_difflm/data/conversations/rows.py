@@ -20,10 +20,12 @@ from hf_difflm.errors import UserError, did_you_mean, first_line
 from ..caching import code_digest
 from ..options import kind_of
 from ..sources.arithmetic import sums_conversations
+from ..sources.bad_rows import BAD, judge, without_bad
 from ..sources.corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
 from ..sources.folders import find_files, is_saved, split_files
 from ..sources.local_files import csv_rows, generated, json_lines, json_records
-from . import messages
+from . import formats, messages
+from .formats import COLUMNS, COMPLETION, PROMPT, brought, format_of, known_formats
 from .messages import (
     ASSISTANT,
     MESSAGES,
@@ -37,17 +39,26 @@ from .messages import (
     without_nulls,
 )
 
-PROMPT, COMPLETION, LABEL = "prompt", "completion", "label"
-_READ = (MESSAGES, PROMPT, COMPLETION, TOOLS, TEMPLATE_OPTIONS, WEIGHT, LABEL)
+LABEL = "label"
+_READ = (*COLUMNS, TOOLS, TEMPLATE_OPTIONS, WEIGHT, LABEL)
 UNUSED = "unused"
 """Column beside the documents: the columns of the row that are in none."""
+FORMAT = "format"
+"""Column beside the documents: what the format of the row is called."""
 SUMS = "sums"
 
-_SOURCES = (__file__, str(messages.__file__))
-_FEATURES = datasets.Features({"text": datasets.Value("string"), UNUSED: datasets.List(datasets.Value("string"))})
+_SOURCES = (__file__, str(messages.__file__), str(formats.__file__))
+_FEATURES = datasets.Features(
+    {
+        "text": datasets.Value("string"),
+        UNUSED: datasets.List(datasets.Value("string")),
+        BAD: datasets.Value("string"),
+        FORMAT: datasets.Value("string"),
+    }
+)
 
 
-def load_conversations(name: str, config: str | None = None) -> Corpus:
+def load_conversations(name: str, config: str | None = None, skip_bad_rows: bool = False) -> Corpus:
     """Find the conversations ``name``: the embedded ``sums``, else a path that exists, else a data set on the Hub.
 
     Returns:
@@ -63,9 +74,21 @@ def load_conversations(name: str, config: str | None = None) -> Corpus:
         raise UserError(f"data set {name!r} is running text; leave out --sft, or take conversations such as {SUMS!r}")
     path = Path(name).expanduser()
     if path.exists() and config is None:
-        return Corpus(name, _load_local(path))
-    refuse_missing(name)
-    return Corpus(name, _documents_of_splits(load_from_hub(name, config), f"data set {name!r}"))
+        found = _load_local(path)
+    else:
+        refuse_missing(name)
+        found = _documents_of_splits(load_from_hub(name, config), f"data set {name!r}")
+    splits = datasets.DatasetDict()
+    bad: list[str] = []
+    formats_met: dict[str, None] = {}
+    for split, rows in found.items():
+        good, reasons = without_bad(rows)
+        formats_met |= dict.fromkeys(good.unique(FORMAT))
+        splits[split] = good.remove_columns(FORMAT)
+        bad += reasons
+    note = judge(bad, sum(map(len, splits.values())), name, skip_bad_rows)
+    told = f"conversations in the format {' and '.join(formats_met)}"
+    return Corpus(name, splits, note=f"{told}; {note}" if note else told)
 
 
 def document_of_row(row: Any, where: str) -> str:
@@ -86,6 +109,7 @@ def _document_of_row(row: Any, where: str) -> tuple[str, list[str]]:
         raise UserError(
             f"{where} holds {type(row).__name__}, not an object with messages, or a prompt and a completion"
         )
+    row, _ = brought(row, where)
     refuse_weight(row, where)
     if row.get(LABEL) is False:
         raise UserError(f"the label of {where} is false, so its answer is one to avoid; remove the row")
@@ -98,7 +122,8 @@ def _document_of_row(row: Any, where: str) -> tuple[str, list[str]]:
         names = ", ".join(row) or "(none)"
         hint = "" if PROMPT in row or COMPLETION in row else did_you_mean(MESSAGES, row)
         raise UserError(
-            f"{where} has neither messages nor a prompt and a completion, its columns are {names}{hint or '; rename them'}"
+            f"{where} has neither messages nor a prompt and a completion, its columns are {names}{hint or '; rename them'}; "
+            f"the formats that are read: {known_formats()}"
         )
     prompt, completion = row[PROMPT], row[COMPLETION]
     if isinstance(prompt, list) and isinstance(completion, list):
@@ -169,8 +194,7 @@ def _documents_of_splits(splits: datasets.DatasetDict, where: str) -> datasets.D
 
 
 def _documents(rows: datasets.Dataset, where: str) -> datasets.Dataset:
-    used = [name for name in (MESSAGES, PROMPT, COMPLETION) if name in rows.column_names]
-    if MESSAGES not in used and len(used) < 2:
+    if format_of(rows.column_names) is None:
         document_of_row(dict.fromkeys(rows.column_names), where)  # raises, since nothing is in them
     read = [name for name in rows.column_names if name in _READ]
     others = [name for name in rows.column_names if name not in read]
@@ -185,8 +209,19 @@ def _documents(rows: datasets.Dataset, where: str) -> datasets.Dataset:
 
 
 def _document(row: dict[str, Any], number: int, where: str, others: list[str], code: str) -> dict[str, Any]:
-    text, unused = _document_of_row(without_nulls(dict(row)), f"row {number + 1:,} of {where}")
-    return {"text": text, UNUSED: unused + others}
+    return _judged(without_nulls(dict(row)), f"row {number + 1:,} of {where}", others)
+
+
+def _judged(row: Any, where: str, others: list[str]) -> dict[str, Any]:
+    """The document of a row, or why there is none."""
+    try:
+        if isinstance(row, UserError):
+            raise row
+        text, unused = _document_of_row(row, where)
+    except UserError as error:
+        return {"text": "", UNUSED: [], BAD: str(error), FORMAT: None}
+    met = format_of(name for name, value in row.items() if value is not None)
+    return {"text": text, UNUSED: unused + others, BAD: None, FORMAT: met.name if met is not None else None}
 
 
 def _generate(files: list[str], stamps: list[tuple[int, int]], code: str) -> Iterator[dict[str, Any]]:
@@ -195,8 +230,7 @@ def _generate(files: list[str], stamps: list[tuple[int, int]], code: str) -> Ite
         try:
             for row, where in _rows(Path(file)):
                 found = True
-                text, unused = _document_of_row(row, where)
-                yield {"text": text, UNUSED: unused}
+                yield _judged(row, where, [])
         except OSError as error:
             raise UserError(f"cannot read {file} ({error.strerror}): check its permissions") from error
     if not found:

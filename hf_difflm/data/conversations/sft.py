@@ -72,21 +72,25 @@ class SftPreparation(Preparation):
 
     def _corpus(self, name: str, config: str | None = None) -> Corpus:
         self.tell_left_out(name, config)
-        corpus = load_conversations(name, config)
+        corpus = load_conversations(name, config, self.options.skip_bad_rows)
+        if corpus.note:
+            self.notes.append(corpus.note)
         rows = [split for split in corpus.splits.values() if UNUSED in split.column_names]
         if counted := _counted(rows):
             self.notes.append(f"columns of data set {name!r} that are not used: {counted}")
         return corpus
 
-    def _cut(self, documents: Documents, fraction: float, where: str) -> tuple[Documents, Documents]:
+    def _cut(
+        self, documents: Documents, fraction: float, for_test: float, where: str
+    ) -> tuple[Documents, Documents, Documents | None]:
         raise UserError(f"{where} is one conversation, of which nothing can be held out; give more, or an eval_dataset")
 
     def blocks(
         self, side: str, documents: Documents, source: MarkovSource | None, most: int | None
     ) -> datasets.Dataset:
-        """Return the rows of ``side``, train or eval, at most ``most``; counts them."""
-        where = {"train": "the training set", "eval": "the evaluation set"}[side]
-        tables = AnswerTables(self.answers, with_document_ids=side == "eval")
+        """Return the rows of ``side``, train, eval or test, at most ``most``; counts them."""
+        where = {"train": "the training set", "eval": "the evaluation set", "test": "the test set"}[side]
+        tables = AnswerTables(self.answers, with_document_ids=side != "train")
         rows = cached_map(
             documents.dataset,
             tables,
@@ -117,9 +121,9 @@ class SftPreparation(Preparation):
         rows = rows.with_format("numpy")
         total = sum(len(ids) for ids in rows["input_ids"])
         context = sum(int((labels == -100).sum()) for labels in rows["labels"])
-        if side == "eval":
+        if side != "train":
             trip = round_trip(documents.dataset, self.encoder, key=documents.fingerprint, texts_of=scored_texts)
-            rows = self.without_lost_bytes(rows, trip)
+            rows = self.without_lost_bytes(rows, trip, side)
         self.counts[side] = ConversationCounts(
             documents=len(documents),
             blocks=len(rows),

@@ -11,6 +11,7 @@ from hf_difflm.errors import UserError, did_you_mean, first_line
 
 from ..options import SUFFIXES, kind_of
 from .articles import group_articles, is_wikitext
+from .bad_rows import judge
 from .columns import text_only
 from .local_files import load_local
 from .markov import MarkovSource, markov_documents
@@ -28,12 +29,14 @@ class Corpus:
         splits: data sets with the column ``text_column``.
         text_column: the column that holds the text.
         source: the chain behind the documents where they are synthetic: each document is then one block.
+        note: on rows that were left out; may be empty.
     """
 
     name: str
     splits: datasets.DatasetDict
     text_column: str = "text"
     source: MarkovSource | None = None
+    note: str = ""
 
     def split(self, spec: str) -> datasets.Dataset:
         """Return the documents (column ``text``) of a split such as ``train`` or a slice such as ``train[:80%]``.
@@ -67,7 +70,9 @@ class Corpus:
         return rows if (start, stop) == (0, len(rows)) else rows.select(range(start, stop))
 
 
-def load_corpus(name: str, config: str | None = None, *, text_column: str = "text", block_size: int) -> Corpus:
+def load_corpus(
+    name: str, config: str | None = None, *, text_column: str = "text", block_size: int, skip_bad_rows: bool = False
+) -> Corpus:
     """Find the data set ``name``: an embedded one, else a path that exists, else one on the Hub.
 
     The lines of WikiText are put together to articles, which are its documents and what is sliced.
@@ -75,6 +80,7 @@ def load_corpus(name: str, config: str | None = None, *, text_column: str = "tex
     Args:
         config: configuration of a Hub data set, or of a local folder laid out like one.
         text_column: column that holds the text, where the source has columns.
+        skip_bad_rows: leave out rows of local files that cannot be used.
         block_size: length of the blocks to be made; ``markov`` documents are that long less the BOS.
 
     Raises:
@@ -89,7 +95,9 @@ def load_corpus(name: str, config: str | None = None, *, text_column: str = "tex
         return Corpus(name, markov_documents(source, block_size - 1), source=source)
     path = Path(name).expanduser()
     if path.exists() and config is None:
-        return Corpus(name, load_local(path, text_column))
+        splits, bad = load_local(path, text_column)
+        note = judge(bad, sum(map(len, splits.values())), name, skip_bad_rows)
+        return Corpus(name, splits, note=note)
     refuse_missing(name)
     splits = load_from_hub(name, config)
     if is_wikitext(name):
@@ -105,7 +113,14 @@ def refuse_missing(name: str) -> None:
         raise UserError(f"no such file or folder: {name}; check the path")
 
 
+def refuse_config(name: str, config: str | None) -> None:
+    """Raise UserError where a file has a configuration, which data sets of the Hub and folders like them have."""
+    if config is not None and Path(name).expanduser().is_file():
+        raise UserError(f"dataset_config {config!r} is of a data set of the Hub, but {name} is a file; leave it out")
+
+
 def load_from_hub(name: str, config: str | None) -> datasets.DatasetDict:
+    refuse_config(name, config)
     try:
         return datasets.load_dataset(name, config)
     except Exception as error:  # hub, network, cache and builder each raise their own; the user needs one sentence

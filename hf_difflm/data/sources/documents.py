@@ -55,6 +55,11 @@ class Documents:
         return Documents(rows, self.digests[chosen], self.num_bytes[chosen], self.num_empty)
 
 
+NO_DOCUMENTS = Documents(
+    datasets.Dataset.from_dict({"text": []}), np.zeros((0, 32), dtype=np.uint8), np.zeros(0, dtype=np.int64)
+)
+
+
 def hash_documents(dataset: datasets.Dataset, where: str, *, workers: int = 1) -> Documents:
     """Hash the texts of ``dataset`` (column ``text``) and leave out the empty ones; ``where`` is for messages.
 
@@ -99,20 +104,30 @@ def document_key(text: str) -> int:
     return int.from_bytes(hashlib.sha256(_SALT + text.encode("utf-8")).digest()[:8], "big")
 
 
-def hold_out(documents: Documents, fraction: float) -> tuple[Documents, Documents]:
-    """Split off a share of the distinct documents by their hash: (training, evaluation) documents.
+def hold_out(
+    documents: Documents, fraction: float, for_test: float = 0.0
+) -> tuple[Documents, Documents, Documents | None]:
+    """Split off shares of the distinct documents by their hash: (training, evaluation, test) documents.
 
     Identical texts always land on the same side, and neither order nor number of processes matters.
-    Needs at least two distinct documents; each side gets at least one.
+    Needs at least two distinct documents; training and evaluation get at least one each, and the evaluation documents are
+    the same whatever the test takes. There is no test below three documents.
     """
     distinct, rank = np.unique(documents.keys, return_inverse=True)
     num_held_out = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
-    held_out = rank < num_held_out
-    return documents.select(~held_out), documents.select(held_out)
+    num_test = min(max(1, round(for_test * len(distinct))), len(distinct) - 1 - num_held_out) if for_test else 0
+    held_out, tested = rank < num_held_out, (rank >= num_held_out) & (rank < num_held_out + num_test)
+    test = documents.select(tested) if num_test else None
+    return documents.select(~held_out & ~tested), documents.select(held_out), test
 
 
-def cut_by_position(documents: Documents, fraction: float, where: str) -> tuple[Documents, Documents]:
-    """Cut a lone document by characters: its first 1 - fraction is training text, the rest evaluation text.
+def cut_by_position(
+    documents: Documents, fraction: float, where: str, for_test: float = 0.0
+) -> tuple[Documents, Documents, Documents | None]:
+    """Cut a lone document by characters: its end is evaluation text, what comes before that the test's, the rest training's.
+
+    Returns:
+        training, evaluation and test documents.
 
     Raises:
         UserError: the document is too short to give both sides a character.
@@ -124,8 +139,16 @@ def cut_by_position(documents: Documents, fraction: float, where: str) -> tuple[
             f"{where} is one document of {len(text)} characters, too short to hold out {fraction:g} of it for "
             "evaluation: give more text or an eval_dataset"
         )
-    head, tail = (datasets.Dataset.from_dict({"text": [part]}) for part in (text[:cut], text[cut:]))
-    return hash_documents(head, where), hash_documents(tail, where)
+    begin = int(len(text) * (1 - fraction - for_test)) if for_test else cut
+    if not 0 < begin < cut:
+        begin = cut  # too short for a test
+    train, test, tail = (
+        hash_documents(datasets.Dataset.from_dict({"text": [part]}), where) if part else None
+        for part in (text[:begin], text[begin:cut], text[cut:])
+    )
+    assert train is not None
+    assert tail is not None
+    return train, tail, test
 
 
 def drop_shared(train: Documents, evaluation: Documents) -> Documents:

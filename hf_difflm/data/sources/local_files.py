@@ -17,6 +17,7 @@ from hf_difflm.errors import UserError, first_line
 from ..caching import code_digest
 from ..options import kind_of
 from . import compressed
+from .bad_rows import BAD, HOPELESS, without_bad
 from .columns import missing_column, text_only
 from .compressed import opened
 from .folders import find_files, is_saved, split_files
@@ -24,8 +25,8 @@ from .folders import find_files, is_saved, split_files
 _BUILDERS = {".csv": "csv", ".parquet": "parquet"}
 
 
-def load_local(path: Path, text_column: str) -> datasets.DatasetDict:
-    """Return the splits (column ``text``) of a file or folder.
+def load_local(path: Path, text_column: str) -> tuple[datasets.DatasetDict, list[str]]:
+    """Return the splits (column ``text``) of a file or folder, and why rows of it that are not among them cannot be used.
 
     A folder whose every file is named like a split (``train.txt``, ``valid.jsonl``, ``test-00000-of-00002.parquet``)
     has those splits; anything else is one split, ``train``. Files are read in the order of their paths.
@@ -34,9 +35,13 @@ def load_local(path: Path, text_column: str) -> datasets.DatasetDict:
         UserError: nothing readable there, or something in it is not what its suffix promises.
     """
     if is_saved(path):
-        return _load_saved(path, text_column)
-    files = find_files(path)
-    return datasets.DatasetDict({split: _read(paths, text_column) for split, paths in split_files(files).items()})
+        return _load_saved(path, text_column), []
+    splits = datasets.DatasetDict()
+    bad: list[str] = []
+    for split, paths in split_files(find_files(path)).items():
+        splits[split], reasons = _read(paths, text_column)
+        bad += reasons
+    return splits, bad
 
 
 def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
@@ -49,15 +54,18 @@ def _load_saved(path: Path, text_column: str) -> datasets.DatasetDict:
     return datasets.DatasetDict({split: text_only(rows, text_column, str(path)) for split, rows in loaded.items()})
 
 
-def _read(files: list[Path], text_column: str) -> datasets.Dataset:
-    parts = []
+def _read(files: list[Path], text_column: str) -> tuple[datasets.Dataset, list[str]]:
+    parts: list[datasets.Dataset] = []
+    bad: list[str] = []
     # The others are parsed here, for byte-exact text and for messages with line numbers.
     if parsed_here := [file for file in files if file.suffix.lower() not in _BUILDERS]:
-        parts.append(generated(parsed_here, _documents, __file__, compressed.__file__, text_column=text_column))
+        sources = (__file__, compressed.__file__)
+        rows, bad = without_bad(generated(parsed_here, _documents, *sources, text_column=text_column))
+        parts.append(rows)
     for suffix, builder in _BUILDERS.items():
         if built := [file for file in files if file.suffix.lower() == suffix]:
             parts.append(_from_builder(builder, built, text_column))
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    return (parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)), bad
 
 
 def generated(
@@ -67,7 +75,7 @@ def generated(
     features: datasets.Features | None = None,
     **arguments: Any,
 ) -> datasets.Dataset:
-    """Return the documents (column ``text``) that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
+    """Return the documents that ``generate(files=, stamps=, code=, **arguments)`` yields, cached.
 
     Args:
         files: that are read; one that changed is read again.
@@ -83,7 +91,7 @@ def generated(
     try:
         return datasets.Dataset.from_generator(
             generate,
-            features=features or datasets.Features({"text": datasets.Value("string")}),
+            features=features or datasets.Features({"text": datasets.Value("string"), BAD: datasets.Value("string")}),
             # `datasets` keys its cache by these.
             gen_kwargs={
                 "files": [str(file.resolve()) for file in files],
@@ -114,26 +122,41 @@ def _from_builder(builder: str, files: list[Path], text_column: str) -> datasets
 
 def _documents(
     files: list[str], text_column: str, stamps: list[tuple[int, int]], code: str
-) -> Iterator[dict[str, str]]:
-    num_documents = 0
+) -> Iterator[dict[str, str | None]]:
+    num_documents = num_bad = 0
+    first: UserError | None = None
     for file in files:
         try:
             for text in _texts(Path(file), text_column):
+                if isinstance(text, UserError):
+                    num_bad, first = num_bad + 1, first or text
+                    if num_bad == HOPELESS > num_documents == 0:
+                        raise first
+                    yield {"text": "", BAD: str(text)}
+                    continue
                 num_documents += 1
-                yield {"text": text}
+                yield {"text": text, BAD: None}
         except OSError as error:
             raise UserError(f"cannot read {file} ({error.strerror}): check its permissions") from error
-    if num_documents == 0:
-        yield {"text": ""}  # `datasets` cannot load what it wrote from no rows
+    if num_documents == num_bad == 0:
+        yield {"text": "", BAD: None}  # `datasets` cannot load what it wrote from no rows
 
 
-def _texts(path: Path, text_column: str) -> Iterator[str]:
+def _texts(path: Path, text_column: str) -> Iterator[str | UserError]:
+    """Yield the text of each row, or why there is none."""
     if kind_of(path) == ".txt":
         with opened(path) as file:
-            yield decode_text(file.read(), str(path))
+            content = file.read()
+        try:
+            yield decode_text(content, str(path))
+        except UserError as error:
+            yield error
         return
     for record, where in {".jsonl": json_lines, ".csv": csv_rows}.get(kind_of(path), json_records)(path):
-        yield text_of_record(record, text_column, where)
+        try:
+            yield record if isinstance(record, UserError) else text_of_record(record, text_column, where)
+        except UserError as error:
+            yield error
 
 
 def decode_text(content: bytes, where: str, signature: bool = True) -> str:
@@ -152,12 +175,16 @@ def decode_text(content: bytes, where: str, signature: bool = True) -> str:
 
 
 def json_lines(path: Path) -> Iterator[tuple[Any, str]]:
+    """Yield each line's value and where it stands; in place of a value that cannot be read the UserError that says why."""
     with opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             where = f"line {number:,} of {path}"
-            text = decode_text(line.rstrip(b"\r\n"), where)
-            if text.strip():
-                yield parse_json(text, where), where
+            try:
+                text = decode_text(line.rstrip(b"\r\n"), where)
+                if text.strip():
+                    yield parse_json(text, where), where
+            except UserError as error:
+                yield error, where
 
 
 def json_records(path: Path) -> Iterator[tuple[Any, str]]:

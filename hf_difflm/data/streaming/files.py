@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from hf_difflm.errors import UserError, first_line
 
 from ..options import kind_of
+from ..sources.bad_rows import SkippedRows
 from ..sources.columns import missing_column
 from ..sources.compressed import opened, skip
 from ..sources.local_files import decode_text, parse_json, text_of_record
@@ -32,6 +33,12 @@ class Files:
     name: str
     paths: tuple[Path, ...]
     text_column: str
+    skip_bad_rows: bool = False
+
+    @cached_property
+    def skipped(self) -> SkippedRows:
+        """The rows that were left out so far."""
+        return SkippedRows(self.name, self.skip_bad_rows)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,9 +77,14 @@ class Files:
             skip(file, offset)
             for line in file:
                 where = f"the line at byte {offset:,} of {path}"
-                text = decode_text(line.rstrip(b"\r\n"), where)
-                if text.strip():
-                    yield offset, text_of_record(parse_json(text, where), self.text_column, where), True
+                try:
+                    text = decode_text(line.rstrip(b"\r\n"), where)
+                    found = text_of_record(parse_json(text, where), self.text_column, where) if text.strip() else ""
+                except UserError as error:
+                    self.skipped.meet(error, (self.paths.index(path), offset))
+                    found = ""
+                if found:
+                    yield offset, found, True
                 offset += len(line)
 
     def _rows(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:

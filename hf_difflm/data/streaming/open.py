@@ -10,6 +10,7 @@ from hf_difflm.errors import UserError, did_you_mean
 
 from ..options import kind_of
 from ..sources.articles import is_wikitext
+from ..sources.corpora import refuse_config
 from ..sources.folders import find_files, is_saved, split_files
 from .files import STREAMED, Files
 from .hub import HubSource, open_builder, splits_of
@@ -32,6 +33,7 @@ class Opened:
     _files: Mapping[str, list[Path]] | None
     _builder: object
     _text_column: str
+    _skip_bad_rows: bool = False
 
     def source(self, split: str) -> Source:
         """Return the text of a split.
@@ -47,13 +49,13 @@ class Opened:
                 f"data set {self.name!r} has no split {split!r}, its splits are {', '.join(self.splits)}{hint}"
             )
         if self._files is not None:
-            return Files(self.name, tuple(self._files[split]), self._text_column)
+            return Files(self.name, tuple(self._files[split]), self._text_column, self._skip_bad_rows)
         if is_wikitext(self.name):
             return Articles(HubSource(self.name, self._builder, split, self._text_column, empty_too=True))
         return HubSource(self.name, self._builder, split, self._text_column)
 
 
-def open_stream(name: str, config: str | None, text_column: str) -> Opened:
+def open_stream(name: str, config: str | None, text_column: str, skip_bad_rows: bool = False) -> Opened:
     """Find the data set ``name`` without reading it: a path that exists, else one on the Hub.
 
     Raises:
@@ -72,6 +74,7 @@ def open_stream(name: str, config: str | None, text_column: str) -> Opened:
                     f"{file} cannot be read as a stream: convert it to {', '.join(STREAMED[:-1])} or {STREAMED[-1]}, "
                     "or leave out streaming"
                 )
-        return Opened(name, list(files), files, None, text_column)
+        return Opened(name, list(files), files, None, text_column, skip_bad_rows)
+    refuse_config(name, config)
     builder = open_builder(name, config)
     return Opened(name, splits_of(builder), None, builder, text_column)

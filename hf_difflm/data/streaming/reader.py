@@ -25,17 +25,19 @@ class LeftOut:
 
     Attributes:
         fraction: share of all documents, chosen by their content hash.
+        beyond: share of those with lower hashes, which is passed over.
         keys: the keys of further documents, see ``Documents.keys``.
     """
 
     fraction: float = 0.0
     keys: frozenset[int] = field(default_factory=frozenset)
+    beyond: float = 0.0
 
     def __contains__(self, text: str) -> bool:
         if not self.fraction and not self.keys:
             return False
         key = document_key(text)
-        return key < self.fraction * 2**64 or key in self.keys
+        return self.beyond * 2**64 <= key < (self.beyond + self.fraction) * 2**64 or key in self.keys
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 from huggingface_hub import snapshot_download
 
+from ...data.sources.bad_rows import judge
 from ...data.sources.local_files import load_local
 from ...errors import UserError, first_line
 
@@ -51,4 +52,6 @@ def load_evaluation_split(
         raise UserError(
             f"evaluation set {name!r} needs {missing}, and {snapshot} does not hold it; check --split, {instead}"
         )
-    return load_local(files[0].parent, text_column)["train"]
+    splits, bad = load_local(files[0].parent, text_column)
+    judge(bad, len(splits["train"]), str(files[0].parent), skip=False)
+    return splits["train"]

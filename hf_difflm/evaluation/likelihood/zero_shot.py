@@ -155,8 +155,13 @@ class _ZeroShot(BlockMaker):
             return Corpus(options.dataset, datasets.DatasetDict({split: rows})), spec
         self.tell_left_out(options.dataset, options.dataset_config)
         corpus = load_corpus(
-            options.dataset, options.dataset_config, text_column=options.text_column, block_size=options.block_size
+            options.dataset,
+            options.dataset_config,
+            text_column=options.text_column,
+            block_size=options.block_size,
+            skip_bad_rows=options.skip_bad_rows,
         )
+        self.notes += [corpus.note] if corpus.note else []
         spec = options.eval_split or next((s for s in ("validation", "test") if s in corpus.splits), None)
         if spec is None:
             spec = next(iter(corpus.splits))

@@ -70,6 +70,7 @@ class Comparison:
         lossy: a sentence for each run whose tokenizer does not give the evaluation text back.
         unsaid: names of runs whose logs hold settings, but tell neither objective nor data nor size.
         chosen: a sentence for each run of which another metric than the nll has chosen the evaluation that is quoted.
+        split: a sentence on which text the numbers are of, where some run has a test; else empty.
     """
 
     rows: list[ComparisonRow]
@@ -82,6 +83,7 @@ class Comparison:
     lossy: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
+    split: str = ""
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -106,7 +108,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """Return what there is to say besides the numbers, one line each: the pair, the source, fairness."""
         notes = [] if self.paired is None else [str(self.paired)]
-        notes += [*self.chosen, *self.lossy]
+        notes += [*filter(None, [self.split]), *self.chosen, *self.lossy]
         if self.source_nll is not None:
             notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
         if len(self.rows) > 1:
@@ -175,6 +177,10 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
     """
     if not runs:
         raise UserError("there is no run to compare; give at least one run folder")
+    on_test = all(run.test_evaluation is not None for run in runs)
+    validation = [run for run in runs if run.test_evaluation is None]
+    if on_test:
+        runs = [run.quoting_test() for run in runs]
     called = bool(names)
     names = labels(runs, names)
     groups = seed_groups(runs, names)
@@ -197,6 +203,21 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
         unsaid=[name for run, name in named if run.config and tells_of_settings_alone(run)],
         lossy=[note for run, name in named if (note := lossy_note(run, name)) is not None],
         chosen=[note for run, name in named if (note := _chosen_note(run, name)) is not None],
+        split=_TEST_NOTE if on_test else _validation_note(validation, len(runs)),
+    )
+
+
+_TEST_NOTE = "The numbers are of the test, text that had no say in which weights best/ holds."
+
+
+def _validation_note(without: Sequence[Run], runs: int) -> str:
+    """Say why the test of some runs is not quoted; nothing where none has one."""
+    if len(without) == runs:
+        return ""
+    names = ", ".join(shortened(run.name) for run in without)
+    return (
+        "The numbers are of the evaluation set that chose the weights in best/, since there is no test of "
+        f"{names}; hf-difflm eval RUN --split test makes one where text was held out for it."
     )
 
 

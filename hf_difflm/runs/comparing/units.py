@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 EVALUATION_FILE = "best_evaluation.json"
 """Beside the journal: nll by unit of the evaluation that is kept in ``best/``."""
 
+TEST_FILE = "test_evaluation.json"
+"""The same of these weights on the test text."""
+
 Keys = list[tuple[str, ...]]
 
 
@@ -79,11 +82,11 @@ def same_units(first: Run, second: Run) -> bool | None:
 
 
 def units_file(run: Run) -> Path:
-    """Return where the units of a run's best evaluation are kept."""
-    return Path(run.path).parent / EVALUATION_FILE
+    """Return where the units of a run's best evaluation are kept, or those of its test where that is what is quoted."""
+    return Path(run.path).parent / (TEST_FILE if run.on_test else EVALUATION_FILE)
 
 
-def write_best_evaluation(
+def write_evaluation(
     folder: Path,
     step: int,
     unit: str,
@@ -91,6 +94,7 @@ def write_best_evaluation(
     tokens: Sequence[int],
     nll: Sequence[float],
     contents: Mapping[str, Sequence[Any]] | None = None,
+    name: str = EVALUATION_FILE,
 ) -> None:
     """Record an evaluation unit by unit.
 
@@ -101,11 +105,12 @@ def write_best_evaluation(
         ids, tokens, nll: of each unit: its id, its scored tokens, its nll in nats.
         contents: of each unit the digests ``text``, ``tokens`` and ``context``, and ``num_bytes``
             (:class:`hf_difflm.evaluation.likelihood.contents.UnitContents`).
+        name: of the file.
     """
     record: dict[str, Any] = {"iter": step, "unit": unit, "ids": list(ids), "tokens": list(tokens), "nll": list(nll)}
     if contents is not None:
         record["contents"] = {name: list(column) for name, column in contents.items()}
-    write_text(folder / EVALUATION_FILE, dumps(record))
+    write_text(folder / name, dumps(record))
 
 
 def read_units(run: Run) -> EvaluatedUnits | None:

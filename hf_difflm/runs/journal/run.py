@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +40,7 @@ NOT_SAID = "not said"
 
 _NLL = "eval_nll"
 _OF_A_SET = re.compile(r"eval_(.+)_runtime")
+_TEST = "test"
 _Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
 
@@ -55,6 +56,7 @@ class Run:
         events: all of them, those of earlier attempts too.
         damaged_lines: lines of the journal that could not be read.
         epoch_losses: mean loss of each epoch (from 1), where a log says it instead of the epoch of each step.
+        on_test: whether ``evaluations`` are that of the test alone, see :meth:`quoting_test`.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class Run:
     events: list[EventRecord] = field(default_factory=list)
     damaged_lines: int = 0
     epoch_losses: dict[int, float] = field(default_factory=dict)
+    on_test: bool = False
 
     @classmethod
     def from_records(cls, path: Path, records: Iterable[Record | Steps], damaged_lines: int = 0) -> Run | None:
@@ -256,6 +259,21 @@ class Run:
             return self.lowest_evaluation
         known = [e for e in self.evaluations if e.nll is not None and e.number(name) is not None]
         return min(known, key=lambda e: sign * (e.number(name) or 0.0), default=self.lowest_evaluation)
+
+    @property
+    def test_evaluation(self) -> EvaluationRecord | None:
+        """What the weights in ``best/`` have on text that was held out for the test; None where nobody looked."""
+        best = self.best_evaluation
+        for record in reversed(self.measurements):
+            if record.source == _TEST and best is not None and record.iter == best.iter:
+                metrics = {f"eval_{name.removeprefix('test/')}": value for name, value in record.metrics.items()}
+                return EvaluationRecord(time=record.time, iter=record.iter, metrics=metrics)
+        return None
+
+    def quoting_test(self) -> Run:
+        """Return the run with its test as its only evaluation, for whoever quotes the best; itself where there is none."""
+        test = None if self.on_test else self.test_evaluation
+        return self if test is None else replace(self, evaluations=[test], on_test=True)
 
     def _sign_of(self, metric: str) -> int | None:
         """1 where less of a metric is better, -1 where more is; None where neither table nor settings say."""

@@ -166,8 +166,10 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         ("model", _model(run)),
         *_reads(run),
         ("engine", _engine(run)),
+        *_mixture(run),
         ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
         ("best", f"{_with_unit(run, best)} at step {best.iter:,}" if best else UNKNOWN),
+        *([("test", f"{_with_unit(run, test)} at step {test.iter:,}")] if (test := run.test_evaluation) else []),
         ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
         ("command", command if isinstance(command, str) else UNKNOWN),
     ]
@@ -264,3 +266,13 @@ def _model(run: Run) -> str:
     parts = [model.get("type"), f"{parameters:,} parameters" if isinstance(parameters, int) else None]
     parts.append(f"on {device}" if device else None)
     return ", ".join(str(part) for part in parts if part) or UNKNOWN
+
+
+def _mixture(run: Run) -> list[tuple[str, str]]:
+    shares = run.header.data.get("mixture")
+    if not isinstance(shares, dict):
+        return []
+    parts = [
+        f"{shortened(name)} {100 * share:.4g} %" for name, share in shares.items() if isinstance(share, (int, float))
+    ]
+    return [("mixture", f"{', '.join(parts)} of the tokens")]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from ...callbacks.reports import reports_of
 from ...errors import UserError
 from ...evaluation.likelihood.contents import unit_contents
-from ...runs.comparing.units import write_best_evaluation
+from ...runs.comparing.units import write_evaluation
 from ...runs.journal.checkpoints import flush, newest_good, prune, put_back, set_aside, write_manifest
 from ..schedule_free import ScheduleFreeAverage
 from .evaluated_sets import Evaluated
@@ -56,7 +56,7 @@ class SavingPart(PushingPart, StepLogPart, ResumingPart):
                         best = evaluated.result
                         numbers = (best.unit_ids.tolist(), best.unit_tokens.tolist(), best.unit_nll.tolist())
                         digests = self._contents_of(evaluated)
-                        write_best_evaluation(
+                        write_evaluation(
                             target.parent, self.state.global_step, best.data_unit, *numbers, contents=digests
                         )
             reports_of(self.state).leave_out("saving", time.perf_counter() - start)

@@ -112,8 +112,8 @@ def test_files_that_hold_none_are_refused(tmp_path: Path, name: str, content: st
 
 
 def test_missing_columns_of_a_data_set_are_named(tmp_path: Path) -> None:
-    datasets.Dataset.from_dict({"question": ["a"], "answer": ["b"]}).save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(UserError, match="its columns are question, answer"):
+    datasets.Dataset.from_dict({"asked": ["a"], "told": ["b"]}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="its columns are asked, told"):
         load_conversations(str(tmp_path / "saved"))
 
 

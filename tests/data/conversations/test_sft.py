@@ -123,8 +123,8 @@ def test_filling_up_scores_further_ends(plain: PreTrainedTokenizerBase) -> None:
 def test_rows_say_what_is_scored_and_counts_add_up(sft: Sft) -> None:
     rows = [{"prompt": f"number {i}:", "completion": " yes" * (1 + i % 3)} for i in range(40)]
     data = sft(rows, eval_fraction=0.25)
-    assert len(data.train) + len(data.eval) == 40
-    for side, held in (("train", data.train), ("eval", data.eval)):
+    assert len(data.train) + len(data.eval) + len(data.test) == 40
+    for side, held in (("train", data.train), ("eval", data.eval), ("test", data.test)):
         scored = [np.asarray(row["input_ids"])[np.asarray(row["labels"]) != -100] for row in held]
         for row, ids in zip(held, scored, strict=True):
             assert bytes(ids[:-1].astype(np.uint8)).decode().strip("yes ") == ""
@@ -148,7 +148,7 @@ def test_equal_conversations_are_held_out_together_and_each_is_a_document(sft: S
 
 def test_conversations_longer_than_a_block_are_left_out_and_said(sft: Sft) -> None:
     rows = [{"prompt": "q", "completion": "a" * size} for size in (5, 6, 7, 90)]
-    data = sft(rows, eval_dataset=None, eval_fraction=0.3, block_size=20)
+    data = sft(rows, eval_dataset=None, eval_fraction=0.3, test_fraction=0.0, block_size=20)
     assert sum(len(side) for side in (data.train, data.eval)) == 3
     assert "left out 1 conversation of" in data.summary()
     assert "more than block_size 20 tokens (the longest takes 93)" in data.summary()
@@ -184,7 +184,7 @@ def test_prompts_are_never_masked_and_both_objectives_score_the_same_answers(
     sft: Sft, tiny_denoiser: Any, tiny_causal: Any
 ) -> None:
     tokenizer = load_tokenizer("bytes")
-    data = sft([chat(f"what is {i}?", str(i * i)) for i in range(30)], tokenizer, eval_fraction=0.5)
+    data = sft([chat(f"what is {i}?", str(i * i)) for i in range(30)], tokenizer, eval_fraction=0.5, test_fraction=0.0)
     collate = Collator(tokenizer)
     batch = collate([data.train[i] for i in range(8)])
     assert (batch["input_ids"][batch["attention_mask"] == 0] == PAD).all()  # on the right

@@ -23,13 +23,19 @@ def texts_of(some: Documents) -> list[str]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(TEXTS, st.floats(0.01, 0.99))
-def test_held_out_documents_are_never_training_documents_and_none_is_lost(texts: list[str], fraction: float) -> None:
-    train, evaluation = hold_out(documents(texts), fraction)
-    assert set(texts_of(train)).isdisjoint(texts_of(evaluation))
-    assert sorted(texts_of(train) + texts_of(evaluation)) == sorted(texts)
+@given(TEXTS, st.floats(0.01, 0.99), st.sampled_from([0.0, 0.05, 0.5]))
+def test_held_out_documents_are_never_training_documents_and_none_is_lost(
+    texts: list[str], fraction: float, for_test: float
+) -> None:
+    train, evaluation, test = hold_out(documents(texts), fraction, for_test)
+    tested = texts_of(test) if test is not None else []
+    sides = [set(texts_of(train)), set(texts_of(evaluation)), set(tested)]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(texts))
+    assert sorted(texts_of(train) + texts_of(evaluation) + tested) == sorted(texts)
     distinct = len(set(texts))
-    assert len(set(texts_of(evaluation))) == min(max(1, round(fraction * distinct)), distinct - 1)
+    assert len(sides[1]) == min(max(1, round(fraction * distinct)), distinct - 1)
+    assert (test is None) == (for_test == 0 or distinct - 1 - len(sides[1]) == 0)
+    assert texts_of(hold_out(documents(texts), fraction)[1]) == texts_of(evaluation)
 
 
 @settings(max_examples=20, deadline=None)
@@ -66,8 +72,10 @@ def test_text_that_is_no_utf8_is_refused() -> None:
 
 
 def test_a_lone_document_is_cut_by_position() -> None:
-    train, evaluation = cut_by_position(documents(["0123456789"]), 0.1, "it")
-    assert (texts_of(train), texts_of(evaluation)) == (["012345678"], ["9"])
+    train, evaluation, test = cut_by_position(documents(["0123456789"]), 0.1, "it")
+    assert (texts_of(train), texts_of(evaluation), test) == (["012345678"], ["9"], None)
+    train, evaluation, test = cut_by_position(documents(["0123456789"]), 0.1, "it", 0.2)
+    assert [texts_of(part) for part in (train, test, evaluation)] == [["0123456"], ["78"], ["9"]]
 
 
 def test_a_lone_document_of_one_character_cannot_be_cut() -> None:

@@ -14,7 +14,7 @@ from streams import joined, stream, texts, tokens, write_jsonl, write_parquet
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from hf_difflm.data import load_tokenizer
+from hf_difflm.data import DataOptions, load_tokenizer, prepare_data
 from hf_difflm.data.sources.documents import document_key
 from hf_difflm.data.streaming import evaluation as evaluation_of_streams
 from hf_difflm.data.streaming import files
@@ -147,7 +147,7 @@ def test_a_hub_layout_is_streamed_and_gone_on_with(tmp_path, byte_level, evaluat
 def test_documents_are_held_out_by_hash_and_never_trained_on(tmp_path, byte_level):
     documents = texts(300)
     path = write_jsonl(tmp_path / "d.jsonl", documents * 2)
-    data = stream(path, byte_level, eval_fraction=0.2, max_eval_blocks=3)
+    data = stream(path, byte_level, eval_fraction=0.2, test_fraction=0.0, max_eval_blocks=3)
     held_out = [text for text in documents if document_key(text) < 0.2 * 2**64]
     kept = [text for text in documents if text not in held_out]
     assert 30 < len(held_out) < 90
@@ -155,6 +155,23 @@ def test_documents_are_held_out_by_hash_and_never_trained_on(tmp_path, byte_leve
     count = len(joined(kept)) // WIDTH + 10
     assert tokens(data.train, count) == joined(kept * 2)[: count * WIDTH]
     assert "20 % of its documents are held out" in data.summary()
+
+
+@pytest.mark.borders
+def test_a_stream_holds_out_a_test_beside_its_evaluation(tmp_path, byte_level):
+    documents = texts(300)
+    path = write_jsonl(tmp_path / "d.jsonl", documents)
+    data = stream(path, byte_level, eval_fraction=0.2, test_fraction=0.1, max_eval_blocks=3)
+    keys = {text: document_key(text) / 2**64 for text in documents}
+    test = [text for text in documents if 0.2 <= keys[text] < 0.3]
+    assert [t for row in data.test for t in row["input_ids"][1:].tolist()] == joined(test)[: 3 * WIDTH]
+    kept = [text for text in documents if keys[text] >= 0.3]
+    count = len(joined(kept)) // WIDTH + 10
+    assert tokens(data.train, count) == joined(kept * 2)[: count * WIDTH]
+    options = {"eval_fraction": 0.2, "test_fraction": 0.1, "max_eval_blocks": 3, "eval_split": "test"}
+    options |= {"dataset": str(path), "streaming": True, "block_size": 16}
+    again = prepare_data(DataOptions(**options), byte_level, need_train=False)
+    assert [row["input_ids"].tolist() for row in again.eval] == [row["input_ids"].tolist() for row in data.test]
 
 
 def test_an_evaluation_split_is_used_and_its_documents_are_left_out(tmp_path, byte_level):

@@ -43,6 +43,11 @@ def test_the_headline_of_own_text_is_of_documents_that_did_not_choose_the_weight
     assert comparison.rows[0].eval_nll == test.nll
     assert "The numbers are of the test" in comparison.to_text()
     assert f"test       {test.nll:.4f}" in hf("runs", "show", "run").out
+    assert hf("push", "run", "--repo-id", "o/n", "--dry-run", "--export-dir", "dry").code == 0
+    card = Path("dry/README.md").read_text()
+    assert f"{test.nll:.4f}" in card
+    assert f"{run.best_evaluation.nll:.4f}" not in card
+    assert "split: test" in card
 
 
 def test_a_comparison_quotes_one_kind_of_set_for_all_runs(hf, tiny, own_text):

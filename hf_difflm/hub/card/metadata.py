@@ -73,22 +73,25 @@ def card_metadata(
 def _results(source: PushSource, run: Run, task: str) -> list[EvalResult] | None:
     if source.evaluation is None:
         return None
+    evaluation, split = source.evaluation, run.config.get("eval_split")
+    if evaluation is run.best_evaluation and run.test_evaluation is not None:
+        evaluation, split = run.test_evaluation, "test"
     dataset = run.config.get("eval_dataset") or run.config.get("dataset") or "unknown"
     dataset = printable(relative(str(dataset)))
     bound = run.bound or "unknown"
     found = []
     for key, metric, name in _METRICS:
-        value = source.evaluation.number(key)
+        value = evaluation.number(key)
         if value is None or not math.isfinite(value):
             continue
-        error = source.evaluation.nll_stderr if key == "eval_nll" else None
+        error = evaluation.nll_stderr if key == "eval_nll" else None
         found.append(
             EvalResult(
                 task_type=task,
                 dataset_type=dataset,
                 dataset_name=dataset,
                 dataset_config=run.config.get("dataset_config"),
-                dataset_split=run.config.get("eval_split"),
+                dataset_split=split,
                 metric_type=metric,
                 metric_name=f"{name} (upper bound: NELBO)" if kind_of(bound) == BOUND else name,
                 metric_value=value,

@@ -63,14 +63,18 @@ def likelihood(source: PushSource, run: Run, twin: Run | None) -> str:
             "Exactly these weights were not evaluated in training, so no number is given here; the run log has those of the "
             "weights that were."
         )
-    runs = [run] if twin is None else [run, twin]
+    runs, evaluation = [run] if twin is None else [run, twin], source.evaluation
+    is_best = evaluation is run.best_evaluation
+    if is_best and all(one.test_evaluation is not None for one in runs):  # as the notes below do
+        runs = [one.quoting_test() for one in runs]
+        evaluation = runs[0].best_evaluation or evaluation
     names = labels(runs)
     accuracies = accuracy_headings([each.objective for each in runs])
-    rows = [_row("**this model**", run, source.evaluation, accuracies)]
-    if twin is not None and twin.best_evaluation is not None:
-        rows.append(_row(f"twin: {code(names[1])}", twin, twin.best_evaluation, accuracies))
-    parts = [markdown_table([*_HEADINGS, *accuracies], rows), _explanation(source.evaluation, runs)]
-    if source.evaluation is run.best_evaluation:
+    rows = [_row("**this model**", run, evaluation, accuracies)]
+    if len(runs) > 1 and (best := runs[1].best_evaluation) is not None:
+        rows.append(_row(f"twin: {code(names[1])}", runs[1], best, accuracies))
+    parts = [markdown_table([*_HEADINGS, *accuracies], rows), _explanation(evaluation, runs)]
+    if is_best:
         parts.append("\n".join(_note(note) for note in compare_runs(runs).notes()))
     return "\n\n".join(part for part in parts if part)
 

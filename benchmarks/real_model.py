@@ -18,13 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_eval import simple_evaluate
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-from hf_difflm.data.sources.corpora import load_corpus
-from hf_difflm.evaluation.harness.lm_eval_model import HarnessModel
 
 ITEMS, CHOICES = 100, 2
 CONTEXT, END = 9, 4
@@ -68,6 +62,8 @@ def convert(folder: Path) -> None:
 
 def write_task(folder: Path) -> None:
     """Write the items as JSON lines, and the task that reads them."""
+    from hf_difflm.data.sources.corpora import load_corpus
+
     texts = [" ".join(text.split()) for text in load_corpus("python-docs", block_size=2).split("train")["text"]]
     words = [[word for word in text.split(" ") if word.isalpha()] for text in texts]
     words = [each for each in words if len(each) >= CONTEXT + END]
@@ -86,6 +82,9 @@ def write_task(folder: Path) -> None:
 
 def asked(model: Any, folder: Path, **settings: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """(R,) log-likelihoods in nats of all choices of all items, in order, and the task's metrics."""
+    from lm_eval import simple_evaluate  # of an extra, as below
+    from lm_eval.tasks import TaskManager
+
     results = simple_evaluate(
         model=model,
         tasks=["python_docs_choice"],
@@ -101,6 +100,10 @@ def asked(model: Any, folder: Path, **settings: Any) -> tuple[np.ndarray, dict[s
 
 def compare(model_folder: Path, task_folder: Path, add_bos: bool | None = None, **settings: Any) -> dict[str, Any]:
     """Ask both, and return how far they are from each other."""
+    from lm_eval.models.huggingface import HFLM
+
+    from hf_difflm.evaluation.harness.lm_eval_model import HarnessModel
+
     batch_size = 8
     theirs = HFLM(
         pretrained=str(model_folder), dtype="float32", device="cpu", batch_size=batch_size, add_bos_token=add_bos

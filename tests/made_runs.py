@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_difflm.runs import Journal, Run
-from hf_difflm.runs.comparing.units import write_best_evaluation
+from hf_difflm.runs.comparing.units import write_evaluation
 from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, RunRecord, SampleRecord, StepRecord
 from hf_difflm.runs.journal.steps import Steps
 
@@ -100,7 +100,7 @@ def evaluated(
     tokens = [10 * (place + 1) for place in range(len(texts))]
     contents = {"text": texts, "tokens": texts, "context": texts, "num_bytes": tokens, **digests}
     totals = [count * each for count, each in zip(tokens, nll, strict=True)]
-    write_best_evaluation(folder, 100, unit, list(range(len(texts))), tokens, totals, contents if known else None)
+    write_evaluation(folder, 100, unit, list(range(len(texts))), tokens, totals, contents if known else None)
     return replace(run, path=folder / "journal.jsonl")
 
 

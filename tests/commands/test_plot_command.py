@@ -111,7 +111,7 @@ def test_a_report_is_a_page_of_the_kind_its_name_says(hf, tmp_path):
 def test_every_reading_command_takes_another_programs_log(hf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in FOREIGN_LOGS.iterdir():
-        if path.suffix != ".py":
+        if path.is_file() and path.suffix != ".py":
             shutil.copy(path, tmp_path)
     logs = sorted(path.name for path in tmp_path.iterdir())
     for name in logs:

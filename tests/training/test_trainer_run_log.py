@@ -41,7 +41,7 @@ def test_the_flops_of_a_step_are_those_of_its_sequences_and_of_the_positions_it_
     assert trainer.state.total_flos == pytest.approx(totals[-1])
     for row, flops in zip(run.steps, expected, strict=True):
         assert row.mfu == pytest.approx(100 * flops / (row.time_ms / 1e3 * 1e9), rel=0.01, abs=2e-3)
-    document = json.loads(next(run.path.parent.glob("run_*[0-9].json")).read_text())
+    document = json.loads((run.path.parent / f"{run.name}.json").read_text())
     assert document["summary"]["avg_mfu"] > 0
 
 
@@ -120,7 +120,7 @@ def test_ctrl_c_and_sigterm_end_as_interrupted_with_a_checkpoint_and_a_summary(m
     trainer.train()
     run = run_of(trainer)
     assert (run.status, run.events[-1].iter, len(run.steps)) == ("interrupted", 2, 2)
-    document = json.loads(next(run.path.parent.glob("run_*[0-9].json")).read_text())
+    document = json.loads((run.path.parent / f"{run.name}.json").read_text())
     assert (document["status"], document["summary"]["final_iter"]) == ("interrupted", 2)
     assert [c.path for c in run.checkpoints] == ["checkpoint-2"]
     assert signal.getsignal(number) == before

@@ -77,7 +77,8 @@ def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def list_text(runs: Sequence[Run], width: int) -> str:
     """Return the list as a table that fits into ``width`` columns."""
-    status = {typed(run): run.death or run.shown_status for run in runs}
+    # The step of a death has a column of its own here.
+    status = {typed(run): (run.death or run.shown_status).replace(f" at step {run.last_step:,}", "") for run in runs}
     cells = [
         [
             row["path"],

@@ -50,7 +50,7 @@ def shards(folder: Path, suffix: str) -> Path:
 def test_shards_are_read_and_the_licence_is_not(tmp_path, suffix):
     folder = shards(tmp_path / "data", suffix)
     expected = [json.loads(line)["text"] for line in ROWS.decode().splitlines()]
-    assert load_local(folder, "text")["train"]["text"][:] == expected
+    assert load_local(folder, "text")[0]["train"]["text"][:] == expected
     assert [piece.text for piece in open_stream(str(folder), None, "text").source("train").pieces()] == expected
     assert left_out(folder) == f"left out 3 files of {folder}: LICENSE.txt, README.md, old.parquet.gz"
 
@@ -81,13 +81,13 @@ def test_other_kinds_may_be_compressed_too(tmp_path, kind, suffix):
     long = "x" * 200_000
     content = {".txt": long, ".json": json.dumps([{"text": long}]), ".csv": f'n,text\n1,"{long}"\n'}[kind]
     (tmp_path / f"a{kind}{suffix}").write_bytes(COMPRESS[suffix](content.encode()))
-    assert load_local(tmp_path / f"a{kind}{suffix}", "text")["train"]["text"][:] == [long]
+    assert load_local(tmp_path / f"a{kind}{suffix}", "text")[0]["train"]["text"][:] == [long]
 
 
 def test_splits_are_told_by_names_with_two_suffixes(tmp_path):
     for name in ("train-00000-of-00001", "valid"):
         (tmp_path / f"{name}.jsonl.zst").write_bytes(COMPRESS[".zst"](json.dumps({"text": name}).encode()))
-    assert list(load_local(tmp_path, "text")) == ["train", "validation"]
+    assert list(load_local(tmp_path, "text")[0]) == ["train", "validation"]
 
 
 def test_conversations_may_be_compressed(tmp_path):
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, suffix):
 
 def test_a_folder_of_licences_and_a_licence_by_its_name_are_text(tmp_path):
     (tmp_path / "LICENSE-MIT.txt").write_text(LICENCE)
-    assert load_local(tmp_path, "text")["train"]["text"][:] == [LICENCE]
+    assert load_local(tmp_path, "text")[0]["train"]["text"][:] == [LICENCE]
     assert left_out(tmp_path) == ""
     (tmp_path / "licensed.txt").write_text("text")
     assert [file.name for file in find_files(tmp_path)] == ["licensed.txt"]

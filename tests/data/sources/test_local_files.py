@@ -12,7 +12,10 @@ from hf_difflm.errors import UserError
 
 
 def texts(path: Path, column: str = "text", split: str = "train") -> list[str]:
-    return load_local(path, column)[split]["text"][:]
+    splits, bad = load_local(path, column)
+    if bad:
+        raise UserError(bad[0])
+    return splits[split]["text"][:]
 
 
 def test_a_txt_file_is_one_document_kept_byte_for_byte(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_bad_files_are_one_sentence_that_says_where(
 ) -> None:
     path = write(tmp_path)
     with pytest.raises(UserError, match=sentence) as error:
-        load_local(path, "text")
+        texts(path)
     assert "\n" not in str(error.value)
 
 
@@ -136,10 +139,10 @@ def test_bad_files_are_one_sentence_that_says_where(
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.txt").symlink_to("/proc/self/mem")
     with pytest.raises(UserError, match=r"cannot read .* \(Input/output error\)"):
-        load_local(tmp_path, "text")
+        texts(tmp_path)
 
 
 def test_a_folder_without_readable_files_says_what_would_be(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
     with pytest.raises(UserError, match=r"holds no readable file: put \.txt, \.jsonl"):
-        load_local(tmp_path, "text")
+        texts(tmp_path)

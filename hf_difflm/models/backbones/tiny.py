@@ -31,6 +31,8 @@ _SMALL = {
     "state_size": 8,
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
+    "linear_head_dim": 16,
+    "linear_num_heads": 4,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "moe_intermediate_size": 32,

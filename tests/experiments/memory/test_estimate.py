@@ -64,7 +64,8 @@ QUICK = {"small", "accumulated, averaged", "large vocabulary"}
 )
 def test_the_estimate_is_within_15_per_cent_of_what_a_real_training_allocates(case, objective, tmp_path):
     quiet = {"use_cpu": True, "save_strategy": "no", "eval_strategy": "no", "save_log_to_json": False}
-    settings = load_settings(None, {**CASES[case], **quiet, "objective": objective, "max_steps": 3})
+    flags = {**CASES[case], **quiet, "objective": objective, "max_steps": 3}
+    settings = load_settings(None, flags, beside=("mdlm", "ar"))
     estimate = estimate_memory(settings)
     tokenizer = load_tokenizer("bytes")
     data = rows(32, settings.data.block_size)

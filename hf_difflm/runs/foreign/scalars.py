@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ...errors import UserError
 from ..journal.schema import (
     STEP_NUMBERS,
     EvaluationRecord,
@@ -31,6 +33,19 @@ Row = dict[str, Any]
 
 class NoScalars(TypeError):
     """A log has no step or no scalar; the message says which."""
+
+
+class EndsWithinRecord(ValueError):
+    """A binary log ends within a record, as that of a killed run does."""
+
+
+@contextmanager
+def needs(package: str, what: str) -> Iterator[None]:
+    """Around the import of what reads a format; raises UserError where it is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{what} are read by the package {package}; install it: pip install {package}") from error
 
 
 class ScalarTable:

@@ -1,8 +1,8 @@
-"""Weights & Biases' offline files (``run-ID.wandb``): history, settings, name and end of a run, without W&B.
+"""Weights & Biases' offline files (``run-ID.wandb``): history, settings, name and end of a run.
 
 A file is ``:W&B``, its magic number and version (7 bytes), then LevelDB's log format: blocks of 32 KiB with records in
-pieces (checksum: uint32, length: uint16, kind: uint8). The records are messages of the kind ``Record``; checksums are passed
-over. Values are JSON text, so that a number is the one that was logged.
+pieces (checksum: uint32, length: uint16, kind: uint8); checksums are passed over. The records are messages of the kind
+``Record`` and read by W&B's own definitions. Values are JSON text, so that a number is the one that was logged.
 """
 
 from __future__ import annotations
@@ -16,19 +16,12 @@ from typing import Any
 from ..journal.schema import EventRecord, Record, RunRecord
 from ..journal.strict_json import plain
 from .names import iso_time
-from .scalars import read_rows
-from .wire import BrokenMessage, fields, only_bytes
+from .scalars import EndsWithinRecord, needs, read_rows
 
 _MAGIC = b":W&B"
 _FILE_HEADER, _BLOCK = 7, 1 << 15
 _PIECE = struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
-# Of Record and what is in it, by the numbers of their fields.
-_HISTORY, _CONFIG, _RUN, _EXIT = 2, 5, 17, 18
-_HISTORY_ITEM, _HISTORY_STEP = 1, 2
-_UPDATE, _KEY, _NESTED_KEY, _VALUE_JSON = 1, 1, 2, 16
-_RUN_ID, _RUN_CONFIG, _DISPLAY_NAME, _START_TIME = 1, 4, 8, 17
-_EXIT_CODE = 1
 
 
 def is_wandb_file(head: bytes) -> bool:
@@ -42,27 +35,30 @@ def read_wandb_file(path: Path, name: str) -> tuple[list[Record], bool]:
     Raises:
         NoScalars: no scalar was logged.
         TypeError: a quantity of ours is no number.
+        UserError: W&B is not installed.
     """
+    with needs("wandb", "*.wandb files"):
+        from google.protobuf.message import DecodeError
+        from wandb.proto import wandb_internal_pb2
+    messages: Any = wandb_internal_pb2  # which is made of a description as it is imported
     header = RunRecord(run_name=name)
     rows: list[dict[str, Any]] = []
     ending: EventRecord | None = None
     cut = False
     try:
         for message in _records(path.read_bytes()):
-            for number, value in fields(message):
-                if not isinstance(value, bytes):
-                    continue
-                if number == _HISTORY:
-                    rows.append(_history(value))
-                elif number == _CONFIG:
-                    _update(header.config, value)
-                elif number == _RUN:
-                    _describe(header, value)
-                elif number == _EXIT:
-                    code = dict(fields(value)).get(_EXIT_CODE, 0)
-                    failed = f"exit code {int(code)}" if code else None
-                    ending = EventRecord(event="failed" if failed else "completed", message=failed)
-    except BrokenMessage:
+            record = messages.Record.FromString(message)
+            kind = record.WhichOneof("record_type")
+            if kind == "history":
+                rows.append(_history(record.history))
+            elif kind == "config":
+                _update(header.config, record.config)
+            elif kind == "run":
+                _describe(header, record.run)
+            elif kind == "exit":
+                failed = f"exit code {record.exit.exit_code}" if record.exit.exit_code else None
+                ending = EventRecord(event="failed" if failed else "completed", message=failed)
+    except (EndsWithinRecord, DecodeError):
         cut = True
     header.config = {key: value for key, value in plain(header.config).items() if key != "_wandb"}
     records = read_rows(rows, header, path)
@@ -76,7 +72,7 @@ def _records(content: bytes) -> Iterator[bytes]:
     """Yield the records, joined from their pieces.
 
     Raises:
-        BrokenMessage: the file ends within one.
+        EndsWithinRecord: the file ends within one.
     """
     place, joined = _FILE_HEADER, b""
     while place < len(content):
@@ -85,11 +81,11 @@ def _records(content: bytes) -> Iterator[bytes]:
             place += left
             continue
         if place + _PIECE.size > len(content):
-            raise BrokenMessage("ends within a record")
+            raise EndsWithinRecord("ends within a record")
         _, length, kind = _PIECE.unpack_from(content, place)
         place += _PIECE.size
         if place + length > len(content) or kind not in (_FULL, _FIRST, _MIDDLE, _LAST):
-            raise BrokenMessage("ends within a record")
+            raise EndsWithinRecord("ends within a record")
         piece = content[place : place + length]
         place += length
         joined = piece if kind in (_FULL, _FIRST) else joined + piece
@@ -97,49 +93,38 @@ def _records(content: bytes) -> Iterator[bytes]:
             yield joined
             joined = b""
     if joined:
-        raise BrokenMessage("ends within a record")
+        raise EndsWithinRecord("ends within a record")
 
 
-def _history(message: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for number, value in fields(message):
-        if number == _HISTORY_ITEM and isinstance(value, bytes):
-            keys, found = _item(value)
-            row[".".join(keys)] = found
-        elif number == _HISTORY_STEP and isinstance(value, bytes):
-            row.setdefault("_step", dict(fields(value)).get(1, 0))
-    return row
+def _history(history: Any) -> dict[str, Any]:
+    row = {".".join(_keys(item)): _value(item) for item in history.item}
+    return row if "_step" in row or not history.HasField("step") else {**row, "_step": history.step.num}
 
 
-def _item(message: bytes) -> tuple[list[str], Any]:
-    """The keys that lead to a value, and the value; None where it is written in a later version's way."""
-    keys = [key.decode("utf-8", "replace") for key in (only_bytes(message, _KEY) + only_bytes(message, _NESTED_KEY))]
-    values = only_bytes(message, _VALUE_JSON)
+def _keys(item: Any) -> list[str]:
+    return [item.key] if item.key else list(item.nested_key)
+
+
+def _value(item: Any) -> Any:
+    """What was logged; None where it is no JSON."""
     try:
-        return keys, json.loads(values[0]) if values else None
+        return json.loads(item.value_json)
     except ValueError:
-        return keys, None
+        return None
 
 
-def _update(config: dict[str, Any], message: bytes) -> None:
-    for update in only_bytes(message, _UPDATE):
-        keys, value = _item(update)
+def _update(config: dict[str, Any], changed: Any) -> None:
+    for item in changed.update:
+        *outer, last = _keys(item)
         inner = config
-        for key in keys[:-1]:
+        for key in outer:
             found = inner.setdefault(key, {})
             inner = found if isinstance(found, dict) else {}
-        inner[keys[-1]] = value
+        inner[last] = _value(item)
 
 
-def _describe(header: RunRecord, message: bytes) -> None:
-    known = dict(fields(message))
-    for number, name in ((_RUN_ID, "run_id"), (_DISPLAY_NAME, "run_name")):
-        if isinstance(text := known.get(number), bytes) and text:
-            setattr(header, name, text.decode("utf-8", "replace"))
-    if isinstance(config := known.get(_RUN_CONFIG), bytes):
-        _update(header.config, config)
-    if isinstance(time := known.get(_START_TIME), bytes):
-        parts = dict(fields(time))
-        seconds, nanos = parts.get(1, 0), parts.get(2, 0)
-        if isinstance(seconds, int) and isinstance(nanos, int):
-            header.time = iso_time(seconds + nanos / 1e9)
+def _describe(header: RunRecord, run: Any) -> None:
+    header.run_id, header.run_name = run.run_id or header.run_id, run.display_name or header.run_name
+    _update(header.config, run.config)
+    if run.HasField("start_time"):
+        header.time = iso_time(run.start_time.seconds + run.start_time.nanos / 1e9)

@@ -9,26 +9,21 @@ from dataclasses import MISSING, Field, InitVar, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..runs.journal.quantities import HIGHER, evaluation_quantity, ranked
-from .declarations.complaints import complaints_about
 from .declarations.fields import find_field
 from .declarations.trainer_arguments import REFUSED, ROWS
 from .declarations.typed_values import check_value, shown
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
-from .optimizer_choice import check_named_optimizer
+from .optimizer_choice import check_named_optimizer, word
 from .options import DiffusionOptions
-from .schedule_free import SCHEDULE_FREE
 
 _PLATEAU = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow the metric of ``metric_for_best_model``."""
-_IN_BACKWARD = ("lomo", "adalomo")
-"""Optimisers without a step of their own; the layer-wise ones are told by their names."""
-_WITH_TARGETS = ("galore_", "apollo_")
 _OF_ARGPARSE = frozenset({"help", "choices", "aliases"})
 
 
@@ -114,11 +109,6 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"ddp_timeout={self.ddp_timeout} has no effect beside use_cpu, with which transformers does not pass it on; "
                 "leave it out"
             )
-        if self.optim_target_modules is not None and not str(_word(self.optim)).startswith(_WITH_TARGETS):
-            raise UserError(
-                f"optim_target_modules={shown(self.optim_target_modules)} is for the GaLore and APOLLO optimisers, but "
-                f"optim is {_word(self.optim)}; leave one of them out"
-            )
 
     def _derive(self) -> None:
         check_launch(use_cpu=self.use_cpu, bf16=self.bf16, fp16=self.fp16, fsdp=self.fsdp, deepspeed=self.deepspeed)
@@ -131,7 +121,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         self._find_direction()
         super().__post_init__()
         self._refuse_other_batches()
-        self._refuse_optimizers()
+        check_named_optimizer(self)
         self._turn_plateau()
         build_models_whole()
         if self.ddp_find_unused_parameters is None:
@@ -166,48 +156,6 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 "accumulate otherwise than global_batch_size says; set gradient_accumulation_steps"
             )
 
-    def _refuse_optimizers(self) -> None:
-        """What would make the log say what no step did, or noise that hangs on the number of processes."""
-        name = _word(self.optim)
-        if name.endswith("_layerwise") or name in _IN_BACKWARD:
-            other = f"; choose {name.removesuffix('_layerwise')}" if name.endswith("_layerwise") else ""
-            raise UserError(
-                f"optim {name} changes each weight within the backward pass, where max_grad_norm clips nothing and of "
-                f"which checkpoints keep no state, whatever the log says{other or '; choose adafactor, which is small, too'}"
-            )
-        for word in filter(None, (self.optim_args or "").replace(" ", "").split(",")):
-            self._refuse_idle_word(name, word)
-        schedule = _word(self.lr_scheduler_type)
-        if name.startswith(SCHEDULE_FREE):
-            if schedule != "constant":
-                raise UserError(
-                    f"optim {name} takes the place of a learning-rate schedule and warms up by itself (warmup_steps), but "
-                    f"lr_scheduler_type is {schedule}; set lr_scheduler_type to constant"
-                )
-            if self.ema_decay is not None:
-                raise UserError(
-                    f"ema_decay is {self.ema_decay:g}, but optim {name} evaluates an average of its own; leave ema_decay out"
-                )
-        if self.neftune_noise_alpha is not None and self.world_size > 1:
-            raise UserError(
-                f"neftune_noise_alpha {self.neftune_noise_alpha:g} draws the same noise on each of {self.world_size} "
-                "processes, for other rows on each; leave it out, or train in one process"
-            )
-        check_named_optimizer(self)
-
-    def _refuse_idle_word(self, optim: str, word: str) -> None:
-        """A word of ``optim_args`` that changes nothing of the optimiser: transformers drops it without a word."""
-        if optim.startswith(_WITH_TARGETS):
-            return  # what it makes of them hangs on the model
-        made = []
-        for words in (word, None):
-            asked = copy.copy(self)
-            asked.optim_args = words
-            with complaints_about(f"optim {optim} does not work with optim_args {word!r}", "change one of them"):
-                made.append(Trainer.get_optimizer_cls_and_kwargs(asked))
-        if made[0] == made[1]:
-            raise UserError(f"optim_args has {word!r}, which has no effect on optim {optim}; leave it out")
-
     def _find_direction(self) -> None:
         """Before transformers guesses it: there, whatever does not end in "loss" is better when it is greater."""
         if self.metric_for_best_model in (None, "loss"):
@@ -231,7 +179,7 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
 
     def _turn_plateau(self) -> None:
         """Have a schedule that waits for a metric to improve look the way that is better: by itself it takes "min"."""
-        if _word(self.lr_scheduler_type) not in _PLATEAU:
+        if word(self.lr_scheduler_type) not in _PLATEAU:
             return
         mode = "max" if self.greater_is_better else "min"
         given = dict(self.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
@@ -263,10 +211,6 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 f"global_batch_size {self.global_batch_size} is not a multiple of {processes}"
                 f"per_device_train_batch_size {self.per_device_train_batch_size}; change one of them"
             )
-
-
-def _word(choice: Any) -> str:
-    return str(getattr(choice, "value", choice))
 
 
 def _default(one: Field) -> Any:

@@ -69,16 +69,18 @@ def check_optimizer(optimizer: Any, engine: str, ema_decay: float | None) -> Non
     """Raise UserError for a second average, and under an engine that does not pass ``eval`` on to the optimiser."""
     if not _averages(optimizer):
         return
-    if ema_decay is not None:
-        raise UserError(
-            f"ema_decay is {ema_decay:g}, but {type(_inner(optimizer)).__name__} evaluates an average of its own; leave "
-            "ema_decay out"
-        )
+    refuse_second_average(ema_decay, type(_inner(optimizer)).__name__)
     if engine not in _ENGINES:
         raise UserError(
             f"{type(_inner(optimizer)).__name__} evaluates an average of its own, which it has not where weights are sharded "
             f"({engine}); launch with accelerate_configs/ddp.yaml, or choose another optimiser"
         )
+
+
+def refuse_second_average(ema_decay: float | None, name: str) -> None:
+    """Raise UserError where a moving average is asked for beside an optimiser that keeps one."""
+    if ema_decay is not None:
+        raise UserError(f"ema_decay is {ema_decay:g}, but {name} evaluates an average of its own; leave ema_decay out")
 
 
 def set_warmup(optimizer: Any, steps: int) -> None:

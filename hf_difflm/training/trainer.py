@@ -165,8 +165,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
 
     def _choose_metric(self) -> None:
         """Have ``metric_for_best_model`` name what evaluations will have, where they are this class's own."""
-        own = type(self).evaluate is EvaluatingPart.evaluate and self.compute_metrics is None
-        if self.eval_dataset is not None and own:
+        if self.eval_dataset is not None and type(self).evaluate is EvaluatingPart.evaluate:
             metric = str(self.args.metric_for_best_model)
             self.args.derive("metric_for_best_model", chosen_metric(metric, self.eval_dataset, self.training_objective))
 

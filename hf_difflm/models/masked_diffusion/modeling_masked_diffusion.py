@@ -237,11 +237,10 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         if self.head_transform is not None:
             hidden_ND = self.head_transform(hidden_ND)
         if not reads_plainly(self.lm_head, hidden_ND):
-            logits_NV = self.lm_head(hidden_ND).to(hidden_ND.device)
-            # Not in place: a hook may keep what the head returned.
-            return logits_NV.index_fill(
-                -1, torch.tensor(self.config.mask_token_id, device=logits_NV.device), float("-inf")
-            )
+            # A copy: a hook may keep what the head returned.
+            logits_NV = self.lm_head(hidden_ND).to(hidden_ND.device).clone()
+            logits_NV[:, self.config.mask_token_id] = float("-inf")
+            return logits_NV
         # -inf through the bias of the projection: no pass over the logits, and a zero gradient for that row.
         subs_V = torch.zeros(self.lm_head.weight.shape[0], dtype=hidden_ND.dtype, device=hidden_ND.device)
         subs_V[self.config.mask_token_id] = float("-inf")

@@ -94,10 +94,11 @@ def hint_for(name: str, known: Collection[str], *, flag: bool) -> str:
     """Return what to write instead, as the end of a sentence, or an empty string.
 
     Args:
-        name: an unknown name, in snake_case.
-        known: the names there are, in snake_case.
-        flag: names are written as flags.
+        name: an unknown name, or flag.
+        known: the names there are, or flags.
+        flag: write what is meant as a flag.
     """
+    name, known = _plain(name), [_plain(one) for one in known]
     for names, (needs, sentence) in _SENTENCES.items():
         if name in names and set(needs) <= set(known):
             return f"; {sentence}"
@@ -105,6 +106,10 @@ def hint_for(name: str, known: Collection[str], *, flag: bool) -> str:
     if meant is not None:
         return f"; did you mean {_written(meant, flag)!r}?"
     return did_you_mean(_written(name, flag), [_written(one, flag) for one in known])
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("--").replace("-", "_")
 
 
 def _written(name: str, flag: bool) -> str:

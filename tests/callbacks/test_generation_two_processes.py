@@ -6,7 +6,6 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ import pytest
 import torch
 from any_trainer import build_trainer
 from generated import generate_texts
+from processes.two_processes import run_two_processes
 
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.generation import GenerationSamplesCallback
 from hf_difflm.evaluation.generation.options import GenerationOptions
 from hf_difflm.runs import load_run
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("causal", "diffusion")
 
 
@@ -49,12 +48,7 @@ def main(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_both_generate_one_writes_and_the_training_is_the_same(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
     for kind in KINDS:
         for results in ranks:

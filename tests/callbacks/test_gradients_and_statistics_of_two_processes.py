@@ -6,7 +6,6 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from any_trainer import build_trainer
+from processes.two_processes import run_two_processes
 from reported import Reported
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -21,7 +21,6 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from hf_difflm.callbacks.gradients import GradientNormCallback
 from hf_difflm.callbacks.model_statistics import ModelStatisticsCallback
 
-ROOT = Path(__file__).parents[2]
 STEPS = (2, 4, 6)
 
 
@@ -107,12 +106,7 @@ def main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory) -> dict[str, list[Any]]:
     folder = tmp_path_factory.mktemp("two")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, folder)
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1))
     assert list(second.values()) == [[], [], []]  # one process reports
     return first

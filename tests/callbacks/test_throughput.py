@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from any_trainer import build_trainer
+from processes.two_processes import run_two_processes
 from spent_time import COSTS, SpentTime
 
 from hf_difflm.callbacks import RunLogCallback
@@ -21,7 +21,6 @@ from hf_difflm.callbacks.throughput import ThroughputCallback
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
 
-ROOT = Path(__file__).parents[2]
 APART = ("evaluation", "saving", "sampling")
 
 
@@ -175,12 +174,7 @@ def test_a_device_that_tells_is_believed(monkeypatch):
 
 @pytest.mark.slow
 def test_of_two_processes_one_reports_and_the_rates_are_global(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, tmp_path)
     for kind in ("causal", "diffusion"):
         first, second = (json.loads((tmp_path / f"{kind}{rank}.json").read_text()) for rank in (0, 1))
         assert len(first["reports"]) == 3

@@ -6,7 +6,6 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from processes.engine_run import build_trainer, launch, rows_of
+from processes.two_processes import run_two_processes
 
-ROOT = Path(__file__).parents[2]
 CUT = 7  # where engine_run saves
 RUNS = {
     "full": {},
@@ -54,13 +53,7 @@ def main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, folder, timeout=600)
     ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
     for name in RUNS:  # both ranks end with the same weights
         first, second = (rank[name]["whole"] for rank in ranks)

@@ -6,7 +6,6 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes.two_processes import run_two_processes
 from transformers import FNetConfig, LongformerConfig, MBartConfig, MBartForCausalLM, MixtralConfig, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
-ROOT = Path(__file__).parents[2]
 WIDTHS = {
     "vocab_size": 260,
     "hidden_size": 16,
@@ -102,12 +101,7 @@ def main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, folder, timeout=240)
     return torch.load(folder / "rank0.pt", weights_only=False)
 
 

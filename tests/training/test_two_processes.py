@@ -6,7 +6,6 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes.two_processes import run_two_processes
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
-ROOT = Path(__file__).parents[2]
 # Objective and accumulation: 2 processes x 4 sequences, and 2 x 2 accumulated twice. One evaluates until it knows enough.
 RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mdlm": ("mdlm", 1, {"target_stderr": 0.015, "max_eval_replicates": 100}),
@@ -116,12 +115,7 @@ def main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, folder)
     ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
     for name in RUNS:  # both ranks end with the same weights, average, numbers
         first, second = (rank[name]["whole"] for rank in ranks)

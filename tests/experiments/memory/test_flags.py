@@ -7,7 +7,6 @@ compared with the training without it. Run by torchrun, this file is the script 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes.two_processes import run_two_processes
 from safetensors import safe_open
 from torch._dynamo.utils import counters
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -28,7 +28,6 @@ from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, Nois
 from hf_difflm.runs import load_run
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
-ROOT = Path(__file__).parents[3]
 STEPS, CUT = 8, 4
 # The largest relative difference that the numbers of the run log may have.
 FLAGS: dict[str, tuple[dict[str, Any], float]] = {
@@ -217,12 +216,7 @@ def main(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_with_each_flag_learn_what_one_learns_without(plain, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, tmp_path, timeout=500)
     results = torch.load(tmp_path / "rank0.pt", weights_only=False)
     assert len(results) == 4
     for (name, objective), result in results.items():

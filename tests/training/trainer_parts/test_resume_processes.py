@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from killable_training import markov_rows
+from processes.two_processes import run_two_processes
 from transformers import LlamaConfig, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
@@ -24,7 +24,6 @@ from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.runs.journal.checkpoints import newest_good
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
-TESTS = Path(__file__).parents[2]
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second, and between two logging steps
 
 
@@ -112,12 +111,7 @@ def results(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("processes")
     one = finish(folder / "one", 1)
     stopped(folder / "one", folder / "one-then-two")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two_processes(__file__, folder, timeout=500)
     found = torch.load(folder / "results.pt", weights_only=False)
     return found | {"one": one, "two-then-one": finish(folder / "two-then-one", 1, resume=True), "folder": folder}
 

@@ -18,6 +18,10 @@ from .spelling import Commands
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _COMPLETION = "_HF_DIFFLM_COMPLETE"  # as the scripts of --install-completion set it
+_WITHOUT_ARGUMENTS = {
+    "hf-difflm compare": "compare takes no runs, since it trains them; `hf-difflm runs compare` compares those that are there"
+}
+"""What is said to arguments of commands that take none, where people expect some."""
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -70,8 +74,8 @@ def _usage_sentence(error: Any) -> str:
     """Return what the parser complains about as one sentence that ends in where to look."""
     sentence = " ".join(error.format_message().split()).rstrip(".")
     path = error.ctx.command_path if error.ctx is not None else "hf-difflm"
-    if path.endswith(" compare") and "extra argument" in sentence and not path.endswith("runs compare"):
-        return "compare takes no runs, since it trains them; `hf-difflm runs compare` compares those that are there"
+    if "extra argument" in sentence and path in _WITHOUT_ARGUMENTS:
+        return _WITHOUT_ARGUMENTS[path]
     return f"{sentence[:1].lower()}{sentence[1:]}; see `{path} --help`"
 
 

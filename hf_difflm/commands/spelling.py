@@ -100,9 +100,8 @@ class Command(TyperCommand):
                     has_value, value = "=", left.pop(0)
                 trainer_flags[flag[2:].replace("-", "_")] = value if has_value else True
             else:
-                known = [one.removeprefix("--").replace("-", "_") for one in options if one.startswith("--")]
-                name = flag.removeprefix("--").replace("-", "_")
-                hint = hint_for(name, known, flag=True) or f"; see `{ctx.command_path} --help`"
+                known = [one for one in options if one.startswith("--")]
+                hint = hint_for(flag, known, flag=True) or f"; see `{ctx.command_path} --help`"
                 raise UserError(f"flag {written} is unknown{hint}")
         return plain, trainer_flags
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +22,9 @@ from .sources.documents import Documents
 from .sources.folders import left_out
 from .sources.markov import MarkovSource
 from .text_ids import TextIds
+
+_Train = TypeVar("_Train")
+_Eval = TypeVar("_Eval")
 
 
 def total_bytes(blocks: datasets.Dataset) -> int | None:
@@ -82,7 +86,18 @@ class BlockMaker:
         )
         return blocks.with_format("numpy")
 
-    def test_blocks(self, documents: Documents | None) -> datasets.Dataset | None:
+    def with_test(
+        self, find: Callable[[], tuple[_Train, _Eval, Documents | None]]
+    ) -> tuple[_Train, _Eval, Documents | None, datasets.Dataset | None]:
+        """Return what ``find`` does, and the blocks of the test that is its last; found anew where that is too little."""
+        train, evaluation, tested = find()
+        test = self._test_blocks(tested)
+        if tested is not None and test is None:
+            self._without_test()
+            train, evaluation, tested = find()
+        return train, evaluation, tested, test
+
+    def _test_blocks(self, documents: Documents | None) -> datasets.Dataset | None:
         """Return the blocks of the documents that are held out for the test; None where there are not enough of them."""
         if documents is None or len(documents) == 0:
             return None
@@ -91,7 +106,7 @@ class BlockMaker:
         except UserError:
             return None
 
-    def without_test(self) -> None:
+    def _without_test(self) -> None:
         """From here on hold nothing out for the test: what would be is too little; note that."""
         self.options = replace(self.options, test_fraction=0.0)
         self.notes = ["too little text to hold out a test beside the evaluation: it is trained on"]

@@ -32,11 +32,7 @@ class Preparation(BlockMaker):
         self.train_source: MarkovSource | None = None
 
     def run(self, need_train: bool) -> PreparedData:
-        train_documents, eval_documents, test_documents = self._documents(need_train)
-        test = self.test_blocks(test_documents)
-        if test_documents is not None and test is None:
-            self.without_test()
-            train_documents, eval_documents, _ = self._documents(need_train)
+        train_documents, eval_documents, _, test = self.with_test(lambda: self._documents(need_train))
         train = None
         if train_documents is not None:
             train = self.blocks("train", train_documents, self.train_source, self.options.most_train_blocks())
@@ -58,11 +54,7 @@ class Preparation(BlockMaker):
 
     def sides(self, need_train: bool) -> tuple[Documents | None, Any, Any, list[Documents]]:
         """Return training documents, evaluation and test blocks, and the documents of these two: a part of a mixture."""
-        train, evaluation, tested = self._documents(need_train)
-        test = self.test_blocks(tested)
-        if tested is not None and test is None:
-            self.without_test()
-            train, evaluation, tested = self._documents(need_train)
+        train, evaluation, tested, test = self.with_test(lambda: self._documents(need_train))
         blocks = self.blocks("eval", evaluation, self.eval_source, self.options.max_eval_blocks)
         return train, blocks, test, [one for one in (evaluation, tested) if one is not None]
 

@@ -31,15 +31,9 @@ class StreamPreparation(BlockMaker):
             UserError: for whatever is wrong with the data.
         """
         options = self.options
-        opened = open_stream(options.dataset, options.dataset_config, options.text_column, options.skip_bad_rows)
-        self.tell_left_out(options.dataset, options.dataset_config)
-        evaluation, left_out, test_documents = self._evaluation(opened, need_train)
-        test = self.test_blocks(test_documents)
-        if test_documents is not None and test is None:
-            self.without_test()
-            evaluation, left_out, _ = self._evaluation(opened, need_train)
+        evaluation, left_out, test = self._evaluated(need_train)
         blocks = self.blocks("eval", evaluation, None, self._most_eval_blocks)
-        train = self._stream(opened, left_out) if need_train else None
+        train = self._stream(self._opened, left_out) if need_train else None
         parts = [train.fingerprint if train is not None else "", evaluation.fingerprint]
         parts += [self.encoder.fingerprint, str(options.block_size)]
         return PreparedData(
@@ -56,15 +50,16 @@ class StreamPreparation(BlockMaker):
 
     def sides(self, need_train: bool) -> tuple[None, Any, Any, LeftOut]:
         """Return evaluation and test blocks, and what is not trained on, in their places: a part of a mixture."""
+        evaluation, left_out, test = self._evaluated(need_train)
+        return None, self.blocks("eval", evaluation, None, self._most_eval_blocks), test, left_out
+
+    def _evaluated(self, need_train: bool) -> tuple[Documents, LeftOut, Any]:
+        """Open the stream; evaluation documents, what is not trained on, and the blocks of the test."""
         options = self.options
         self._opened = open_stream(options.dataset, options.dataset_config, options.text_column, options.skip_bad_rows)
         self.tell_left_out(options.dataset, options.dataset_config)
-        evaluation, left_out, tested = self._evaluation(self._opened, need_train)
-        test = self.test_blocks(tested)
-        if tested is not None and test is None:
-            self.without_test()
-            evaluation, left_out, _ = self._evaluation(self._opened, need_train)
-        return None, self.blocks("eval", evaluation, None, self._most_eval_blocks), test, left_out
+        evaluation, left_out, _, test = self.with_test(lambda: self._evaluation(self._opened, need_train))
+        return evaluation, left_out, test
 
     def stream(self, left_out: LeftOut) -> BlockStream:
         """Return the training blocks, after :meth:`sides`."""

@@ -17,14 +17,14 @@ from ..data import Collator
 from ..data.prepare_held import TEST
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
 from ..runs.journal.strict_json import dumps
+from .held_out_numbers import keep_test
 from .likelihood.batches import EvaluationBatches, data_unit
 from .likelihood.draws import MOST_REPLICATES, Draws
 from .likelihood.evaluate import LikelihoodResult, evaluate_likelihood
 from .likelihood.zero_shot import evaluation_data
-from .precision import computed_in, dtype_of_weights
+from .precision import computed_in
 from .run_measurements import record_measurement
-from .targets import Target, load_target
-from .test_numbers import keep_test
+from .targets import Target, target_of
 
 
 def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None:
@@ -38,14 +38,7 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
     Raises:
         UserError: nothing to load, or nothing to evaluate on.
     """
-    loaded = load_target(
-        target,
-        use_cpu=changes.get("use_cpu", False),
-        revision=changes.get("revision"),
-        dtype=dtype_of_weights(changes),
-        add_bos=changes.get("add_bos"),
-        bos_token=changes.get("bos_token"),
-    )
+    loaded = target_of(target, changes)
     settings = {**loaded.config, "bf16": False, **changes}  # a run's own bf16 is how it was trained
     draws = draws_of(settings, changes)
     options, data, zero_shot = evaluation_data(loaded, changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..models.loading import is_denoiser, load_model, tokenizer_folder
 from ..runs import load_run
 from ..runs.journal.atomic_files import JOURNAL_NAME
 from ..runs.journal.checkpoints import EMA_FILE, MANIFEST, checkpoints, damage, newest_good
+from .precision import dtype_of_weights
 
 
 @dataclass
@@ -115,6 +117,26 @@ def find_weights(target: str, revision: str | None = None) -> Weights:
         raise UserError(f"{target} does not exist; give a run, a checkpoint, a model folder or OWNER/NAME on the Hub")
     folder = hub_folder(target, revision)
     return Weights(folder, folder if (folder / JOURNAL_NAME).exists() else None, target, commit=folder.name)
+
+
+def target_of(target: str, changes: Mapping[str, Any]) -> Target:
+    """Load what an evaluation is of, by its typed settings.
+
+    Args:
+        target: see :func:`load_target`.
+        changes: of which ``use_cpu``, ``revision``, ``dtype``, ``bf16``, ``add_bos`` and ``bos_token`` are read.
+
+    Raises:
+        UserError: see :func:`load_target`.
+    """
+    return load_target(
+        target,
+        use_cpu=changes.get("use_cpu", False),
+        revision=changes.get("revision"),
+        dtype=dtype_of_weights(changes),
+        add_bos=changes.get("add_bos"),
+        bos_token=changes.get("bos_token"),
+    )
 
 
 def load_target(

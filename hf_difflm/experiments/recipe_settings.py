@@ -163,8 +163,7 @@ def _refuse_unknown(layer: Layer, other_flags: Iterable[str]) -> None:
             known = [*names, *OBJECTIVES, "base", "description"]
             hint = hint_for(name, known, flag=False) or "; run `hf-difflm train --help-all` to see all keys"
             raise UserError(f"{prefix}key {name!r} is unknown{hint}")
-        known = [*names, *(flag.removeprefix("--").replace("-", "_") for flag in other_flags)]
-        hint = hint_for(name, known, flag=True) or "; --help-all lists all flags"
+        hint = hint_for(name, [*names, *other_flags], flag=True) or "; --help-all lists all flags"
         raise UserError(f"flag --{name.replace('_', '-')} is unknown{hint}")
     for objective, part in layer.by_objective.items():
         if "objective" in part:

@@ -11,9 +11,9 @@ from transformers import TrainerState
 from ..callbacks import RunLogCallback
 from ..data import PreparedData
 from ..errors import UserError
+from ..evaluation.held_out_numbers import keep_test
 from ..evaluation.report import draws_of, score
 from ..evaluation.targets import load_target
-from ..evaluation.test_numbers import keep_test
 from ..runs.journal.checkpoints import newest_good
 from ..runs.journal.schema import SampleRecord
 from ..runs.journal.tables import printable

@@ -12,6 +12,7 @@ import torch
 from ...data.text_ids import TextIds, pad_id
 from ...errors import UserError
 from ...models.backbones.check import takes_left_padding
+from ...models.loading import is_denoiser
 from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
@@ -114,16 +115,14 @@ def generate_samples(
         UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
             and no token to begin with, or nothing to generate.
     """
-    is_denoiser = _is_denoiser(model)
-    arguments = (
-        _denoiser_arguments(options, importance) if is_denoiser else _causal_arguments(options, pad_id(tokenizer))
-    )
+    denoises = is_denoiser(model.config)
+    arguments = _denoiser_arguments(options, importance) if denoises else _causal_arguments(options, pad_id(tokenizer))
     if encoded is None:
         text = texts_of(model, tokenizer)
         encoded = [encoded_prompt(model, text, prompt, options.infill is not False) for prompt in prompts]
     default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
     by_length: dict[tuple[int, int], list[int]] = {}
-    apart = not is_denoiser and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)
+    apart = not denoises and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)
     for place, prompt in enumerate(encoded):
         length = options.max_new_tokens
         if length is None:
@@ -133,19 +132,19 @@ def generate_samples(
     samples: dict[int, GeneratedText] = {}
     for (length, _), places in by_length.items():
         rows = [first_row + place for place in places]
-        if is_denoiser:
+        if denoises:
             arguments["seed"] = [_row_seed(options.seed, row) for row in rows]
         start = _start(
             tokenizer,
             [prompts[place] for place in places],
             [encoded[place] for place in places],
             length,
-            is_denoiser,
+            denoises,
             rows,
         )
         with undisturbed(model):
             torch.manual_seed(options.seed if rows[0] == 0 else _row_seed(options.seed, rows[0]) % 2**63)
-            sequences = _generate(model, start, arguments | ({"streamer": watch(start)} if watch else {}), is_denoiser)
+            sequences = _generate(model, start, arguments | ({"streamer": watch(start)} if watch else {}), denoises)
         for place, row in zip(places, sequences.tolist(), strict=True):
             samples[place] = _sample(tokenizer, prompts[place], encoded[place], row, start.ids_BP.shape[1])
     return [samples[place] for place in range(len(prompts))]
@@ -158,17 +157,13 @@ def length_limit(model: Any) -> int | None:
 
 def texts_of(model: Any, tokenizer: Any) -> TextIds:
     """Return how text becomes ids for a model: a masked diffusion model was trained here, of others the tokenizer knows."""
-    return TextIds.of(tokenizer, trained_here=True if _is_denoiser(model) else None)
+    return TextIds.of(tokenizer, trained_here=True if is_denoiser(model.config) else None)
 
 
 def encoded_prompt(model: Any, text: TextIds, prompt: str, infill: bool) -> PromptIds:
     """Return a prompt as a model gets it: of a denoiser that may ``infill`` with holes. Raises UserError as its parts do."""
-    holed = with_holes(text, prompt, length_limit(model)) if infill and _is_denoiser(model) else None
+    holed = with_holes(text, prompt, length_limit(model)) if infill and is_denoiser(model.config) else None
     return PromptIds(text.prompt(prompt)) if holed is None else holed
-
-
-def _is_denoiser(model: Any) -> bool:
-    return getattr(model.config, "model_type", None) == "masked_diffusion"
 
 
 def _check_length(model: Any, prompt: PromptIds, new_tokens: int, options: GenerationOptions) -> None:

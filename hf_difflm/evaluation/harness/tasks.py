@@ -16,9 +16,9 @@ from ...errors import UserError, did_you_mean, first_line
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import text_table
 from ...runs.reading.places import shown
-from ..precision import computed_in, dtype_of_weights
+from ..precision import computed_in
 from ..run_measurements import record_measurement, run_folder
-from ..targets import Target, load_target
+from ..targets import Target, target_of
 from .options import HarnessOptions
 
 FOLDER = "lm_eval"
@@ -44,14 +44,7 @@ def evaluate_tasks(target: str, options: HarnessOptions, changes: Mapping[str, A
     """
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the results alone, and libraries write to it
         _require_harness()
-        loaded = load_target(
-            target,
-            use_cpu=changes.get("use_cpu", False),
-            revision=changes.get("revision"),
-            dtype=dtype_of_weights(changes),
-            add_bos=changes.get("add_bos"),
-            bos_token=changes.get("bos_token"),
-        )
+        loaded = target_of(target, changes)
         if options.apply_chat_template and loaded.tokenizer.chat_template is None:
             raise UserError(NO_TEMPLATE)
         folder = _folder(target, options)  # before the work whose results go there

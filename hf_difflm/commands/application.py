@@ -34,6 +34,8 @@ class Application(typer.Typer):
             self._parser.main(prog_name="hf-difflm", complete_var=_COMPLETION)
         try:
             code = self._run(list(sys.argv[1:] if args is None else args), prog_name)
+            if code == 0:
+                _leave_the_other_processes()
             sys.stdout.flush()
         except BrokenPipeError:
             if not _reader_has_gone():
@@ -64,6 +66,17 @@ class Application(typer.Typer):
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
         return 0
+
+
+def _leave_the_other_processes() -> None:
+    """End the talk of processes that were launched together.
+
+    A thread of gloo that is left to the end of the interpreter aborts the process now and then, after all work is done
+    (https://github.com/pytorch/pytorch/pull/179291). Not where something failed: others may wait for this process.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 # Older typers use the click package and newer ones a copy of their own: this is UsageError in both.

@@ -6,7 +6,6 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from any_trainer import build_trainer
 from generated import generate_texts
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.generation import GenerationSamplesCallback
@@ -67,4 +66,4 @@ def test_both_generate_one_writes_and_the_training_is_the_same(tmp_path):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

@@ -6,14 +6,13 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from any_trainer import build_trainer
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 from reported import Reported
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -100,7 +99,6 @@ def main(folder: Path) -> None:
     }
     torch.save(results, folder / f"rank{os.environ['RANK']}.pt")
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +149,4 @@ def test_of_weights_that_are_cut_into_shards_the_whole_is_reported(by_two, tmp_p
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    os._exit(0)  # threads of the libraries now and then abort a process that ends the long way
+    run_as_one_of_them(main)

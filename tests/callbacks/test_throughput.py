@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from any_trainer import build_trainer
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 from spent_time import COSTS, SpentTime
 
 from hf_difflm.callbacks import RunLogCallback
@@ -217,8 +216,7 @@ def main(folder: Path) -> None:
         logged = [entry.get("tokens_per_sec") for entry in trainer.state.log_history if "loss" in entry]
         outcome = {"reports": [one.metrics for one in spent.measured], "pages": spent.pages, "logged": logged}
         (folder / f"{kind}{rank}.json").write_text(json.dumps(outcome))
-    torch.distributed.destroy_process_group()  # its threads must not be left to the end of the interpreter
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

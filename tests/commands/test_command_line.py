@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.main import get_command
 
 from hf_difflm import __version__
@@ -240,3 +241,15 @@ def test_a_broken_pipe_elsewhere_is_not_hidden():
     exit_code, _, err = _finish(_process(code=code))
     assert exit_code == 1
     assert "a worker died" in err
+
+
+@pytest.mark.parametrize(("line", "ended"), [("recipes", True), ("recipes --nothing-of-ours", False)])
+def test_launched_processes_end_their_talk_where_all_went_well(run, line, ended):
+    """Threads of gloo that live when the interpreter ends abort it; where one failed, others may wait for it."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        code, _, _ = run(*line.split())
+        assert (code, torch.distributed.is_initialized()) == ((0, False) if ended else (2, True))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from processes.two_processes import run_as_one_of_them
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_difflm.callbacks import GenerationSamplesCallback, GradientNormCallback
@@ -157,4 +158,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

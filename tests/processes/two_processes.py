@@ -1,11 +1,14 @@
-"""A test file as the script of two processes."""
+"""A test file as the script of several processes: how they are started, and how each ends."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 TESTS = Path(__file__).parents[1]
 
@@ -17,3 +20,13 @@ def run_two_processes(script: str, folder: Path, timeout: float = 300) -> None:
     command = [*launch, script, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def run_as_one_of_them(main: Callable[[Path], None]) -> None:
+    """Run ``main`` with the folder of the results, and say goodbye to the other processes.
+
+    A thread of gloo that still lives when the interpreter ends aborts the process now and then.
+    """
+    main(Path(sys.argv[1]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

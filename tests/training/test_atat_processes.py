@@ -6,14 +6,13 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from processes.engine_run import build_trainer, launch, rows_of
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 
 CUT = 7  # where engine_run saves
 RUNS = {
@@ -107,4 +106,4 @@ def test_an_engine_that_shards_weights_is_refused_in_one_sentence_where_there_ar
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

@@ -6,14 +6,13 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 from transformers import FNetConfig, LongformerConfig, MBartConfig, MBartForCausalLM, MixtralConfig, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
@@ -120,4 +119,4 @@ def test_two_processes_train_as_one(by_two, name, tmp_path):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

@@ -365,13 +365,12 @@ def test_ddp_has_it(make_diffusion_trainer):
 
 LAUNCHED = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 MACHINE = """
-import sys
+import json, logging, sys, torch, transformers
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import json, logging, torch, transformers
 from test_two_processes import make_trainer
-trainer, _ = make_trainer(Path(sys.argv[2]), "mdlm", 1, json.loads(sys.argv[3]), ranks=2)
+trainer, _ = make_trainer(Path(sys.argv[1]), "mdlm", 1, json.loads(sys.argv[2]), ranks=2)
 print(transformers.logging.get_verbosity() == logging.INFO, torch.distributed.get_backend())
+torch.distributed.destroy_process_group()
 """
 
 
@@ -384,8 +383,10 @@ def test_two_machines_say_and_talk_as_it_says(tmp_path, where, talks):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | LAUNCHED | {"WORLD_SIZE": "2", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", MACHINE, str(Path(__file__).parent), str(tmp_path), json.dumps(asked)]
+    tests = [ROOT, ROOT / "tests", Path(__file__).parent]
+    environment = os.environ | LAUNCHED | {"WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, tests))
+    command = [sys.executable, "-c", MACHINE, str(tmp_path), json.dumps(asked)]
     machines = [
         subprocess.Popen(command, env=environment | {"RANK": rank}, stdout=subprocess.PIPE, text=True)
         for rank in ("0", "1")

@@ -6,14 +6,13 @@ Run by torchrun, this file is the script of both processes.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
@@ -165,4 +164,4 @@ def test_two_processes_resume_within_a_later_epoch_as_if_never_stopped(by_two, n
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

@@ -168,6 +168,7 @@ train = stream(folder / "corpus.jsonl", tokenizer, eval_dataset=str(folder / "ev
 DiffusionTrainer(model, arguments, train, None, tokenizer).train()
 if os.environ["RANK"] == "0":
     torch.save({{name: p.detach() for name, p in model.named_parameters()}}, folder / ("weights" + os.environ["WORLD_SIZE"]))
+torch.distributed.destroy_process_group()
 """
 
 

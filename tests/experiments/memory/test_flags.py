@@ -7,14 +7,13 @@ compared with the training without it. Run by torchrun, this file is the script 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 from safetensors import safe_open
 from torch._dynamo.utils import counters
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -230,4 +229,4 @@ def test_two_processes_with_each_flag_learn_what_one_learns_without(plain, tmp_p
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from killable_training import markov_rows
-from processes.two_processes import run_two_processes
+from processes.two_processes import run_as_one_of_them, run_two_processes
 from transformers import LlamaConfig, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
@@ -147,4 +146,4 @@ def test_a_cut_that_changes_the_optimiser_batch_is_refused_naming_the_accumulati
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_one_of_them(main)

@@ -29,7 +29,7 @@ from hf_difflm.data import Collator, load_tokenizer
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.models.build import build_denoiser
-from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.masked_diffusion import Corruption
 from hf_difflm.objectives.noise import row_uniforms
 
@@ -71,7 +71,7 @@ def sides(mask_token_id: int) -> dict[str, MaskedDiffusionObjective]:
         "i.i.d. counts": MaskedDiffusionObjective(mask_token_id, noise_sampling="iid"),
         STRATIFIED: MaskedDiffusionObjective(mask_token_id),
         PAIRS: MaskedDiffusionObjective(mask_token_id, noise_sampling="pairs"),
-        IMPORTANCE: MaskedDiffusionObjective(mask_token_id, noise_sampling="importance"),
+        IMPORTANCE: MaskedDiffusionObjective(mask_token_id, count_law=CountLaw("importance")),
     }
 
 

@@ -257,7 +257,7 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced], typed: Co
     try:
         check_noise(training)
     except UserError as error:
-        fail(str(error), "noise_sampling", "static_shapes", "loss_form")
+        fail(str(error), "count_law", "loss_weight", "noise_sampling", "static_shapes", "loss_form")
     try:
         Draws(training["eval_replicates"], training["target_stderr"], training["max_eval_replicates"])
     except UserError as error:

@@ -14,6 +14,7 @@ _HOMES = {
     "AdaptiveSettings": ".adaptive.settings",
     "Batch": ".base",
     "CausalObjective": ".causal",
+    "CountLaw": ".count_laws",
     "DraftImportance": ".adaptive.draft_importance",
     "MaskedDiffusionObjective": ".masked_diffusion",
     "NoiseKey": ".base",
@@ -29,6 +30,7 @@ __all__ = [
     "AdaptiveSettings",
     "Batch",
     "CausalObjective",
+    "CountLaw",
     "DraftImportance",
     "MaskedDiffusionObjective",
     "NoiseKey",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .adaptive.settings import AdaptiveSettings
     from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
     from .causal import CausalObjective
+    from .count_laws import CountLaw
     from .masked_diffusion import MaskedDiffusionObjective
 
 __getattr__ = on_first_use(__name__, _HOMES)

@@ -156,6 +156,9 @@ class Objective(ABC):
     def begin(self, total_steps: int) -> None:  # noqa: B027 - most objectives do not change as training goes on
         """Training is about to start or to be resumed, and will have this many optimiser steps in all."""
 
+    def after_step(self, step: int) -> None:  # noqa: B027 - most objectives need not know
+        """Optimiser step ``step``, counted from 1, is done, on every process."""
+
     def save(self, folder: Path) -> None:  # noqa: B027 - most objectives learn nothing themselves
         """Write what the objective itself has learned into a folder that holds a model."""
 

@@ -9,8 +9,8 @@ once: L (1/2k sum_M + 1/2(L-k) sum_M') -log mu; if k = L, with probability 1/L, 
 loss). Since L - k is as uniform as k, the mean over k = 1..L-1 of the two halves is that of the any-order form, and k = L
 has the 1/L that it has there: the same number, exactly.
 
-Importance sampling draws small k more often and gives each draw the weight 1 / (L p(k)): the same number, with less noise
-(`masked_counts.py`).
+Other laws p(k) with the weight 1 / (L p(k)) of each draw give the same number, with other noise: evaluations draw small k
+more often. Training may minimise other weights, too (`count_laws.py`).
 
 Time form: NELBO(x) = E_{t, z_t} sum_i lambda_t 1[z_t^i = m] (-log mu^i(x^i)), tokens masked independently with probability
 1 - alpha_t (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329).
@@ -19,6 +19,7 @@ Time form: NELBO(x) = E_{t, z_t} sum_i lambda_t 1[z_t^i = m] (-log mu^i(x^i)), t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,13 @@ import torch
 
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from .base import Batch, NoiseKey, Objective, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
-from .masked_counts import FEWEST_STRATA, counts_by_importance, uniform_counts
+from .count_laws import FEWEST_STRATA, CountLaw, draw_counts
+from .gradient_moments import GradientMoments
+from .names import weight_power
 from .noise import jittered_uniforms, row_uniforms, stratified_uniforms
 from .static_shapes import StaticPositions
+
+UNIFORM = CountLaw()
 
 
 @dataclass
@@ -39,11 +44,10 @@ class Corruption:
 
     Args:
         masked_BL: (B, L) bool, the hidden tokens; scored tokens only.
-        weights_B: (B,) float64, weight of each masked token's cross-entropy in the NELBO of its sequence.
+        weights_B: (B,) float64, weight of each masked token's cross-entropy in the loss of its sequence.
         noise_level_B: (B,) sigma = -log alpha of each row.
         masking_rate_B: (B,) share of the scored tokens that is hidden.
-        draw_weights_B: (B,) how much less often a row is drawn than with uniform noise, a part of ``weights_B``; None: all as
-            often.
+        draw_weights_B: (B,) how much less often a row is drawn than with uniform noise; None: all as often.
     """
 
     masked_BL: np.ndarray
@@ -60,15 +64,17 @@ class MaskedDiffusionObjective(Objective):
         mask_token_id: id of the mask token.
         loss_form: ``any_order`` (exact counts) or ``time`` (Bernoulli masks).
         noise_sampling: ``stratified`` over the whole optimiser batch, ``iid``, or of the any-order form ``pairs``: stratified
-            counts, each sequence read under a mask and under its complement; ``importance``: stratified counts of which the
-            small ones are drawn more often, if there are at least 16 sequences. Evaluations draw so; the accuracy that a
-            training logs would be that of the draws, without their weights.
+            counts, each sequence read under a mask and under its complement.
         schedule: noise schedule of the time form; the any-order form is the same number under every schedule.
         static_shapes: ask the LM head for as many positions in every micro-batch, so that a compiled step has one shape: the
             most that stratified counts or pairs can hide. All micro-batches must have one shape and no padding.
+        count_law: of the any-order form: how many tokens are hidden.
+        loss_weight: of the any-order form: ``nelbo``, the bound's; ``flat`` or a power q, k^-q: another mixture of the same
+            cross-entropies.
+        fewest: sequences from which on the law is ``count_law``; with fewer it is uniform.
 
     Raises:
-        ValueError: an unknown form or sampling; pairs, importance or static shapes where they do not exist.
+        ValueError: an unknown form or sampling; pairs, laws, weights or static shapes where they do not exist.
     """
 
     name = "mdlm"
@@ -82,23 +88,39 @@ class MaskedDiffusionObjective(Objective):
         noise_sampling: str = "stratified",
         schedule: NoiseSchedule | None = None,
         static_shapes: bool = False,
+        count_law: CountLaw = UNIFORM,
+        loss_weight: str = "nelbo",
+        fewest: int = 1,
     ):
         if loss_form not in ("any_order", "time"):
             raise ValueError(f"loss_form must be any_order or time, got {loss_form!r}")
-        if noise_sampling not in ("stratified", "iid", "pairs", "importance"):
-            raise ValueError(f"noise_sampling must be stratified, iid, pairs or importance, got {noise_sampling!r}")
-        if noise_sampling in ("pairs", "importance") and loss_form != "any_order":
-            raise ValueError(f"{noise_sampling} is of exact counts: loss_form must be any_order, got {loss_form!r}")
-        if static_shapes and (loss_form != "any_order" or noise_sampling in ("iid", "importance")):
+        if noise_sampling not in ("stratified", "iid", "pairs"):
+            raise ValueError(f"noise_sampling must be stratified, iid or pairs, got {noise_sampling!r}")
+        if noise_sampling == "pairs" and loss_form != "any_order":
+            raise ValueError(f"pairs is of exact counts: loss_form must be any_order, got {loss_form!r}")
+        plain = count_law == UNIFORM and loss_weight == "nelbo"
+        if not plain and (noise_sampling == "pairs" or loss_form != "any_order"):
             raise ValueError(
-                f"static shapes need counts that have a bound, not loss_form {loss_form}, {noise_sampling}"
+                f"count_law {count_law.name} with loss_weight {loss_weight} is of exact counts, each sequence read once, not "
+                f"of loss_form {loss_form}, {noise_sampling}"
+            )
+        if static_shapes and (loss_form != "any_order" or noise_sampling == "iid" or count_law.name == "optimal"):
+            raise ValueError(
+                f"static shapes need counts that have a bound, not loss_form {loss_form}, {noise_sampling}, {count_law.name}"
             )
         self.mask_token_id = mask_token_id
         self.loss_form = loss_form
         self.noise_sampling = noise_sampling
         self.schedule = schedule or NoiseSchedule()
         self.static_shapes = static_shapes
-        self._static = StaticPositions() if static_shapes else None
+        self.count_law = count_law
+        self.loss_weight = loss_weight
+        self.fewest = fewest
+        if weight_power(loss_weight) is not None:
+            weight = loss_weight if loss_weight == "flat" else f"k^-{loss_weight}"
+            self.train_objective = f"p0+{count_law.describe()}+{weight}"
+        self._static = StaticPositions(count_law) if static_shapes else None
+        self._moments = GradientMoments() if count_law.name == "optimal" else None
 
     @property
     def reads(self) -> int:
@@ -110,8 +132,24 @@ class MaskedDiffusionObjective(Objective):
 
         Of one replicate counts are uniform: it takes others to tell what weights bring in where sequences differ in length.
         """
-        sampling = "pairs" if pairs else "importance" if replicates > 1 else "stratified"
-        return MaskedDiffusionObjective(self.mask_token_id, noise_sampling=sampling)
+        if pairs:
+            return MaskedDiffusionObjective(self.mask_token_id, noise_sampling="pairs")
+        law = CountLaw("importance") if replicates > 1 else UNIFORM
+        return MaskedDiffusionObjective(self.mask_token_id, count_law=law, fewest=FEWEST_STRATA)
+
+    def after_step(self, step: int) -> None:
+        if self._moments is not None:
+            self._moments.after_step(step)
+            self.count_law = replace(self.count_law, moments=self._moments.moments)
+
+    def save(self, folder: Path) -> None:
+        if self._moments is not None:
+            self._moments.save(folder)
+
+    def load(self, folder: Path) -> None:
+        if self._moments is not None:
+            self._moments.load(folder)
+            self.count_law = replace(self.count_law, moments=self._moments.moments)
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         """Choose the masked tokens of each sequence; ``scored_BL`` is (B, L) bool. Pure in (key, scored_BL)."""
@@ -120,7 +158,7 @@ class MaskedDiffusionObjective(Objective):
         own_B = np.array([row[0] for row in uniforms])
         if self.noise_sampling == "iid":
             u_B = own_B
-        elif self.noise_sampling == "importance":
+        elif self.count_law != UNIFORM:
             u_B = jittered_uniforms(key, own_B)
         else:
             u_B = stratified_uniforms(key)
@@ -129,28 +167,20 @@ class MaskedDiffusionObjective(Objective):
         scores_BL[scored_BL] = np.concatenate([row[1:] for row in uniforms])
         if self.loss_form == "time":
             return self._bernoulli(u_B, scores_BL, counts_B)
-        if self.noise_sampling == "importance" and key.size >= FEWEST_STRATA:
-            return self._by_importance(u_B, scores_BL, counts_B)
-        drawn = self._exact_counts(u_B, scores_BL, counts_B)
+        law = self.count_law if key.size >= self.fewest else UNIFORM
+        drawn = self._exact_counts(law, u_B, scores_BL, counts_B)
         return _with_complements(drawn.masked_BL, scored_BL) if self.noise_sampling == "pairs" else drawn
 
-    def _exact_counts(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
+    def _exact_counts(self, law: CountLaw, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
+        k_B, weights_B, draw_weights_B = draw_counts(law, self.loss_weight, u_B, counts_B)
         # A sequence without scored tokens (k = 1 > L = 0) masks nothing: its scores are all inf.
-        return self._hide(uniform_counts(u_B, counts_B), scores_BL, counts_B)
-
-    def _by_importance(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
-        k_B, draw_weights_B = counts_by_importance(u_B, counts_B)
-        hidden = self._hide(k_B, scores_BL, counts_B)
-        return replace(hidden, weights_B=draw_weights_B * hidden.weights_B, draw_weights_B=draw_weights_B)
-
-    def _hide(self, k_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
         ranked_BL = np.sort(scores_BL, axis=-1)
         threshold_B1 = np.take_along_axis(ranked_BL, k_B[:, None] - 1, axis=-1)
         masked_BL = (scores_BL <= threshold_B1) & np.isfinite(scores_BL)
         # t := k / (L + 1), sigma = -log(1 - t)
         t_B = np.where(counts_B > 0, k_B / (counts_B + 1), 0.0)
         rate_B = np.where(counts_B > 0, k_B / np.maximum(counts_B, 1), 0.0)
-        return Corruption(masked_BL, counts_B / k_B, -np.log1p(-t_B), rate_B)
+        return Corruption(masked_BL, weights_B, -np.log1p(-t_B), rate_B, None if law == UNIFORM else draw_weights_B)
 
     def _bernoulli(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
         t_B = torch.from_numpy(1.0 - u_B)  # in (0, 1]: the rate is infinite at 0
@@ -184,6 +214,10 @@ class MaskedDiffusionObjective(Objective):
         if reads > 1:
             ids, labels = ids.repeat_interleave(reads, dim=0), labels.repeat_interleave(reads, dim=0)
             mask = None if mask is None else mask.repeat_interleave(reads, dim=0)
+        watched = {}
+        if self._moments is not None and torch.is_grad_enabled():
+            rates_N, weights_N = corruption.masking_rate_B[reads_N], corruption.weights_B[reads_N]
+            watched["on_labelled_gradient"] = self._moments.watch(rates_N, weights_N, num_scored, device)
         outputs = model(
             input_ids=to_device(ids.masked_fill(hidden, self.mask_token_id), device),
             attention_mask=None if mask is None else to_device(mask, device),
@@ -191,6 +225,7 @@ class MaskedDiffusionObjective(Objective):
             loss_weights=to_device(torch.from_numpy(corruption.weights_B).float().unsqueeze(-1), device),
             positions=to_device(torch.from_numpy(positions), device),
             output_correct=accuracy,
+            **watched,
         )
         count = len(reads_N)  # what follows in the answer is of positions that only fill up the shape
         return ObjectiveOutput(

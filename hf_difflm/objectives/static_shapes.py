@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
 from ..errors import UserError
 from .base import NoiseKey
-from .noise import stratified_sums
+from .count_laws import CountLaw, most_of_a_stratum
+from .noise import stratified_sums, van_der_corput_ranks
 
 
 class StaticPositions:
@@ -16,7 +19,8 @@ class StaticPositions:
     It remembers the shape of the first micro-batch, and refuses another: no step would be compiled once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count_law: CountLaw) -> None:
+        self._law = count_law
         self._shape: tuple[int, int] | None = None
 
     def __call__(
@@ -54,7 +58,7 @@ class StaticPositions:
             )
         rows, length = scored_BL.shape
         scored = length if scored_BL[:, 0].any() else length - 1  # after BOS, which is context
-        most = most_hidden(rows, scored, key.size, reads)
+        most = most_hidden(rows, scored, key.size, reads, self._law)
         if len(positions_N) > most:
             raise ValueError(
                 f"{len(positions_N)} tokens are hidden, at most {most} can be: places {key.places_B} are no micro-batch"
@@ -63,7 +67,7 @@ class StaticPositions:
         return np.concatenate([positions_N, spare_M])
 
 
-def most_hidden(rows: int, scored: int, size: int, reads: int = 1) -> int:
+def most_hidden(rows: int, scored: int, size: int, reads: int = 1, law: CountLaw | None = None) -> int:
     """Return how many tokens of a micro-batch stratified counts hide at most; complementary pairs hide each token once.
 
     Args:
@@ -71,8 +75,19 @@ def most_hidden(rows: int, scored: int, size: int, reads: int = 1) -> int:
         scored: tokens of a sequence that can be hidden.
         size: sequences of the optimiser batch.
         reads: 1, or 2 for complementary pairs.
+        law: of the counts; None: uniform.
     """
     if reads == 2:
         return rows * scored
+    if law is not None and law.name != "uniform":
+        return _most_of_a_law(law, rows, scored, max(size, rows))
     # k = 1 + floor(u L), summed; the margin is for the rounding of u.
     return min(rows + int(scored * stratified_sums(rows, max(size, rows))[1] + 1e-6), rows * scored)
+
+
+@lru_cache(maxsize=16)
+def _most_of_a_law(law: CountLaw, rows: int, scored: int, size: int) -> int:
+    """Over all micro-batches and all shifts of the strata, with each number at the end of its stratum."""
+    tops_N = most_of_a_stratum(law, scored, size)
+    ranks_WR = van_der_corput_ranks(size)[: size - size % rows].reshape(-1, rows)
+    return max(int(tops_N[(ranks_WR + shift) % size].sum(-1).max()) for shift in range(size))

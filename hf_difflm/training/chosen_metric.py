@@ -58,6 +58,6 @@ def _of(dataset: Any, objective: Objective) -> list[str]:
     left_out = set(_IF_KNOWN)
     if isinstance(row, Mapping) and "num_bytes" in row:
         left_out.discard("bpb")
-    if objective.train_objective is not None:
+    if not (objective.train_objective or "p0").startswith("p0"):  # which has no bound of its own
         left_out -= {name for name in _IF_KNOWN if name.startswith("native")}
     return [name for name in EVALUATION if name not in left_out]

@@ -15,6 +15,7 @@ from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..objectives import (
     AdaptiveSettings,
     CausalObjective,
+    CountLaw,
     MaskedDiffusionObjective,
     Objective,
     adaptive_objective,
@@ -59,7 +60,13 @@ def objective_for(
     check_noise(vars(args))
     _check_schedule(args, config.schedule())
     p0 = MaskedDiffusionObjective(
-        config.mask_token_id, args.loss_form, args.noise_sampling, config.schedule(), args.static_shapes
+        config.mask_token_id,
+        args.loss_form,
+        args.noise_sampling,
+        config.schedule(),
+        args.static_shapes,
+        count_law(vars(args)),
+        args.loss_weight,
     )
     if args.objective == "mdlm":
         return p0
@@ -99,6 +106,17 @@ def _check_schedule(args: DiffusionTrainingArguments, schedule: NoiseSchedule) -
 def minimised(objective: Objective) -> dict[str, str]:
     """What training minimises, for the header of a run log, where that is not what evaluations report."""
     return {} if objective.train_objective is None else {"train_objective": objective.train_objective}
+
+
+def count_law(training: Mapping[str, Any]) -> CountLaw:
+    """How many tokens are hidden, from training arguments by name."""
+    return CountLaw(
+        training["count_law"],
+        training["count_law_exponent"],
+        training["count_law_centre"],
+        training["count_law_width"],
+        training["count_law_uniform_share"],
+    )
 
 
 def adaptive_settings(training: Mapping[str, Any]) -> AdaptiveSettings:

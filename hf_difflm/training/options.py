@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ..evaluation.likelihood.draws import FEWEST_REPLICATES, MOST_REPLICATES
 from ..models.options import NOISE_SCHEDULES
 from ..objectives.adaptive.names import CURRICULUM_SCHEDULES, IMPORTANCES, MASKINGS
-from ..objectives.names import DIFFUSION, LOSS_FORMS, NOISE_SAMPLINGS, OBJECTIVES
+from ..objectives.names import COUNT_LAWS, DIFFUSION, LOSS_FORMS, NOISE_SAMPLINGS, OBJECTIVES
 
 
 @dataclass
@@ -52,6 +52,52 @@ class DiffusionOptions:
             "under a mask and under its complement",
             "choices": NOISE_SAMPLINGS,
             "objectives": DIFFUSION,
+        },
+    )
+    count_law: str = field(
+        default="uniform",
+        metadata={
+            "help": "how many tokens of a sequence are hidden in training: any number as often (uniform), few of them more "
+            "often (importance), numbers around a rate (bell), or as the gradient's second moments ask for (optimal)",
+            "choices": COUNT_LAWS,
+            "objectives": ("mdlm",),
+        },
+    )
+    count_law_exponent: float = field(
+        default=1 / 3,
+        metadata={
+            "help": "importance: k tokens are hidden with probability ~ k^-exponent",
+            "above": 0.0,
+            "objectives": ("mdlm",),
+        },
+    )
+    count_law_centre: float = field(
+        default=0.4,
+        metadata={"help": "bell: mean of the share that is hidden", "min": 0.0, "max": 1.0, "objectives": ("mdlm",)},
+    )
+    count_law_width: float = field(
+        default=0.2,
+        metadata={
+            "help": "bell: standard deviation of the share that is hidden",
+            "above": 0.0,
+            "objectives": ("mdlm",),
+        },
+    )
+    count_law_uniform_share: float = field(
+        default=0.1,
+        metadata={
+            "help": "bell: share of the draws that are uniform, so that no number is never hidden",
+            "above": 0.0,
+            "max": 1.0,
+            "objectives": ("mdlm",),
+        },
+    )
+    loss_weight: str = field(
+        default="nelbo",
+        metadata={
+            "help": "what each of k hidden tokens weighs in the training loss: 1 / (k p(k)), so that it is the bound "
+            "(nelbo), as much as any other (flat), or ~ k^-q (a number q)",
+            "objectives": ("mdlm",),
         },
     )
     static_shapes: bool = field(

@@ -191,13 +191,13 @@ def test_an_unknown_form_or_sampling_is_named(wrong, said):
 
 def test_evaluation_is_the_exact_count_form_however_training_went():
     evaluated = MaskedDiffusionObjective(9, "time", "iid", NoiseSchedule("cosine")).for_evaluation()
-    assert (evaluated.loss_form, evaluated.noise_sampling, evaluated.mask_token_id) == ("any_order", "importance", 9)
+    assert (evaluated.loss_form, evaluated.count_law.name, evaluated.mask_token_id) == ("any_order", "importance", 9)
     assert CausalObjective().for_evaluation().bound == "exact"
 
 
 def test_a_single_draw_is_of_uniform_counts():
     """Its weights could not be told from what sequences of unequal lengths cost."""
     p0 = MaskedDiffusionObjective(9)
-    assert p0.for_evaluation(replicates=1).noise_sampling == "stratified"
-    assert p0.for_evaluation(replicates=2).noise_sampling == "importance"
+    assert p0.for_evaluation(replicates=1).count_law.name == "uniform"
+    assert p0.for_evaluation(replicates=2).count_law.name == "importance"
     assert p0.for_evaluation(pairs=True, replicates=1).noise_sampling == "pairs"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
-from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.masked_diffusion import Corruption
 
 SCHEDULES = [
@@ -21,6 +22,15 @@ SCHEDULES = [
     NoiseSchedule("polynomial", exponent=3.5),
     NoiseSchedule("geometric"),
     NoiseSchedule("geometric", sigma_min=1e-2, sigma_max=5.0),
+]
+
+
+LAWS = [
+    CountLaw("importance"),
+    CountLaw("bell"),
+    CountLaw("bell", centre=0.7, width=0.1, uniform_share=0.02),
+    CountLaw("optimal"),
+    CountLaw("optimal", moments=tuple(1.0 + np.arange(16.0))),
 ]
 
 
@@ -36,9 +46,9 @@ class ChosenNoise(MaskedDiffusionObjective):
         return self
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
-        counts = self._by_importance if self.noise_sampling == "importance" else self._exact_counts
-        cut = counts if self.loss_form == "any_order" else self._bernoulli
-        return cut(self.u_B, self.scores_BL, scored_BL.sum(-1))
+        if self.loss_form == "any_order":
+            return self._exact_counts(self.count_law, self.u_B, self.scores_BL, scored_BL.sum(-1))
+        return self._bernoulli(self.u_B, self.scores_BL, scored_BL.sum(-1))
 
 
 def nelbo_of_rows(objective: ChosenNoise, model, ids_BL: np.ndarray) -> np.ndarray:
@@ -50,18 +60,17 @@ def nelbo_of_rows(objective: ChosenNoise, model, ids_BL: np.ndarray) -> np.ndarr
     return np.bincount(output.rows_N, output.token_weights_N * output.token_nll_N.double().numpy(), minlength=len(ids))
 
 
-def any_order_nelbo(model, mask_token_id: int, sequences_SL: np.ndarray, sampling: str = "stratified") -> np.ndarray:
-    """(S,) the any-order form, by enumerating every count k and every k-subset."""
+def any_order_nelbo(model, mask_token_id: int, sequences_SL: np.ndarray, **law: Any) -> np.ndarray:
+    """(S,) what is minimised of exact counts, by enumerating every count k and every k-subset."""
     size, length = sequences_SL.shape
     cases = [(k, subset) for k in range(1, length + 1) for subset in itertools.combinations(range(length), k)]
-    how_often = np.arange(1, length + 1) ** (-1 / 3 if sampling == "importance" else 0.0)
-    how_often /= how_often.sum()
+    how_often = law.get("count_law", CountLaw()).probabilities(length)
     weights = np.array([how_often[k - 1] / math.comb(length, k) for k, _ in cases])
     u = np.array([how_often[: k - 1].sum() + how_often[k - 1] / 2 for k, _ in cases])
     scores = np.array(
         [[0.1 + 0.01 * i if i in subset else 0.9 + 0.01 * i for i in range(length)] for _, subset in cases]
     )
-    objective = ChosenNoise(mask_token_id, noise_sampling=sampling).choose(np.tile(u, size), np.tile(scores, (size, 1)))
+    objective = ChosenNoise(mask_token_id, **law).choose(np.tile(u, size), np.tile(scores, (size, 1)))
     return nelbo_of_rows(objective, model, np.repeat(sequences_SL, len(cases), axis=0)).reshape(size, -1) @ weights
 
 
@@ -102,10 +111,11 @@ def test_time_form_with_exact_conditionals_is_the_entropy_under_every_schedule(s
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
-def test_importance_sampling_of_the_counts_is_the_same_number(random_denoiser, length):
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.describe())
+def test_every_law_of_the_counts_gives_the_same_number_with_the_weights_of_the_bound(random_denoiser, law, length):
     model, sequences = random_denoiser(length, 2, seed=3), all_sequences(length, 2)
     uniform = any_order_nelbo(model, 2, sequences)
-    np.testing.assert_allclose(any_order_nelbo(model, 2, sequences, "importance"), uniform, rtol=1e-12)
+    np.testing.assert_allclose(any_order_nelbo(model, 2, sequences, count_law=law), uniform, rtol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
@@ -158,7 +168,8 @@ def test_enumerated_objective_is_the_nelbo_of_a_network_from_its_logits(tiny_den
             ]
             for sampling in ("stratified", "iid")
         ),
-        ("any_order", "importance", None),
+        ("any_order", LAWS[0], None),
+        ("any_order", LAWS[1], None),
     ],
 )
 def test_monte_carlo_estimate_agrees_with_the_enumeration_within_three_standard_errors(
@@ -167,7 +178,10 @@ def test_monte_carlo_estimate_agrees_with_the_enumeration_within_three_standard_
     model = tiny_denoiser(vocab_size=8, seed=1).eval()
     ids = torch.tensor([3, 1, 6, 2, 2, 5])
     truth = exact_nelbo_of_network(model, ids, 7)
-    objective = MaskedDiffusionObjective(7, form, sampling, schedule)
+    if isinstance(sampling, CountLaw):
+        objective = MaskedDiffusionObjective(7, count_law=sampling)
+    else:
+        objective = MaskedDiffusionObjective(7, form, sampling, schedule)
     size, replicates = 128, 40
     batch = {"input_ids": ids.expand(size, -1), "labels": ids.expand(size, -1)}
     with torch.no_grad():

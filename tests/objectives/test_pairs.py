@@ -168,7 +168,7 @@ def test_a_batch_without_scored_tokens_costs_nothing_and_can_go_backward(tiny_de
 
 
 def test_evaluations_read_in_pairs_only_if_asked(tiny_denoiser):
-    assert pairs().for_evaluation().noise_sampling == "importance"
+    assert pairs().for_evaluation().count_law.name == "importance"
     assert MaskedDiffusionObjective(9, "time", "iid").for_evaluation(pairs=True).noise_sampling == "pairs"
     exact = CausalObjective()
     assert exact.for_evaluation(pairs=True) is exact

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from hf_difflm.data import Collator
 from hf_difflm.errors import UserError
-from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.noise import stratified_sums, van_der_corput_ranks
 from hf_difflm.objectives.static_shapes import most_hidden
 
@@ -59,6 +59,19 @@ def test_every_micro_batch_of_every_step_has_as_many_positions_and_those_that_fi
     assert {len(call["positions"]) for call in seen} == {most}
     counts = {int((call["labels"] != -100).sum()) for call in seen}
     assert counts == {most} if sampling == "pairs" else len(counts) > 3
+
+
+@pytest.mark.parametrize(
+    "law", [CountLaw("importance"), CountLaw("bell"), CountLaw("bell", centre=0.7, width=0.05)], ids=str
+)
+def test_the_bound_of_a_law_holds_for_all_its_draws_and_is_near_the_most_of_them(law):
+    noisy, scored = MaskedDiffusionObjective(MASK, count_law=law), np.ones((ROWS, 200), dtype=bool)
+    most = most_hidden(ROWS, 200, BATCH, law=law)
+    hidden = [
+        noisy.corrupt(scored, key_of(step, micro)).masked_BL.sum()
+        for step, micro in itertools.product(range(400), range(BATCH // ROWS))
+    ]
+    assert 0.9 * most < max(hidden) <= most < ROWS * 200
 
 
 @samplings

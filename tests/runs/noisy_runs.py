@@ -8,7 +8,7 @@ import numpy as np
 from made_runs import make_run
 
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
-from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.runs import Run
 from hf_difflm.runs.checklist.all_checks import check_run
 from hf_difflm.runs.checklist.checks import Check
@@ -33,7 +33,9 @@ def drawn(
     schedule = NoiseSchedule(
         given["noise_schedule"], given["schedule_exponent"], given["sigma_min"], given["sigma_max"]
     )
-    objective = MaskedDiffusionObjective(4, given["loss_form"], given["noise_sampling"], schedule)
+    law = {name.removeprefix("count_law_"): value for name, value in options.items() if name.startswith("count_law_")}
+    counts = CountLaw(given.get("count_law", "uniform"), **law)
+    objective = MaskedDiffusionObjective(4, given["loss_form"], given["noise_sampling"], schedule, count_law=counts)
     lengths = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
     for step in range(steps):

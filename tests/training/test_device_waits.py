@@ -21,6 +21,8 @@ MDLM: dict[str, dict[str, Any]] = {
     "plain": {},
     "time form": {"loss_form": "time"},
     "pairs": {"noise_sampling": "pairs"},
+    "bell, flat": {"count_law": "bell", "loss_weight": "flat"},
+    "optimal": {"count_law": "optimal"},
     "static shapes": {"static_shapes": True},
     "accumulation": {"per_device_train_batch_size": 2, "global_batch_size": 4},
     "average": {"ema_decay": 0.9},

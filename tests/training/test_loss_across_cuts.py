@@ -41,7 +41,7 @@ def train(make_diffusion_trainer, micro_batch: int, accumulation: int, **setting
 
 
 @pytest.mark.parametrize("kind", ["equal", "ragged", "prompts"])
-@pytest.mark.parametrize("loss", ["mdlm", "mdlm-time-cosine", "mdlm-iid", "mdlm-pairs", "ar"])
+@pytest.mark.parametrize("loss", ["mdlm", "mdlm-time-cosine", "mdlm-iid", "mdlm-pairs", "mdlm-bell", "ar"])
 def test_loss_gradient_norm_and_weights_do_not_depend_on_accumulation(
     make_diffusion_trainer, tiny_denoiser, train_rows, loss, kind
 ):
@@ -49,6 +49,8 @@ def test_loss_gradient_norm_and_weights_do_not_depend_on_accumulation(
     settings = {"objective": objective}
     if rest in (["iid"], ["pairs"]):
         settings["noise_sampling"] = rest[0]
+    if rest == ["bell"]:
+        settings |= {"count_law": "bell", "loss_weight": "flat"}
     if rest == ["time", "cosine"]:
         settings |= {"loss_form": "time"}
     rows = train_rows(48, ragged=kind != "equal", prompts=kind == "prompts")

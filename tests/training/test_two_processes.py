@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from hf_difflm.objectives import gradient_moments
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
 # Objective and accumulation: 2 processes x 4 sequences, and 2 x 2 accumulated twice. One evaluates until it knows enough.
@@ -24,6 +25,8 @@ RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mdlm": ("mdlm", 1, {"target_stderr": 0.015, "max_eval_replicates": 100}),
     "mdlm-accumulated": ("mdlm", 2, {"head_chunk_rows": 8}),
     "pairs-accumulated": ("pairs", 2, {}),
+    "bell": ("bell", 2, {"count_law": "bell", "loss_weight": "flat"}),
+    "optimal": ("optimal", 2, {"count_law": "optimal"}),
     "ar": ("ar", 1, {}),
     "ar-accumulated": ("ar", 2, {}),
 }
@@ -43,6 +46,9 @@ def ragged_rows(count: int, seed: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
     sizes = generator.integers(3, 20, count)
     return [{"input_ids": [256, *(97 + generator.integers(0, 6, n)).tolist()], "num_bytes": int(n)} for n in sizes]
+
+
+gradient_moments._PERIOD, gradient_moments._DELAY = 2, 1  # measured, and in use, within these few steps
 
 
 def make_trainer(

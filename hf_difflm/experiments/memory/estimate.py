@@ -211,6 +211,7 @@ class _Planner:
             ).fewest
             noise = MaskedDiffusionObjective(0).for_evaluation(replicates=fewest)
             training = {**training, "loss_form": noise.loss_form, "noise_sampling": noise.noise_sampling}
+            training |= {"count_law": noise.count_law.name, "count_law_exponent": noise.count_law.exponent}
         labelled = most_labelled(training, rows, length, max(rows, _EVALUATED))
         peak = self.network.evaluation_peak(rows, length, labelled)
         return sum(self._held.values()) + peak.total + self._replaced

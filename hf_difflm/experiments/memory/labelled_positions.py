@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ...models.masked_diffusion.noise_schedule import NoiseSchedule
-from ...objectives import MaskedDiffusionObjective, NoiseKey
+from ...objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
 from ...objectives.adaptive.masking import draw
 from ...objectives.adaptive.odds_scaling import LOG_R_MAX, mask_probability
 from ...objectives.static_shapes import most_hidden
-from ...training.objective_choice import adaptive_settings
+from ...training.objective_choice import adaptive_settings, count_law
 
 _DRAWS, _DEVIATIONS = 64, 4.0
 
@@ -30,7 +30,7 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         rows, length: of the micro-batch, in sequences and tokens; the first token of each is context.
         batch: sequences of the optimiser batch it is a part of.
 
-    Uniform exact counts, stratified, have a bound, which is returned; of all other noise the mean over draws and four
+    Exact counts by a fixed law, stratified, have a bound, which is returned; of all other noise the mean over draws and four
     standard deviations. Where tokens have schedules of their own, the schedules are taken that hide most of a sequence.
     """
     scored = length - 1
@@ -38,12 +38,14 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         return rows * scored
     if training["objective"] == "atat" and adaptive_settings(training).form != "p0":
         return _most_adaptive(training["noise_sampling"] == "stratified", rows, scored, batch)
-    if training["loss_form"] == "any_order" and training["noise_sampling"] in ("stratified", "pairs"):
-        return most_hidden(rows, scored, batch, reads_of(training))
+    law = count_law(training) if training["objective"] == "mdlm" else CountLaw()
+    stratified = training["loss_form"] == "any_order" and training["noise_sampling"] in ("stratified", "pairs")
+    if stratified and law.name != "optimal":
+        return most_hidden(rows, scored, batch, reads_of(training), law)
     schedule = NoiseSchedule(
         training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
     )
-    objective = MaskedDiffusionObjective(0, training["loss_form"], training["noise_sampling"], schedule)
+    objective = MaskedDiffusionObjective(0, training["loss_form"], training["noise_sampling"], schedule, count_law=law)
     scored_BL = np.ones((rows, scored), dtype=bool)
     size = max(batch, rows)
     counts = [

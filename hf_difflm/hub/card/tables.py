@@ -18,6 +18,8 @@ _SETTINGS = (
     "objective",
     "loss_form",
     "noise_sampling",
+    "count_law",
+    "loss_weight",
     "noise_schedule",
     "importance",
     "masking",
@@ -52,7 +54,7 @@ _DATA = (
     "tokenizer",
     "block_size",
 )
-_DENOISING_ONLY = {"loss_form", "noise_sampling", "noise_schedule"}
+_DENOISING_ONLY = {"loss_form", "noise_sampling", "count_law", "loss_weight", "noise_schedule"}
 _ADAPTIVE_ONLY = {"importance", "masking", "curriculum"}
 
 

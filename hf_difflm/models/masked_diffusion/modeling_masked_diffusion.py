@@ -6,6 +6,7 @@ copies its token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         loss_weights: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
         output_correct: bool = False,
+        on_labelled_gradient: Callable[[torch.Tensor], None] | None = None,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a partly masked sequence.
@@ -151,6 +153,8 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                 are not -100, for callers that know them already (finding them makes a GPU wait); others among them only
                 fill up a shape: their nll is 0 and they are not counted.
             output_correct: also return whether the likeliest token is the label.
+            on_labelled_gradient: called in the backward pass with the (N, D) gradient of the loss at the hidden states that
+                the head reads; not with ``torch.compile``.
             kwargs: passed to the backbone.
 
         Returns:
@@ -193,9 +197,12 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             weights_N = (1.0 / (labels_N != IGNORED).sum().clamp(min=1)).expand(len(labels_N))
         else:
             weights_N = loss_weights.expand(input_ids.shape).flatten()[positions]
+        # Its backward pass adds rows; that of indexing by [] adds numbers, which is slower.
+        hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, positions)
+        if on_labelled_gradient is not None and hidden_ND.requires_grad:
+            hidden_ND.register_hook(on_labelled_gradient)
         loss, nll_N, correct_N = self._cross_entropy(
-            # Its backward pass adds rows; that of indexing by [] adds numbers, which is slower.
-            hidden_BLD.flatten(0, 1).index_select(0, positions),
+            hidden_ND,
             labels_N.where(masked_N, IGNORED),
             weights_N,
             output_correct,

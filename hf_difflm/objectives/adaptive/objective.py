@@ -56,9 +56,10 @@ class AdaptiveMaskingObjective(Objective):
         networks: nn.ModuleDict | None = None,
         counts_V: np.ndarray | None = None,
     ):
-        if p0.noise_sampling in ("pairs", "importance") or p0.static_shapes:
+        lawful = p0.count_law.name == "uniform" and p0.train_objective is None
+        if p0.noise_sampling == "pairs" or p0.static_shapes or not lawful:
             raise ValueError(
-                "complementary pairs, importance and static shapes are for uniform masking: use MaskedDiffusionObjective"
+                "complementary pairs, count laws and static shapes are for uniform masking: use MaskedDiffusionObjective"
             )
         self.p0 = p0
         self.settings = settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -14,6 +15,16 @@ from .noise_law import SCHEDULES, NoiseLaw, ks_p_value
 _DRAWN = "noise drawn uniformly"
 _RATES = "masking rates as prescribed"
 _CHANCE = 2e-7
+_NUMBERS = {
+    "exponent": "schedule_exponent",
+    "sigma_min": "sigma_min",
+    "sigma_max": "sigma_max",
+    "count_exponent": "count_law_exponent",
+    "centre": "count_law_centre",
+    "width": "count_law_width",
+    "uniform_share": "count_law_uniform_share",
+}
+"""What the log calls the numbers of a law."""
 _STILL = 1e-3  # of masking rates that are meant to change
 _LEAST_SPAN = 0.5
 _MOST_SEQUENCES = 2**17  # of an optimiser batch; a law is computed sequence by sequence
@@ -38,7 +49,10 @@ def noise_checks(run: Run) -> list[Check]:
         return [unknown(_DRAWN, said), unknown(_RATES, said)]
     law = law_of(run)
     if law is None:
-        return [_changing(run), unknown(_RATES, "the log does not say how the noise was to be drawn")]
+        why = "the log does not say how the noise was to be drawn"
+        if run.config.get("count_law") == "optimal":
+            why = "count_law optimal prescribes what is measured"
+        return [_changing(run), unknown(_RATES, why)]
     adaptive = train_form(run) in ("p1", "p2", "p3")
     return [_uniform(run, law), _adaptive_rates(rates) if adaptive else _prescribed_rates(run, law, rates)]
 
@@ -66,11 +80,10 @@ def law_of(run: Run) -> NoiseLaw | None:
     if schedule not in SCHEDULES:
         return None
     adaptive = train_form(run) in ("p1", "p2", "p3")
-    numbers = {
-        name: value
-        for name, key in (("exponent", "schedule_exponent"), ("sigma_min", "sigma_min"), ("sigma_max", "sigma_max"))
-        if (value := setting(run, key)) is not None and value > 0
-    }
+    counts = config.get("count_law", "uniform") if run.objective == "mdlm" else "uniform"
+    if counts not in ("uniform", "importance", "bell"):
+        return None
+    numbers = {name: value for name, key in _NUMBERS.items() if (value := setting(run, key)) is not None and value > 0}
     return NoiseLaw(
         form="time" if adaptive else config["loss_form"],
         stratified=config.get("noise_sampling", "stratified") != "iid",
@@ -78,6 +91,7 @@ def law_of(run: Run) -> NoiseLaw | None:
         sequences=sequences,
         tokens=tokens_of_a_sequence(run, sequences)[0],
         schedule="linear" if adaptive else schedule,
+        counts=counts,
         **numbers,
     )
 
@@ -118,10 +132,10 @@ def _uniform(run: Run, law: NoiseLaw) -> Check:
         if tokens is None:
             return _changing(run)
         # Sequences differ in length: a rate says its u up to a token, which the N sequences of a batch magnify.
-        slack = 2 * law.sequences / max(tokens, 1.0)
+        slack = 2 * law.sequences * law.likeliest_count(tokens)
         if slack > 0.5:
             return _spanning(rows, law.sequences)
-        law = NoiseLaw(law.form, law.stratified, law.sequences, 10**6, pairs=law.pairs)
+        law = dataclasses.replace(law, tokens=10**6)
     uniform_2S = law.uniform_extremes(rows[:, 1], rows[:, 2], np.random.default_rng(0))
     distance = max(ks_p_value(uniform_S)[0] for uniform_S in uniform_2S)
     chance = min(1.0, 2.0 * math.exp(-2.0 * len(rows) * max(distance - slack, 0.0) ** 2))

@@ -4,6 +4,10 @@ A sequence has u uniform in [0, 1), by itself or stratified over the N sequences
 are a grid with a random offset). From exact counts (``any_order``): k = 1 + floor(u L) of L tokens are hidden; in
 complementary pairs a sequence is read a second time with the other L - k hidden, and rates are those of both. From times
 (``time``): t = 1 - u, and each token is hidden with probability 1 - alpha(t).
+
+Where counts have a law p(k), k is the number up to which u has p(1) + ... + p(k): by importance p(k) ~ k^-exponent; in a bell
+a normal density over (k - 1/2) / L, and uniform for a share. Stratified, each of the N numbers is then
+anywhere in its stratum.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ class NoiseLaw:
         schedule: of the time form: ``loglinear``, ``linear``, ``cosine``, ``polynomial`` or ``geometric``.
         exponent, sigma_min, sigma_max: of the polynomial and the geometric schedule.
         pairs: whether each sequence is read under a mask and under its complement; exact counts, stratified.
+        counts: law of exact counts: ``uniform``, ``importance`` or ``bell``.
+        count_exponent: of ``importance``.
+        centre, width, uniform_share: of ``bell``.
     """
 
     form: str
@@ -40,6 +47,11 @@ class NoiseLaw:
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     pairs: bool = False
+    counts: str = "uniform"
+    count_exponent: float = 1 / 3
+    centre: float = 0.4
+    width: float = 0.2
+    uniform_share: float = 0.1
 
     def mean_and_spread(self, tokens: float) -> tuple[float, float]:
         """Mean and standard deviation of a step's mean masking rate.
@@ -56,12 +68,31 @@ class NoiseLaw:
         binomial = 0.0
         if self.form == "any_order":
             whole = max(round(tokens), 1)
+            if self.counts != "uniform":
+                rate_ON = (1 + np.searchsorted(self._up_to(whole)[1:-1], u_ON, side="right")) / whole
+                within = rate_ON.var(0).mean() if self.stratified else rate_ON.var()
+                return float(rate_ON.mean()), float(np.sqrt(within / self.sequences))
             rate_ON = (1 + np.floor(u_ON * whole)) / whole
         else:
             rate_ON = self.hidden_share(1.0 - u_ON)
             binomial = float((rate_ON * (1 - rate_ON)).mean()) / (tokens * self.sequences)
         between = rate_ON.mean(1).var() if self.stratified else rate_ON.var() / self.sequences
         return float(rate_ON.mean()), float(np.sqrt(between + binomial))
+
+    def likeliest_count(self, tokens: float) -> float:
+        """The largest p(k) of a sequence of so many tokens."""
+        return (
+            float(np.diff(self._up_to(max(round(tokens), 1))).max()) if self.counts != "uniform" else 1 / max(tokens, 1)
+        )
+
+    def _up_to(self, tokens: int) -> np.ndarray:
+        """(L + 1,) the probability of at most k = 0..L hidden tokens."""
+        k_L = np.arange(1, tokens + 1)
+        density_L = k_L**-self.count_exponent
+        if self.counts == "bell":
+            density_L = np.exp(-0.5 * (((k_L - 0.5) / tokens - self.centre) / self.width) ** 2)
+            density_L = (1 - self.uniform_share) * density_L / density_L.sum() + self.uniform_share / tokens
+        return np.concatenate([[0.0], np.cumsum(density_L / density_L.sum())])
 
     def hidden_share(self, t: np.ndarray) -> np.ndarray:
         """1 - alpha(t), as in the noise schedules of the model; ``t`` in (0, 1]."""
@@ -102,6 +133,9 @@ class NoiseLaw:
             # Of a pair it is v = u + 1 / (2 L) that is rounded, to the distance of v L from 0 on a circle of L.
             half = 0.5 if self.pairs else 0.0
             below_2S, above_2S = (k_2S - 1 + half) / tokens, (k_2S + half) / tokens
+            if self.counts != "uniform":
+                up_to_K, places_2S = self._up_to(tokens), k_2S.astype(int).clip(1, tokens)
+                below_2S, above_2S = up_to_K[places_2S - 1], up_to_K[places_2S]
         else:
             # t = 1 - u: the extremes change places.
             below_2S = above_2S = 1.0 - self.time_of(np.stack([high, low]))

@@ -11,7 +11,8 @@ from ..journal.tables import count, number, with_error
 
 def evaluation_headings(run: Run) -> list[str]:
     """Return what stands above :func:`evaluation_cells`."""
-    return ["step", "training loss", f"{run.loss_unit or 'loss'} ± se", "bits/byte", "perplexity", "accuracy"]
+    training = "weighted training loss" if run.training_loss_label.startswith("weighted") else "training loss"
+    return ["step", training, f"{run.loss_unit or 'loss'} ± se", "bits/byte", "perplexity", "accuracy"]
 
 
 def evaluation_note(unit: str) -> str:

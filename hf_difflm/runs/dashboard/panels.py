@@ -50,7 +50,7 @@ def draw_loss(axes: Axes, run: Run) -> None:
             at, nll, yerr=errors if errors.any() else None, fmt="D", color="0.15", markersize=5, capsize=3, label="eval"
         )
     _log_if_wide(axes)
-    finish_panel(axes, "Training loss", loss_label(run), "no loss yet")
+    finish_panel(axes, "Training loss", run.training_loss_label, "no loss yet")
     legend(axes)
     mark_stages(axes, run, TICK_SIZE)
 
@@ -135,7 +135,7 @@ def draw_loss_against_accuracy(axes: Axes, bar: Axes, run: Run) -> None:
         drawn.update_ticks()
         bar.tick_params(labelsize=TICK_SIZE)
         bar.set_title("step", fontsize=TICK_SIZE, y=1.0)
-    finish_panel(axes, "Loss against accuracy", "accuracy (%)", missing(run, "accuracy"), loss_label(run))
+    finish_panel(axes, "Loss against accuracy", "accuracy (%)", missing(run, "accuracy"), run.training_loss_label)
 
 
 def draw_recent(axes: Axes, run: Run) -> None:
@@ -150,7 +150,7 @@ def draw_recent(axes: Axes, run: Run) -> None:
         right.plot(x, accuracy, color=ACCURACY, linewidth=1.4, linestyle="--", marker=_marker(accuracy), markersize=4)
         right.set_ylabel("accuracy (%), dashed", fontsize=TEXT_SIZE, color=_darker(ACCURACY))
     _log_if_wide(axes)
-    finish_panel(axes, f"Last {RECENT_STEPS} steps", loss_label(run), "no loss yet")
+    finish_panel(axes, f"Last {RECENT_STEPS} steps", run.training_loss_label, "no loss yet")
     if axes.has_data():
         axes.yaxis.label.set_color(LOSS)
 
@@ -203,11 +203,6 @@ def say(axes: Axes, sentence: str) -> None:
     axes.set_axis_off()
     place = {"ha": "center", "va": "center", "transform": axes.transAxes}
     axes.text(0.5, 0.5, sentence, color="0.4", fontsize=TEXT_SIZE, **place)  # type: ignore[arg-type]
-
-
-def loss_label(run: Run) -> str:
-    """Return what stands beside a loss; that of a Trainer which does not say what it minimises has no known unit."""
-    return f"loss ({run.loss_unit})" if run.loss_unit else "loss"
 
 
 def _draw_series(axes: Axes, run: Run, x: np.ndarray, y: np.ndarray, colour: str, name: str) -> None:

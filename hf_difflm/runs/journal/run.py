@@ -175,6 +175,14 @@ class Run:
         return loss_unit(self.objective, self.bound, {name for record in self.evaluations for name in record.metrics})
 
     @property
+    def training_loss_label(self) -> str:
+        """What stands beside a training loss: its unit; or that it is a weighted one, which is no bound on anything."""
+        minimised = self.header.metadata.get("train_objective")
+        if isinstance(minimised, str) and "+" in minimised:
+            return "weighted loss"
+        return f"loss ({self.loss_unit})" if self.loss_unit else "loss"
+
+    @property
     def nll_name(self) -> str:
         """What the number that evaluations are ranked by is: an ``nll``, or the ``loss`` of another Trainer."""
         return "nll" if self.loss_unit else "loss"

@@ -46,8 +46,8 @@ class Drawing:
     @property
     def loss_label(self) -> str:
         """What stands beside the losses, with the unit that all of them have."""
-        unit = common_loss_unit(self.runs)
-        return f"loss ({unit})" if unit else "loss"
+        labels = {run.training_loss_label for run in self.runs}
+        return labels.pop() if len(labels) == 1 else "loss"
 
     @property
     def nll_label(self) -> str:

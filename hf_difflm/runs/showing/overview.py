@@ -181,7 +181,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         facts.append(("damaged", f"{run.damaged_lines} lines of the journal could not be read"))
     lines = [f"{name:<10} {' '.join(printable(text).split())}" for name, text in facts]
     titles = {name: STEP[name].label if name in _QUANTITIES else shortened(name) for name in _shown(run)}
-    titles["loss"] += f" ({run.loss_unit})" if run.loss_unit else ""
+    titles["loss"] = run.training_loss_label
     cells = [
         [titles[name], *(significant(found[key]) for key in ("mean", "min", "max", "last"))]
         for name, found in data["statistics"].items()

@@ -32,6 +32,7 @@ class StepLogPart(TrainerPart):
     ) -> None:
         # Called after each optimiser step, and once more at the end of an epoch.
         if self._window.has_open_step():
+            self.training_objective.after_step(self.state.global_step)
             self._window.close_step(self.state.global_step, grad_norm, learning_rate or 0.0, self.state.epoch)
         if self.control.should_log and self._window:
             self._log_window(tr_loss)

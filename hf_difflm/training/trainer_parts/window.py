@@ -13,6 +13,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from ...objectives import ObjectiveOutput, Summary
+from ...objectives.base import to_device
 
 
 @dataclass
@@ -27,7 +28,7 @@ class _Step:
     tokens: int
     row_metrics: dict[str, np.ndarray]
     correct: torch.Tensor | None
-    predicted: int
+    predicted: float
     flops: float | None
     epoch: float | None
     summaries: list[Summary]
@@ -43,7 +44,7 @@ class MetricsWindow:
     _steps: list[tuple[int, _Step]] = field(default_factory=list)
     _losses: list[torch.Tensor] = field(default_factory=list)
     _aux_losses: list[torch.Tensor] = field(default_factory=list)
-    _outputs: list[tuple[dict[str, np.ndarray], torch.Tensor | None, int]] = field(default_factory=list)
+    _outputs: list[tuple[dict[str, np.ndarray], torch.Tensor | None, float]] = field(default_factory=list)
     _summaries: list[Summary] = field(default_factory=list)
     _tokens: int = 0
     _flops: float | None = None
@@ -59,8 +60,11 @@ class MetricsWindow:
 
     def add_micro_batch(self, output: ObjectiveOutput, tokens: int, flops: float | None = None) -> None:
         """Note the metrics of one forward pass; ``flops`` are the model FLOPs of it and its backward pass."""
-        correct = None if output.token_correct_N is None else output.token_correct_N.sum()
-        self._outputs.append((output.row_metrics, correct, len(output.rows_N)))
+        correct, predicted = output.token_correct_N, float(len(output.rows_N))
+        if correct is not None and output.draw_weights_R is not None:  # as if all were drawn alike
+            drawn_N = output.draw_weights_R[output.reads_N]
+            correct, predicted = correct * to_device(torch.from_numpy(drawn_N).float(), correct.device), drawn_N.sum()
+        self._outputs.append((output.row_metrics, None if correct is None else correct.sum(), predicted))
         if output.summary is not None:
             self._summaries.append(output.summary)
         self._tokens += tokens
@@ -155,7 +159,7 @@ def _whole(norm: torch.Tensor | float) -> torch.Tensor | float:
 
 
 def _host_numbers(step: _Step) -> list[float]:
-    numbers = [float(step.tokens), float(step.predicted), step.flops or 0.0]
+    numbers = [float(step.tokens), step.predicted, step.flops or 0.0]
     for values_B in step.row_metrics.values():
         numbers += [values_B.sum(), values_B.min(), values_B.max(), len(values_B)]
     if step.summaries:

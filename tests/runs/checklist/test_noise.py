@@ -20,11 +20,23 @@ from hf_difflm.runs.checklist.all_checks import check_run
         {"loss_form": "time", "noise_sampling": "iid", "noise_schedule": "cosine"},
         {"loss_form": "time", "noise_schedule": "polynomial", "schedule_exponent": 3.0},
         {"loss_form": "time", "noise_schedule": "geometric"},
+        {"count_law": "importance"},
+        {"count_law": "importance", "count_law_exponent": 0.5, "noise_sampling": "iid"},
+        {"count_law": "bell"},
+        {"count_law": "bell", "count_law_centre": 0.6, "count_law_width": 0.1, "count_law_uniform_share": 0.5},
+        {"count_law": "bell", "ragged": True},
+        {"count_law": "importance", "ragged": True},
     ],
 )
 def test_noise_of_every_kind_passes(options, seed):
     run = sound_run(noise=drawn(seed=seed, **options), **options)
     assert outcomes(run, "passed") >= NOISE
+
+
+def test_a_law_that_is_measured_prescribes_no_rates_but_that_they_change():
+    run = sound_run(noise=drawn(count_law="optimal"), count_law="optimal")
+    assert "prescribes what is measured" in found(run)["masking rates as prescribed"].finding
+    assert found(run)["noise drawn uniformly"].outcome == "passed"
 
 
 @pytest.mark.parametrize("batch", [1, 5, TOKENS, 2 * TOKENS])
@@ -65,8 +77,23 @@ def annealed() -> dict[str, np.ndarray]:
         (drawn(loss_form="time", noise_schedule="cosine"), {}),
         (drawn(loss_form="time"), {"loss_form": "time", "noise_schedule": "cosine"}),
         (drawn(batch=4), {}),
+        (drawn(count_law="bell"), {}),
+        (drawn(), {"count_law": "bell"}),
+        (drawn(count_law="importance"), {"count_law": "importance", "count_law_exponent": 1.0}),
     ],
-    ids=["15 %", "half", "annealed", "iid", "stratified", "another form", "another schedule", "another batch"],
+    ids=[
+        "15 %",
+        "half",
+        "annealed",
+        "iid",
+        "stratified",
+        "another form",
+        "another schedule",
+        "another batch",
+        "a bell",
+        "no bell",
+        "another exponent",
+    ],
 )
 def test_noise_that_is_not_as_prescribed_is_a_cross_with_the_numbers(columns, options):
     run = sound_run(noise={**drawn(), **columns}, **options)

@@ -36,6 +36,33 @@ def test_mean_and_spread_of_the_masking_rate_are_those_of_many_steps(form, sched
     assert rates.std() == pytest.approx(spread, rel=0.08)
 
 
+COUNTS = [{"count_law": "importance"}, {"count_law": "bell", "count_law_width": 0.1}]
+
+
+def law_of_counts(options: dict, batch: int = BATCH) -> NoiseLaw:
+    numbers = {"counts": options["count_law"], "width": options.get("count_law_width", 0.2)}
+    return NoiseLaw("any_order", options.get("noise_sampling") != "iid", batch, TOKENS, **numbers)
+
+
+@pytest.mark.parametrize("sampling", ["stratified", "iid"])
+@pytest.mark.parametrize("options", COUNTS)
+def test_mean_and_spread_of_laws_of_counts_are_those_of_many_steps(options, sampling):
+    steps, options = 2000, {**options, "noise_sampling": sampling}
+    rates = drawn(steps, **options)["masking_rate"]
+    mean, spread = law_of_counts(options).mean_and_spread(TOKENS)
+    assert abs(rates.mean() - mean) < 4 * spread / np.sqrt(steps)
+    assert rates.std() == pytest.approx(spread, rel=0.08)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 64])
+@pytest.mark.parametrize("options", [*COUNTS, {**COUNTS[0], "noise_sampling": "iid"}])
+def test_of_laws_of_counts_least_and_largest_become_uniform_numbers(options, batch):
+    columns = drawn(400, batch, seed=batch, **options)
+    ends = columns["masking_rate_min"], columns["masking_rate_max"]
+    uniform = law_of_counts(options, batch).uniform_extremes(*ends, np.random.default_rng(1))
+    assert min(ks_p_value(values)[1] for values in uniform) > 1e-3
+
+
 def test_pairs_hide_half_of_all_tokens_in_every_step():
     rates = drawn(50, noise_sampling="pairs")["masking_rate"]
     assert law("any_order", "loglinear", "pairs").mean_and_spread(TOKENS) == (0.5, 0.0)

@@ -11,6 +11,7 @@ from hf_difflm.errors import UserError
 from hf_difflm.experiments.memory.labelled_positions import most_labelled, reads_of
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.flops.network import Architecture, training_flops
+from hf_difflm.runs import load_run
 
 
 class Rows(TrainerCallback):
@@ -41,6 +42,22 @@ def test_a_scored_token_of_a_pair_counts_once_and_both_readings_cost_flops(make_
         ({"static_shapes": True, "objective": "atat"}, "is for the objectives mdlm and ar"),
         ({"static_shapes": True, "noise_sampling": "iid"}, "they are any_order and iid"),
         ({"static_shapes": True, "loss_form": "time"}, "they are time and stratified"),
+        ({"static_shapes": True, "count_law": "optimal"}, "which count_law optimal has not"),
+        ({"count_law": "bell", "loss_form": "time"}, "count_law bell is of exact counts, but loss_form is time"),
+        ({"loss_weight": "flat", "noise_sampling": "pairs"}, "loss_weight flat is for sequences that are read once"),
+        ({"count_law": "bell", "noise_sampling": "pairs"}, "count_law bell is for sequences that are read once"),
+        ({"count_law": "optimal", "loss_weight": "flat"}, "is of the bound's own gradient, but loss_weight is flat"),
+        ({"count_law": "optimal", "torch_compile": True}, "measures gradients that torch.compile keeps to itself"),
+        (
+            {"count_law": "importance", "count_law_width": 0.3},
+            "count_law_width has no effect with count_law importance",
+        ),
+        (
+            {"count_law_exponent": 0.5},
+            "count_law_exponent has no effect with count_law uniform; add count_law importance",
+        ),
+        ({"loss_weight": "heavy"}, "loss_weight must be nelbo, flat or a number, the power q of k.-q, got 'heavy'"),
+        ({"loss_weight": "nan"}, "loss_weight must be nelbo, flat or a number"),
     ],
 )
 def test_what_does_not_exist_together_is_refused_in_one_sentence(make_diffusion_trainer, flags, said):
@@ -48,6 +65,27 @@ def test_what_does_not_exist_together_is_refused_in_one_sentence(make_diffusion_
         load_settings(None, flags)
     with pytest.raises(UserError, match=said):
         make_diffusion_trainer(**flags)
+
+
+@pytest.mark.parametrize("flags", [{"count_law": "bell"}, {"loss_weight": "flat"}])
+def test_laws_and_weights_of_adaptive_masks_are_refused(make_diffusion_trainer, flags):
+    (name,) = flags
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is for the objective mdlm"):
+        load_settings(None, flags | {"objective": "atat"})
+    with pytest.raises(UserError, match="is for the objective mdlm, but the objective is atat"):
+        make_diffusion_trainer(objective="atat", importance="frequency_only", **flags)
+
+
+def test_what_was_minimised_is_in_the_log_and_the_training_loss_is_no_bound(make_diffusion_trainer, tmp_path):
+    trainer = make_diffusion_trainer(count_law="bell", loss_weight="0.5", output_dir=str(tmp_path / "weighed"))
+    trainer.train()
+    run = load_run(tmp_path / "weighed")
+    assert run.header.metadata["train_objective"] == "p0+bell(0.4, 0.2, 0.1)+k^-0.5"
+    assert run.training_loss_label == "weighted loss"
+    plain = make_diffusion_trainer(count_law="bell", output_dir=str(tmp_path / "plain"))
+    plain.train()
+    assert "train_objective" not in load_run(tmp_path / "plain").header.metadata
+    assert load_run(tmp_path / "plain").training_loss_label == "loss (nats/token)"
 
 
 def test_an_autoregressive_twin_takes_any_of_them():

@@ -36,6 +36,13 @@ def ablate(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="markdown page; default: ablation.md in the folder")
     ] = None,
+    logs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="keep logs of finished runs there, compressed; take those of runs that are not here",
+        ),
+    ] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="train nothing; write the table of what is finished")
     ] = False,
@@ -52,6 +59,10 @@ def ablate(
     from ..experiments.ablation_grid import load_grid
 
     wanted = load_grid(grid)
+    if seeds is not None and wanted.rounds:
+        raise UserError(
+            f"--seeds has no use here, since the rounds of {wanted.name} have seeds of their own; leave it out"
+        )
     if seeds is not None:
         wanted = replace(wanted, seeds=tuple(whole_numbers("--seeds", seeds)))
     if report_only and overwrite:
@@ -72,14 +83,18 @@ def ablate(
     folder = output_dir or Path("runs") / f"ablation-{wanted.name}"
     # With --json the table is alone on stdout: what the trainings say goes with the progress.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        table = run_ablation(wanted, load, folder, overwrite=overwrite, report_only=report_only, page=output)
-    if table is None:
+        tables = run_ablation(
+            wanted, load, folder, overwrite=overwrite, report_only=report_only, page=output, logs=logs
+        )
+    if tables is None:
         print("go on with the same command", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    if not table.entries:  # another process writes
+    if not tables[0].entries:  # another process writes
         return
     if as_json:
-        print(json.dumps(table.data(), indent=2, allow_nan=False))
+        data = [table.data() for table in tables]
+        print(json.dumps(data if wanted.rounds else data[0], indent=2, allow_nan=False))
     else:
-        print(table.to_text(shutil.get_terminal_size((160, 24)).columns))
+        width = shutil.get_terminal_size((160, 24)).columns
+        print("\n\n".join(table.to_text(width) for table in tables))
         print(f"\npage {output or folder / 'ablation.md'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from ..runs.journal.tables import printable
 from ..runs.pages.write_markdown import write_markdown
 from ..training.declarations.fields import fields_of
 from ..training.declarations.typed_values import typed_value
-from .ablation_grid import AblationGrid, Variant, slug
+from .ablation_grid import AblationGrid, Round, Variant, slug
+from .ablation_rounds import run_rounds
+from .kept_logs import keep_logs, take_logs
 from .recipe_settings import Settings
 from .run_folder import keeps_log
 from .several_runs import differing_settings, finish_runs
@@ -35,42 +37,73 @@ def run_ablation(
     overwrite: bool = False,
     report_only: bool = False,
     page: Path | None = None,
-) -> AblationTable | None:
-    """Finish every run of the grid, draw its samples, write the page and return the table.
+    logs: Path | None = None,
+) -> list[AblationTable] | None:
+    """Finish every run of the grid, draw its samples, write the page and return its tables.
 
     Args:
         grid: what to compare.
         load: gives the settings of a run from recipe keys.
-        folder: the runs lie in it as ``{variant}-seed{seed}``; what is finished there is reused.
+        folder: the runs lie in it as ``{variant}-seed{seed}``, in a folder of its round where there are rounds; what is
+            finished there is reused.
         overwrite: train again.
         report_only: train nothing; variants with unfinished runs have no numbers.
         page: markdown file; ``ablation.md`` in the folder by default.
+        logs: keeps the logs of finished runs, and has those of runs that are not in the folder.
 
     Returns:
-        The table; None where Ctrl-C stopped a run.
+        A table, or one of each round; None where Ctrl-C stopped a run. Without entries where another process writes.
 
     Raises:
         UserError: bad input, a run there that was made with other settings, nothing finished to report.
     """
+    for variant in grid.variants:
+        _generation_options(variant)  # a mistake there must not wait until everything is trained
+    if grid.rounds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"the rounds of {grid.name} are chosen by one process from what is finished, but {os.environ['WORLD_SIZE']} were "
+            "launched; run it without a launcher"
+        )
+
+    def run(part: AblationGrid) -> AblationTable | None:
+        within = ("" if part is grid else part.name,)
+        place = folder.joinpath(*within)
+        if logs is not None and not overwrite:
+            take_logs(logs.joinpath(*within), place)
+        table = _run_grid(part, load, place, overwrite=overwrite, report_only=report_only)
+        if logs is not None and table is not None:
+            keep_logs(place, logs.joinpath(*within), [run for entry in table.entries for run in entry.runs.values()])
+        return table
+
+    if not grid.rounds:
+        table = run(grid)
+        done = None if table is None else [(None, table)]
+    else:
+        done = run_rounds(grid, run)
+    if done is None or not done[0][1].entries:
+        return None if done is None else [table for _, table in done]
+    if all(len(entry.missing) == len(entry.runs) for entry in done[0][1].entries):
+        raise UserError(
+            f"{folder} holds no finished run of this ablation, so there is no number to report; train first"
+        )
+    _write_page(page or folder / "ablation.md", grid, done)
+    return [table for _, table in done]
+
+
+def _run_grid(
+    grid: AblationGrid, load: LoadSettings, folder: Path, *, overwrite: bool, report_only: bool
+) -> AblationTable | None:
     settings = {
         grid.run_name(variant, seed): load(_keys(grid, variant, seed))
         for variant in grid.variants
         for seed in grid.seeds
     }
-    for variant in grid.variants:
-        _generation_options(variant)  # a mistake there must not wait until everything is trained
     if not report_only and not finish_runs(folder, settings, overwrite=overwrite, command="ablate"):
         return None
     if int(os.environ.get("RANK", "0")) != 0:
         return AblationTable([], grid.baseline)
     runs = {name: _matching_run(folder / name, part) for name, part in settings.items()}
-    table = AblationTable([_entry(grid, variant, runs, folder) for variant in grid.variants], grid.baseline)
-    if all(len(entry.missing) == len(entry.runs) for entry in table.entries):
-        raise UserError(
-            f"{folder} holds no finished run of this ablation, so there is no number to report; train first"
-        )
-    _write_page(page or folder / "ablation.md", grid, table, folder)
-    return table
+    return AblationTable([_entry(grid, variant, runs, folder) for variant in grid.variants], grid.baseline)
 
 
 def _keys(grid: AblationGrid, variant: Variant, seed: int) -> dict[str, Any]:
@@ -127,21 +160,29 @@ def _generation_options(variant: Variant) -> Any:
     return GenerationOptions(**values)
 
 
-def _write_page(page: Path, grid: AblationGrid, table: AblationTable, folder: Path) -> None:
+def _write_page(page: Path, grid: AblationGrid, done: Sequence[tuple[Round | None, AblationTable]]) -> None:
     command = shlex.join(["hf-difflm", *sys.argv[1:]])
-    parts = [
-        printable(grid.description),
-        table.to_markdown(),
-        _explanation(grid),
-        f"## What each variant sets\n\n{_variants(grid)}",
-    ]
+    parts = [printable(grid.description)]
+    for part, table in done:
+        parts += [table.to_markdown()] if part is None else [f"## {_title(part)}", table.to_markdown()]
+    parts += [_explanation(grid), f"## What each variant sets\n\n{_variants(grid)}"]
     write_markdown(page, f"Ablation: {printable(grid.name)}", command, parts)
+
+
+def _title(part: Round) -> str:
+    seeds = f"{len(part.seeds)} seed{'s' if len(part.seeds) > 1 else ''}"
+    which = "each variant with each rate" if part.tune else "each variant as it was best in the round before"
+    if part.best is not None:
+        which = f"the {part.best} best of the round before and the baseline"
+    said = ", ".join(f"{key} = {value}" for key, value in part.settings.items())
+    return printable(f"{part.name}: {which}, {seeds}{f', {said}' if said else ''}")
 
 
 def _explanation(grid: AblationGrid) -> str:
     seeds = len(grid.seeds)
+    over = "seeds" if grid.rounds else f"{seeds} seed{'s' if seeds > 1 else ''}"
     return (
-        f"Means over {seeds} seed{'s' if seeds > 1 else ''}, ± half the {CONFIDENCE:.0%} interval (Student's t over seeds). "
+        f"Means over {over}, ± half the {CONFIDENCE:.0%} interval (Student's t over seeds). "
         "nats/token (P0) is the NELBO of plain masked diffusion on the same denoiser, from the evaluation with the lowest "
         "value (exact for an autoregressive model). difference is to "
         f"`{printable(grid.baseline)}`, paired by seed (unpaired where the logs do not prove that both scored the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,42 @@ class Variant:
         name: as the report calls it.
         settings: recipe keys over those that all variants share.
         generation: options of its samples; variants that differ in these alone share their weights.
+        tune: recipe keys that a round tries values of, and the values, as many of each key: those of a place belong together.
     """
 
     name: str
     settings: dict[str, Any]
     generation: dict[str, Any]
+    tune: dict[str, list[Any]] = field(default_factory=dict)
+
+    def tuned(self) -> list[Variant]:
+        """The variant with each of the values that it is tried with."""
+        choices = [dict(zip(self.tune, values, strict=True)) for values in zip(*self.tune.values(), strict=True)]
+        return [
+            replace(
+                self, name=f"{self.name}, {_settings_in_words(choice)}", settings={**self.settings, **choice}, tune={}
+            )
+            for choice in choices
+        ] or [self]
+
+
+@dataclass(frozen=True)
+class Round:
+    """A part of an ablation, whose variants are chosen by the part before.
+
+    Attributes:
+        name: of the round, and of its folder.
+        seeds: each variant is trained once with each.
+        settings: recipe keys over those of the ablation.
+        tune: try each variant with each of its values; rounds after it take those with the lowest nll.
+        best: so many variants of the round before, those with the lowest nll, beside the baseline; None: all.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    tune: bool = False
+    best: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +82,7 @@ class AblationGrid:
         samples: texts drawn from each run, 0 for none.
         reference: name of the variant (a causal LM) whose perplexity of the samples is told; None for none.
         description: what is asked.
+        rounds: in their order; none where all variants are trained at once.
     """
 
     name: str
@@ -62,6 +94,7 @@ class AblationGrid:
     samples: int = 16
     reference: str | None = None
     description: str = ""
+    rounds: tuple[Round, ...] = ()
 
     def run_name(self, variant: Variant, seed: int) -> str:
         """Folder of the run whose weights a variant has with this seed."""
@@ -84,6 +117,8 @@ class _Content:
     baseline: str | None = None
     samples: int = 16
     reference: str | None = None
+    tune: dict[str, Any] = field(default_factory=dict)
+    rounds: list[Any] = field(default_factory=list)
 
 
 def grid_names() -> list[str]:
@@ -97,6 +132,9 @@ def load_grid(grid: str) -> AblationGrid:
     ``variants:`` names settings outright. ``factors:`` maps a key to values: with ``design: one_factor`` each value makes
     a variant that differs from the variant ``around`` (default: the baseline) in that key alone, with ``full`` each
     combination of values does.
+
+    ``rounds:`` is a list of mappings with the keys of :class:`Round`, each an ablation that goes on from the one before;
+    ``tune:``, of the file or of a variant, maps keys to the values that a round with ``tune: true`` tries.
 
     Raises:
         UserError: no such file, or what it says makes no ablation.
@@ -121,11 +159,12 @@ def load_grid(grid: str) -> AblationGrid:
         recipe=_recipe(content.recipe, path),
         settings=_mapping(content.settings, "settings", source),
         seeds=_seeds(content.seeds, source),
-        variants=tuple(_variant(name, values) for name, values in variants.items()),
+        variants=tuple(_variant(name, values, content.tune, source) for name, values in variants.items()),
         baseline=baseline,
         samples=content.samples,
         reference=content.reference,
         description=" ".join(content.description.split()),
+        rounds=tuple(_round(values, source) for values in content.rounds),
     )
 
 
@@ -190,20 +229,46 @@ def _combined(content: _Content, around: dict[str, Any], name: str, source: str)
     else:
         changes = [{key: value} for key, values in factors.items() for value in values]
     return {
-        f"{name}, " + ", ".join(f"{key}={_word(value)}" for key, value in change.items()): {**around, **change}
+        f"{name}, {_settings_in_words(change)}": {**around, **change}
         for change in changes
         if change and any(key not in around or around[key] != value for key, value in change.items())
     }
+
+
+def _settings_in_words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_word(value)}" for key, value in settings.items())
+
+
+def _round(values: Any, source: str) -> Round:
+    mapping = _mapping(values, "a round", source)
+    names = [key.name for key in fields(Round)]
+    for key in mapping:
+        if key not in names:
+            hint = did_you_mean(key, names) or f"; the keys are {', '.join(names)}"
+            raise UserError(f"in {source}: key {key!r} of a round is unknown{hint}")
+    name, best, tune = mapping.get("name"), mapping.get("best"), mapping.get("tune", False)
+    if not isinstance(name, str) or slug(name) != name:
+        raise UserError(f"in {source}: each round needs a name that is fit for a folder, got {name!r}")
+    if not isinstance(tune, bool):
+        raise UserError(f"in {source}: tune of round {name} must be true or false, got {tune!r}")
+    if best is not None and not (isinstance(best, int) and best >= 1):
+        raise UserError(f"in {source}: best of round {name} must be a positive integer, got {best!r}")
+    settings = _mapping(mapping.get("settings", {}), f"settings of round {name}", source)
+    return Round(name, _seeds(mapping.get("seeds", [1]), source), settings, tune, best)
 
 
 def _word(value: Any) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
 
 
-def _variant(name: str, values: dict[str, Any]) -> Variant:
+def _variant(name: str, values: dict[str, Any], tune: Any, source: str) -> Variant:
     plain = {key.replace("-", "_"): value for key, value in values.items()}
+    tune = {key.replace("-", "_"): of for key, of in _mapping(plain.pop("tune", tune), "tune", source).items()}
+    if any(not isinstance(of, list) or not of for of in tune.values()) or len({len(of) for of in tune.values()}) > 1:
+        raise UserError(f"in {source}: tune of {name} must have as many values of each key, in lists, got {tune!r}")
     return Variant(
         name,
         settings={key: value for key, value in plain.items() if key not in GENERATION_KEYS},
         generation={key: value for key, value in plain.items() if key in GENERATION_KEYS},
+        tune=tune,
     )

@@ -131,3 +131,70 @@ def test_a_sampler_that_does_not_exist_is_told_before_anything_is_trained(hf, gr
     assert result.code == 2
     assert "in variant 'mdlm, sampler=nosuch'" in result.err
     assert not (tmp_path / "out").exists()
+
+
+ROUNDS = {
+    "recipe": "markov",
+    "settings": {
+        **{key: value for key, value in GRID["settings"].items() if key != "generation_max_new_tokens"},
+        "save_strategy": "no",
+        "eval_steps": 1,
+    },
+    "samples": 0,
+    "baseline": "uniform",
+    "tune": {"learning_rate": [1e-4, 1e-2]},
+    "variants": {"uniform": {}, "bell": {"count_law": "bell"}, "flat": {"loss_weight": "flat"}},
+    "rounds": [
+        {"name": "rates", "tune": True, "seeds": [1]},
+        {"name": "seeds", "seeds": [1, 2]},
+        {"name": "larger", "best": 1, "seeds": [1], "settings": {"hidden_size": 64}},
+    ],
+}
+
+
+def test_rounds_choose_from_finished_runs_and_the_page_is_made_anew_from_the_kept_logs(hf, grid, tmp_path):
+    grid.write_text(yaml.safe_dump(ROUNDS, sort_keys=False))
+    first = hf("ablate", grid, "--output-dir", "out", "--logs", "logs", "--json")
+    assert first.code == 0, first.err
+    rates, seeds, larger = json.loads(first.out)
+    tried = {row["variant"]: row["eval_nll"]["mean"] for row in rates}
+    assert list(tried) == [f"{name}, learning_rate={rate}" for name in ROUNDS["variants"] for rate in (0.0001, 0.01)]
+    for row in seeds:
+        assert row["finished"] == [1, 2]
+        best = min((0.0001, 0.01), key=lambda rate: tried[f"{row['variant']}, learning_rate={rate}"])
+        for path in row["runs"].values():
+            assert load_run(path).config["learning_rate"] == best
+    others = {row["variant"]: row["eval_nll"]["mean"] for row in seeds if row["variant"] != "uniform"}
+    assert {row["variant"] for row in larger} == {"uniform", min(others, key=others.__getitem__)}
+    assert all(load_run(path).config["hidden_size"] == 64 for row in larger for path in row["runs"].values())
+    page = (tmp_path / "out" / "ablation.md").read_text()
+    assert "## seeds: each variant as it was best in the round before, 2 seeds" in page
+    assert "## larger: the 1 best of the round before and the baseline, 1 seed, hidden\\_size = 64" in page or (
+        "## larger: the 1 best of the round before and the baseline, 1 seed, hidden_size = 64" in page
+    )
+    # On another machine there are the logs alone.
+    again = hf("ablate", grid, "--output-dir", "elsewhere", "--logs", "logs", "--report-only", "--json")
+    assert again.code == 0, again.err
+    for before, now in zip(json.loads(first.out), json.loads(again.out), strict=True):
+        for row in (*before, *now):
+            del row["runs"]
+        assert before == now
+    assert not list((tmp_path / "logs").rglob("*.safetensors"))
+
+
+def test_rounds_of_which_one_is_not_finished_have_no_next_one(hf, grid, strike, tmp_path):
+    grid.write_text(yaml.safe_dump({**ROUNDS, "variants": {"uniform": {}, "bell": {"count_law": "bell"}}}))
+    assert hf("ablate", grid, "--output-dir", "out").code == 0
+    strike("out/rates/bell-learning_rate=0.01-seed1", "completed")
+    told = hf("ablate", grid, "--output-dir", "out", "--report-only", "--json")
+    assert told.code == 0, told.err
+    (rates,) = json.loads(told.out)
+    verdicts = {row["variant"]: row["verdict"] for row in rates}
+    assert verdicts["bell, learning_rate=0.01"] == "not finished (0 of 1 runs)"
+
+
+def test_seeds_of_rounds_are_those_of_the_file(hf, grid):
+    grid.write_text(yaml.safe_dump(ROUNDS))
+    refused = hf("ablate", grid, "--seeds", "1,2")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--seeds has no use here" in refused.err

@@ -68,6 +68,19 @@ def test_variants_that_differ_in_how_text_is_drawn_share_their_runs(write):
         ({"variants": {"a": {}}, "design": "all"}, "design must be one of one_factor, full, got 'all'"),
         ({"variants": {"a": {}}, "samples": -1}, "samples must be 0 or a positive integer, got -1"),
         ({"variants": {"a": {}}, "factors": {"x": 3}}, "factor x must be a list of values, got 3"),
+        ({"variants": {"a": {}}, "tune": {"x": [1, 2], "y": [1]}}, "tune of a must have as many values of each key"),
+        ({"variants": {"a": {"tune": {"x": 1}}}}, "tune of a must have as many values of each key"),
+        (
+            {"variants": {"a": {}}, "rounds": [{"seeds": [1]}]},
+            "each round needs a name that is fit for a folder, got None",
+        ),
+        ({"variants": {"a": {}}, "rounds": [{"name": "a/b"}]}, "each round needs a name that is fit for a folder"),
+        (
+            {"variants": {"a": {}}, "rounds": [{"name": "a", "seed": 1}]},
+            "key 'seed' of a round is unknown; did you mean",
+        ),
+        ({"variants": {"a": {}}, "rounds": [{"name": "a", "best": 0}]}, "best of round a must be a positive integer"),
+        ({"variants": {"a": {}}, "rounds": [{"name": "a", "tune": 3}]}, "tune of round a must be true or false, got 3"),
     ],
 )
 def test_what_makes_no_ablation_is_refused_in_one_sentence(write, content, sentence):

@@ -10,12 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..journal.run import Run
 from ..journal.schema import COMPLETED
 from ..journal.tables import UNKNOWN, count, markdown_table, number, text_table
 from .pairing import unpaired
+from .reaching import Reached, median_reached
 from .units import same_units
 from .verdicts import Verdict, half_interval, verdict
+
+_SPENT = ("tokens_seen", "total_flops")
 
 
 @dataclass(frozen=True)
@@ -178,9 +183,27 @@ class AblationTable:
             "paired": difference is not None and self.is_paired(entry),
             "tokens_per_sec": _data_of(self._mean(entry, lambda run: run.tokens_per_sec)),
         }
+        to_baseline = self._reached(entry)
+        found["tokens_to_baseline"] = None if to_baseline is None else to_baseline.tokens
+        found["flops_to_baseline"] = None if to_baseline is None else to_baseline.flops
         found["generation"] = {name: _data_of(self._of_texts(entry, name)) for name in self._text_names()}
         found["runs"] = {str(seed): str(run.path.parent) for seed, run in entry.runs.items() if run is not None}
         return found
+
+    def _target(self) -> float | None:
+        """Where the baseline ends, on average over its seeds, in nats/token."""
+        found = interval(self._baseline().nll().values())
+        return None if found is None else found.mean
+
+    def _reached(self, entry: Entry) -> Reached | None:
+        """The medians of what the runs of a variant spent until they were as good as the baseline in the end.
+
+        The mean is not reached by each seed of the baseline itself, of which nothing is said.
+        """
+        target = self._target()
+        if target is None or entry.missing or entry.name == self.baseline:
+            return None
+        return median_reached([run for run in entry.runs.values() if run is not None], target)
 
     def _text_names(self) -> list[str]:
         names = [name for entry in self.entries for numbers in entry.generation.values() for name in numbers]
@@ -203,6 +226,7 @@ class AblationTable:
         return [
             "variant",
             "seeds",
+            *([] if self._target() is None else [f"tokens to {number(self._target(), 4)}", "FLOPs to it"]),
             "nats/token (P0)",
             "bound",
             *native,
@@ -225,6 +249,7 @@ class AblationTable:
                 [
                     entry.name,
                     str(len(entry.runs) - len(entry.missing)),
+                    *([] if self._target() is None else self._spent_cells(entry)),
                     _cell(interval(entry.nll().values())),
                     entry.bound or UNKNOWN,
                     *native,
@@ -235,6 +260,16 @@ class AblationTable:
                 ]
             )
         return rows
+
+    def _spent_cells(self, entry: Entry) -> list[str]:
+        if entry.name == self.baseline and not entry.missing:
+            runs = [run for run in entry.runs.values() if run is not None]
+            tokens, flops = (float(np.median([run.column(name)[-1] for run in runs])) for name in _SPENT)
+            return [f"{tokens:,.0f} in all", f"{flops:.3g} in all" if np.isfinite(flops) else UNKNOWN]
+        found = self._reached(entry)
+        if found is None:
+            return [UNKNOWN if entry.missing else "not reached", UNKNOWN]
+        return [f"{found.tokens:,.0f}", UNKNOWN if found.flops is None else f"{found.flops:.3g}"]
 
 
 def interval(values: Any) -> Interval | None:

@@ -75,11 +75,12 @@ def run_ablation(
             keep_logs(place, logs.joinpath(*within), [run for entry in table.entries for run in entry.runs.values()])
         return table
 
-    if not grid.rounds:
-        table = run(grid)
-        done = None if table is None else [(None, table)]
-    else:
+    done: Sequence[tuple[Round | None, AblationTable]] | None
+    if grid.rounds:
         done = run_rounds(grid, run)
+    else:
+        whole = run(grid)
+        done = None if whole is None else [(None, whole)]
     if done is None or not done[0][1].entries:
         return None if done is None else [table for _, table in done]
     if all(len(entry.missing) == len(entry.runs) for entry in done[0][1].entries):

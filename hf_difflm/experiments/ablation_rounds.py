@@ -21,10 +21,11 @@ def run_rounds(grid: AblationGrid, run: RunGrid) -> list[tuple[Round, AblationTa
     Returns:
         The rounds that could be chosen, with their tables; the last one may be unfinished. None where Ctrl-C stopped one.
     """
-    variants, done = grid.variants, []
+    variants, done = grid.variants, list[tuple[Round, AblationTable]]()
     for part in grid.rounds:
         if done:
-            chosen = _chosen(variants, *done[-1], grid.baseline, part.best)
+            before, numbers = done[-1]
+            chosen = _chosen(variants, before, numbers, grid.baseline, part.best)
             if chosen is None:  # of what is finished so far nothing follows
                 break
             variants = chosen

@@ -48,6 +48,7 @@ from .run_folder import (
 )
 from .starting_point import begin_from, open_tokenizer
 from .trainer_arguments import training_arguments
+from .written_words import words_line
 
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C stopped
 
@@ -176,6 +177,8 @@ def train_run(
             print(f"interrupted at step {trainer.state.global_step}, which is saved", file=sys.stderr)
         else:
             if line := test_line(trainer, folder, data):
+                print(line)
+            if line := words_line(trainer, folder, data, settings.monitoring.word_samples):
                 print(line)
             print(ending(trainer, folder))
             trainer.push_at_end()

@@ -42,6 +42,22 @@ def test_both_are_trained_on_the_same_tokens_in_the_same_order_and_shown_side_by
     assert (tmp_path / "both" / "comparison.md").read_text().startswith("# Masked diffusion")
 
 
+def test_the_words_of_samples_that_the_training_text_has_are_counted_and_in_the_table(hf, flags):
+    result = hf("compare", *flags, "--word-samples", "3")
+    assert result.code == 0, result.err
+    words = [line for line in result.out.splitlines() if line.startswith("words: ")]
+    assert len(words) == 2
+    told = [line.split()[1] for line in words if "occur in the training text" in line]
+    shares = [
+        record.metrics["known_words"]
+        for name in ("mdlm", "ar")
+        for record in load_run(f"both/{name}").measurements
+        if record.source == "words"
+    ]
+    assert [f"{share:.0%}" for share in shares] == told
+    assert ("words known" in result.out) is bool(told)
+
+
 def test_a_second_call_trains_nothing_and_says_the_same(hf, flags, snapshot, tmp_path):
     first = hf("compare", *flags)
     before = {objective: snapshot(tmp_path / "both" / objective) for objective in ("mdlm", "ar")}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ..journal.measurements import last_measurements, numbers
 from ..journal.quantities import NATS
 from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
@@ -36,6 +37,7 @@ class ComparisonRow:
     eval_accuracy: float | None
     bound: str | None
     best_step: int | None
+    known_words: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Comparison:
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         accuracies, nll = accuracy_headings([row.objective for row in self.rows]), f"{self.unit or 'loss'} ± se"
+        written = any(row.known_words is not None for row in self.rows)
         headings = [
             "run",
             "objective",
@@ -127,6 +130,7 @@ class Comparison:
             "bits/byte",
             "perplexity",
             *accuracies,
+            *(["words known"] if written else []),
             "bound",
             "best step",
         ]
@@ -141,6 +145,7 @@ class Comparison:
                 number(row.eval_bpb, 4),
                 number(row.eval_ppl, 3),
                 *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
+                *([UNKNOWN if row.known_words is None else f"{row.known_words:.0%}"] if written else []),
                 shortened(row.bound) if row.bound else UNKNOWN,
                 count(row.best_step),
             ]
@@ -293,6 +298,7 @@ def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[S
 def _row(run: Run, label: str) -> ComparisonRow:
     best = run.best_evaluation
     parameters = run.header.model.get("parameters")
+    words = last_measurements(run).get("words")
     return ComparisonRow(
         run=label,
         objective=run.objective,
@@ -306,6 +312,7 @@ def _row(run: Run, label: str) -> ComparisonRow:
         eval_accuracy=best.number("eval_accuracy") if best else None,
         bound=run.bound,
         best_step=best.iter if best else None,
+        known_words=None if words is None else numbers(words).get("known_words"),
     )
 
 

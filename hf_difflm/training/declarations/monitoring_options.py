@@ -28,6 +28,14 @@ class MonitoringOptions:
         default=None,
         metadata={"help": "tokens of a sample; default: what a prompt leaves of a block", "min": 1},
     )
+    word_samples: int = field(
+        default=0,
+        metadata={
+            "help": "texts drawn when the training ends, of whose words of four letters and more it is told how many occur "
+            "in the training text; 0: none",
+            "min": 0,
+        },
+    )
     reference_model: str | None = field(
         default=None,
         metadata={"help": "causal LM (folder or Hub name) whose perplexity of each sample is noted beside its entropy"},

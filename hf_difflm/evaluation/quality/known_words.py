@@ -21,6 +21,6 @@ def training_words(dataset: Any, tokenizer: Any) -> set[str]:
 
 
 def known_words(texts: Iterable[str], known: set[str]) -> tuple[float | None, int]:
-    """The share of the words of ``texts`` that are among ``known`` (None where there is no word), and how many words there are."""
+    """The share of the words of ``texts`` that are among ``known``, None without any word; and how many words there are."""
     words = words_of(texts)
     return (sum(word in known for word in words) / len(words) if words else None), len(words)

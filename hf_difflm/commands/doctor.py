@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,10 +50,11 @@ def doctor(
 ) -> None:
     """Check versions, devices, memory, disk, model, data and one training step; one line each, with what to do.
 
-    Exits with code 1 if a check failed. With --recipe: estimate instead what a training needs of each device's memory;
-    it takes every flag of `train`, and loads no data. With --run: answer from a run's log whether the training is sound,
-    the diffusion at work and importance learnt - ✓ yes, ✗ no, with what to do (exit code 1), – does not apply or too early.
-    With --backbones: the table of docs/backbones.md, measured anew where the installed transformers is another version.
+    Exits with code 1 if a check failed. With --recipe or --init-from: estimate instead what a training needs of each
+    device's memory; it takes every flag of `train`, and loads no data. With --run: answer from a run's log whether the
+    training is sound, the diffusion at work and importance learnt - ✓ yes, ✗ no, with what to do (exit code 1), – does
+    not apply or too early. With --backbones: the table of docs/backbones.md, measured anew where the installed
+    transformers is another version.
     """
     given = given_flags(ctx, flags)
     own = (devices, accelerate_config, engine, device_memory)
@@ -65,10 +67,10 @@ def doctor(
         if recipe is not None or given or any(value is not None for value in own):
             raise UserError("--run reads a log and takes no other flag than --json; leave the others out")
         _check_run(run, as_json)
-    elif recipe is None:
+    elif recipe is None and given.get("init_from") is None:
         if given or as_json or any(value is not None for value in own):
             raise UserError(
-                "these flags need --recipe, whose memory they help to estimate; `hf-difflm recipes` lists some"
+                "these flags need --recipe or --init-from, whose memory they help to estimate; `hf-difflm recipes` lists some"
             )
         _check_machine()
     else:
@@ -140,5 +142,6 @@ def _estimate(
             settings.training["bf16"] = True
     memory = memory_here() if device_memory is None else bytes_of(device_memory)
     quiet_libraries()
+    print("".join(f"note: {note}\n" for note in settings.notes), end="", file=sys.stderr)
     estimate = estimate_memory(settings, devices or processes, engine or "ddp", memory)
     print(json.dumps(dataclasses.asdict(estimate), indent=2) if as_json else table(estimate))

@@ -135,7 +135,8 @@ class TextIds:
         """
         if self.start_token_id is None:
             raise UserError(
-                "the tokenizer has neither a BOS nor an EOS token to begin a text with; give a prompt, or set one"
+                "the tokenizer has neither a BOS nor an EOS token to begin a text with; name one of its tokens with "
+                "--bos-token (eval), or give a prompt (generate)"
             )
         return self.start_token_id
 

@@ -49,7 +49,9 @@ def load_tokenizer(name: str, mask_token: str | None = None, *, needs_mask: bool
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Build the tokenizer whose ids 0-255 are the bytes of UTF-8; 256-259 are [BOS], [EOS], [PAD] and [MASK].
 
-    Saved, it is a plain tokenizer.json. Text is never read as special tokens, not even the text "[MASK]".
+    Saved, it is a plain tokenizer.json. As with other tokenizers the name of a special token in a text is that token, unless
+    ``split_special_tokens=True`` is given; text that is trained on is split by
+    :class:`~hf_difflm.data.encoding.DocumentEncoder`, in which "[MASK]" is six bytes.
     """
     vocabulary = {character: byte for byte, character in enumerate(byte_characters())}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -63,7 +65,6 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="[PAD]",
         mask_token="[MASK]",
         clean_up_tokenization_spaces=False,
-        split_special_tokens=True,
     )
 
 

@@ -38,6 +38,12 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     return model
 
 
+def parameters_said(model: Any) -> str:
+    """How many parameters a network has, and how many of them are trained where that is not all."""
+    every, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    return f"{every:,} parameters" + ("" if trained == every else f", {trained:,} of them trained")
+
+
 def check_network(settings: Settings, tokenizer: Any) -> Verdict | None:
     """Refuse a network that is not what the objective asks of it, before data are read and anything is built.
 

@@ -25,8 +25,9 @@ from ..models.backbones.sentences import direction_said
 from ..objectives import AdaptiveMaskingObjective, Batch, MaskedDiffusionObjective, NoiseKey, Objective
 from ..objectives.adaptive.bound import AdaptiveBound
 from ..objectives.base import scored_mask
+from ..training.peft_adapters import with_adapters
 from ..training.trainer import objective_for
-from .building import build_model
+from .building import build_model, parameters_said
 from .recipe_settings import Settings, load_settings
 from .starting_point import open_tokenizer
 from .trainer_arguments import training_arguments
@@ -151,7 +152,7 @@ def _model(subject: _Subject) -> str:
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(subject.settings, Path(folder))
     set_seed(arguments.seed)
-    subject.model = build_model(subject.settings, subject.tokenizer).to(arguments.device)
+    subject.model = with_adapters(build_model(subject.settings, subject.tokenizer), arguments).to(arguments.device)
     bos_token_id = subject.tokenizer.bos_token_id
     subject.objective = objective_for(arguments, subject.model, subject.data.train, bos_token_id)
     if subject.objective.networks is not None:
@@ -164,7 +165,7 @@ def _model(subject: _Subject) -> str:
     )
     longest = getattr(subject.model.config, "max_position_embeddings", None)
     reads = "" if verdict is None else f", {direction_said(verdict, longest)}"
-    return f"{arguments.objective}, {subject.model.num_parameters():,} parameters on {subject.model.device}{reads}"
+    return f"{arguments.objective}, {parameters_said(subject.model)} on {subject.model.device}{reads}"
 
 
 def _step(subject: _Subject) -> str:

@@ -28,7 +28,7 @@ from ..training.declarations.identity import as_lines
 from ..training.launch.attention import check_attention
 from ..training.trainer import DiffusionTrainer
 from ..training.trainer_parts.pushing import keeps_no_weights
-from .building import build_model, check_network
+from .building import build_model, check_network, parameters_said
 from .doctor import sanity_checks
 from .monitoring import add_monitoring
 from .progress import ConsoleCallback
@@ -151,7 +151,7 @@ def train_run(
             made = True
         if is_main:
             print(data.summary())
-            print(f"{arguments.objective}: {_parameters(model)}; run folder {folder}", flush=True)
+            print(f"{arguments.objective}: {parameters_said(model)}; run folder {folder}", flush=True)
         checkpoint = newest_checkpoint(folder) if resume else None
         if checkpoint is not None and is_last(checkpoint):
             close_log(trainer, run_log, checkpoint)
@@ -183,11 +183,6 @@ def train_run(
             print(ending(trainer, folder))
             trainer.push_at_end()
     return FinishedRun(folder, interrupted)
-
-
-def _parameters(model: Any) -> str:
-    every, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
-    return f"{every:,} parameters" + ("" if trained == every else f", {trained:,} of them trained")
 
 
 def _refuse_unused_names(settings: Settings) -> None:
@@ -263,7 +258,7 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
         "objective": trainer.training_objective.name,
         "bound": trainer.training_objective.bound,
         "parent_run": None if settings.start is None else settings.start.parent,
-        "metadata": trainer.facts(),
+        "metadata": trainer.facts() | ({"parent": settings.start.ancestry} if settings.start else {}),
         "config": config,
         "data": {
             "fingerprint": data.fingerprint,

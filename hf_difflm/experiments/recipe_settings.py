@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..objectives.names import OBJECTIVES
-from ..recipes import OF_A_DATA_SET, Layer, Sourced, overlay, recipe_layers
+from ..recipes import OF_A_DATA_SET, OF_A_NETWORK, Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.quantities import evaluation_quantity, ranked
 from ..runs.journal.redaction import REDACTED
 from ..training.declarations.fields import find_field, own_fields, trainer_fields
@@ -37,12 +37,14 @@ class StartingPoint:
         name: what the user knows it as.
         parent: id of the run that made them, else their name, with the commit where they come from the Hub.
         is_checkpoint: of this very run, whose weights the Trainer loads once more.
+        ancestry: what they were made from, see :func:`~hf_difflm.evaluation.ancestry.ancestry`.
     """
 
     folder: Path
     name: str
     parent: str
     is_checkpoint: bool = False
+    ancestry: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -182,16 +184,17 @@ def _refuse_idle(flags: Iterable[str], objective: str, beside: Collection[str]) 
 
 
 def _left_out(layers: Iterable[Layer], objective: str, values: Mapping[str, Sourced]) -> list[str]:
-    """Say which keys of a recipe's own data set do not count, since another one is given."""
-    found: dict[str, list[str]] = {}
+    """Say which keys of a recipe's own data set or network do not count, since others are given."""
+    found: dict[tuple[str, str], list[str]] = {}
     for layer in layers:
         said = layer.values | layer.by_objective.get(objective, {})
-        for name in OF_A_DATA_SET:
-            if name in said and name not in values and said[name] != own_fields()[name].default:
-                found.setdefault(layer.source, []).append(name)
+        for what, keys in (("data set", OF_A_DATA_SET), ("network", OF_A_NETWORK)):
+            for name in keys:
+                if name in said and name not in values and said[name] != own_fields()[name].default:
+                    found.setdefault((layer.source, what), []).append(name)
     return [
-        f"left out {', '.join(names)} of {source}, which {'is' if len(names) == 1 else 'are'} of its own data set"
-        for source, names in found.items()
+        f"left out {', '.join(names)} of {source}, which {'is' if len(names) == 1 else 'are'} of its own {what}"
+        for (source, what), names in found.items()
     ]
 
 

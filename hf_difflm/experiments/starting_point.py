@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from ..data import load_tokenizer
 from ..errors import UserError
+from ..evaluation.ancestry import ancestry
 from ..evaluation.targets import find_weights, load_average
+from ..models import MaskedDiffusionForMaskedLM
 from ..models.loading import is_denoiser, load_config, load_model, tokenizer_folder
+from ..models.masked_diffusion.both_sides import class_of, kernel_for
+from ..models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ..models.untrusted import CONVERT_FIRST
 from ..runs import load_run
 from ..runs.journal.checkpoints import newest_good
@@ -95,14 +99,7 @@ def load_start(settings: Settings, start: StartingPoint, tokenizer: PreTrainedTo
     Raises:
         UserError: it cannot be loaded, or does not fit the tokenizer.
     """
-    config: Any = load_config(start.folder, start.name)
-    vars(config).pop("auto_map", None)  # a run's own folders hold no code; pushing adds it
-    for part in (config, getattr(config, "backbone_config", None)):
-        _drop_nothing(part)
-    if is_denoiser(config):
-        _check_vocabulary(config, tokenizer, start.name)
-        for name in _NOISE:
-            setattr(config, name, settings.training[name])
+    config = _start_config(settings, start, tokenizer)
     model = load_model(
         start.folder, start.name, config, dtype=torch.float32, attn_implementation=settings.model.attn_implementation
     )
@@ -111,19 +108,49 @@ def load_start(settings: Settings, start: StartingPoint, tokenizer: PreTrainedTo
     if not is_denoiser(config) and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         logger.warning("%s: the embeddings grow to the %d tokens of the tokenizer", start.name, len(tokenizer))
         model.resize_token_embeddings(len(tokenizer))
-    model.generation_config.max_new_tokens = settings.data.block_size - 1
+    said = getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
+    model.generation_config.max_new_tokens = min(max(said, NEW_TOKENS), settings.data.block_size - 1)
     return model
+
+
+def start_without_weights(settings: Settings, start: StartingPoint, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The same network, its weights not read: one of its sizes, for what only these matter to.
+
+    Raises:
+        UserError: it cannot be built, or does not fit the tokenizer.
+    """
+    config = _start_config(settings, start, tokenizer)
+    if is_denoiser(config):
+        config._attn_implementation = settings.model.attn_implementation
+        return MaskedDiffusionForMaskedLM(config)
+    config.vocab_size = max(config.vocab_size, len(tokenizer))
+    kernel = kernel_for(class_of(config, AutoModelForCausalLM), settings.model.attn_implementation)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=kernel, dtype=torch.get_default_dtype())
+
+
+def _start_config(settings: Settings, start: StartingPoint, tokenizer: PreTrainedTokenizerBase) -> Any:
+    config: Any = load_config(start.folder, start.name)
+    vars(config).pop("auto_map", None)  # a run's own folders hold no code; pushing adds it
+    for part in (config, getattr(config, "backbone_config", None)):
+        _drop_nothing(part)
+    if is_denoiser(config):
+        _check_vocabulary(config, tokenizer, start.name)
+        for name in _NOISE:
+            setattr(config, name, settings.training[name])
+    return config
 
 
 def _starting_point(source: str, revision: str | None, resumed: Path | None) -> StartingPoint:
     checkpoint = newest_good(resumed)[0] if resumed is not None else None
     if resumed is not None and checkpoint is not None:
-        recorded = load_run(resumed).headers[0].parent_run if keeps_log(resumed) else None
-        return StartingPoint(checkpoint, str(checkpoint), recorded or source, is_checkpoint=True)
+        header = load_run(resumed).headers[0] if keeps_log(resumed) else None
+        recorded = None if header is None else header.parent_run
+        past = {} if header is None else header.metadata.get("parent") or {}
+        return StartingPoint(checkpoint, str(checkpoint), recorded or source, is_checkpoint=True, ancestry=past)
     found = find_weights(source, revision)
     parent = load_run(found.run).headers[0].run_id if found.run is not None else None
     named = source if found.commit is None else f"{source}@{found.commit}"
-    return StartingPoint(found.folder, found.name, parent or named)
+    return StartingPoint(found.folder, found.name, parent or named, ancestry=ancestry(found, source))
 
 
 def _check_kind(objective: str, denoises: bool, name: str) -> None:

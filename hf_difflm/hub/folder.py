@@ -24,7 +24,7 @@ from .repo_names import check_repo_id, check_revision
 from .secrets_scan import refuse_secrets
 from .source import PushSource, find_source
 from .twin import find_twin
-from .weights import copy_model, write_merged
+from .weights import copy_model, read_special_tokens, write_merged
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,16 @@ def _write_model(source: PushSource, folder: Path) -> dict[str, Any]:
     if not is_adapter_folder(source.folder):
         config = read_config(source.folder)
         copy_model(source.folder, folder, source.average)
-        return config
-    if source.is_averaged is False and (source.folder / EMA_FILE).exists():
-        raise UserError(f"{source.folder} is an adapter, of which the moving average goes up; leave out --weights raw")
-    write_merged(source.folder, folder)
-    return read_config(folder)
+    else:
+        if source.is_averaged is False and (source.folder / EMA_FILE).exists():
+            raise UserError(
+                f"{source.folder} is an adapter, of which the moving average goes up; leave out --weights raw"
+            )
+        write_merged(source.folder, folder)
+        config = read_config(folder)
+    if config["model_type"] == "masked_diffusion":
+        read_special_tokens(folder)
+    return config
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import UserError
-from ..models.file_names import BESIDE, INDEX, WEIGHTS
+from ..models.file_names import BESIDE, INDEX, TOKENIZER_CONFIG, WEIGHTS
 
 
 def copy_model(source: Path, target: Path, average: Path | None = None) -> None:
@@ -47,6 +47,17 @@ def write_merged(source: Path, target: Path) -> None:
     load_model(source, str(source)).save_pretrained(target)
     _copy_beside(tokenizer_folder(source, str(source)), target)
     _copy_beside(source, target)
+
+
+def read_special_tokens(folder: Path) -> None:
+    """Let the tokenizer of a model folder read the names of special tokens as these tokens, as others do.
+
+    ``pipeline("fill-mask")`` finds the mask of a denoiser in no other way. Tokenizers of earlier versions split them.
+    """
+    path = folder / TOKENIZER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if config.pop("split_special_tokens", False):
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _copy_beside(source: Path, target: Path) -> None:

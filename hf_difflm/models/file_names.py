@@ -8,13 +8,14 @@ CONFIG, WEIGHTS, INDEX, TOKENIZER_CONFIG = (
     "model.safetensors.index.json",
     "tokenizer_config.json",
 )
+CARD, CHAT_TEMPLATE = "README.md", "chat_template.jinja"
 BESIDE = (
     "generation_config.json",
     "tokenizer.json",
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "vocab.json",
     "vocab.txt",
     "merges.txt",

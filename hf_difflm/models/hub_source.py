@@ -17,12 +17,12 @@ from huggingface_hub.errors import (
 
 from ..errors import UserError
 from .adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from .file_names import BESIDE, CONFIG, INDEX, WEIGHTS
+from .file_names import BESIDE, CARD, CONFIG, INDEX, WEIGHTS
 from .untrusted import refuse_names, refuse_unsafe
 
 # All that is ever downloaded: no Python file and no pickle, and nothing below the top.
 _WEIGHTS = (WEIGHTS, INDEX, "model-*.safetensors", ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-_WANTED = (CONFIG, *_WEIGHTS, *BESIDE, "chat_template.json", "*.model", "journal.jsonl")
+_WANTED = (CONFIG, *_WEIGHTS, *BESIDE, "chat_template.json", "*.model", "journal.jsonl", CARD)
 _BELOW = ["*/*", "*\\*"]
 # What speaks HTTP for huggingface_hub has changed more than once, and its errors are passed on.
 _HTTP = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})

@@ -38,7 +38,8 @@ class CausalObjective(Objective):
         if (alone_B := (scored_BL & ~context_BL).any(-1)).any():
             raise UserError(
                 f"sequence {int(alone_B.argmax())} of the batch has its first position scored, which a causal model cannot "
-                "predict; start each sequence with BOS or a prompt"
+                "predict; start each sequence with BOS, or give the rows labels that are -100 there, where the tokenizer "
+                "has none"
             )
         rows_N, columns_N = np.nonzero(scored_BL)
         positions_N = to_device(torch.from_numpy(rows_N * scored_BL.shape[1] + columns_N - 1), device)

@@ -21,6 +21,19 @@ SUFFIXES = (".yaml", ".yml")
 OF_A_DATA_SET = ("dataset_config", "text_column", "train_split", "eval_split", "eval_dataset")
 """Keys that say what is where in one data set, and nothing of another."""
 
+OF_A_NETWORK = (
+    "backbone",
+    "backbone_config",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "tokenizer",
+)
+"""Keys that weights decide which a training begins with."""
+
 
 class Sourced(NamedTuple):
     """A value and the recipe that gave it ("recipe demo"); the source of a flag is empty."""
@@ -86,7 +99,8 @@ def overlay(layers: Iterable[Layer], objectives: Sequence[str]) -> dict[str, dic
 
     A plain key overrides what a lower layer says, for one objective or for all. A layer that gives both the micro-batch
     and the accumulation, and no global batch size, overrides a lower layer's global batch size: it has said it all. One
-    that names another data set overrides what lower layers say of theirs (:data:`OF_A_DATA_SET`).
+    that names another data set overrides what lower layers say of theirs (:data:`OF_A_DATA_SET`), one that names weights to
+    begin with what they say of a new network (:data:`OF_A_NETWORK`).
     """
     result: dict[str, dict[str, Sourced]] = {objective: {} for objective in objectives}
     for layer in layers:
@@ -96,6 +110,9 @@ def overlay(layers: Iterable[Layer], objectives: Sequence[str]) -> dict[str, dic
                 values.pop("global_batch_size", None)
             if "dataset" in new and "dataset" in values and values["dataset"].value != new["dataset"]:
                 for key in OF_A_DATA_SET:
+                    values.pop(key, None)
+            if new.get("init_from") is not None:
+                for key in OF_A_NETWORK:
                     values.pop(key, None)
             values.update({key: Sourced(value, layer.source) for key, value in new.items()})
     return result

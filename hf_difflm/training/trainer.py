@@ -18,7 +18,9 @@ from ..callbacks.measuring.device_peak import device_peak
 from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
 from ..errors import UserError
+from ..evaluation.ancestry import ancestry_of_model
 from ..evaluation.likelihood.evaluate import LikelihoodResult
+from ..models.adapters.merging import without_wrapper
 from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
 from ..models.backbones.verdict import Verdict
@@ -341,6 +343,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
     def facts(self) -> dict[str, Any]:
         """What the header of a run log says of objective and network beyond the settings."""
         found: dict[str, Any] = dict(minimised(self.training_objective))
+        if parent := ancestry_of_model(without_wrapper(self._plain_model())):
+            found["parent"] = parent
         if self._optimizer_given is not None:
             found["optimizer"] = self._optimizer_given
         if self.backbone_verdict is not None:

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from stock_models import stock_model
 
 from hf_difflm.experiments import doctor as checks
+from hf_difflm.hub.conversion.any_model import convert
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,8 +110,8 @@ def test_flags_that_only_training_arguments_know_count_too(hf):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--devices", "3"], "these flags need --recipe"),
-        (["--block-size", "64"], "these flags need --recipe"),
+        (["--devices", "3"], "these flags need --recipe or --init-from"),
+        (["--block-size", "64"], "these flags need --recipe or --init-from"),
         (["--recipe", "nowhere"], "recipe 'nowhere' is unknown"),
         (["--recipe", "demo", "--devices", "0"], "invalid value for '--devices'"),
         (["--recipe", "demo", "--devices", "5"], "global_batch_size 32 cannot be divided among 5 processes"),
@@ -225,7 +227,7 @@ def test_the_checklist_needs_no_torch(trained):
         (["--run", "x", "--recipe", "demo"], "--run reads a log and takes no other flag than --json"),
         (["--run", "x", "--devices", "2"], "--run reads a log and takes no other flag than --json"),
         (["--run", "x", "--block-size", "64"], "--run reads a log and takes no other flag than --json"),
-        (["--json"], "these flags need --recipe"),
+        (["--json"], "these flags need --recipe or --init-from"),
     ],
 )
 def test_bad_input_of_a_checklist_is_one_sentence_and_exit_code_2(hf, flags, sentence):
@@ -233,3 +235,21 @@ def test_bad_input_of_a_checklist_is_one_sentence_and_exit_code_2(hf, flags, sen
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("error: ")
     assert sentence in result.err
+
+
+def test_doctor_needs_no_recipe_beside_weights_and_leaves_out_the_network_of_one(hf, tmp_path):
+    denoiser = convert(str(stock_model(tmp_path / "source", "llama")), tmp_path / "denoiser").folder
+    alone = hf("doctor", "--init-from", denoiser, "--block-size", "64", "--json")
+    assert alone.code == 0, alone.err
+    estimate = json.loads(alone.out)
+    assert (estimate["vocabulary"], estimate["reads"]) == (259, "both sides")
+    beside = hf("doctor", "--init-from", denoiser, "--block-size", "64", "--recipe", "openwebtext")
+    assert beside.code == 0, beside.err
+    first = f"mdlm: {estimate['parameters']:,} parameters, 259 tokens in the vocabulary, blocks of 64 tokens"
+    assert beside.out.startswith(first)
+    assert "reads both sides\n" in beside.out
+    left = "note: left out hidden_size, num_hidden_layers, num_attention_heads, tie_word_embeddings, tokenizer of "
+    assert f"{left}recipe openwebtext, which are of its own network\n" in beside.err
+    wrong = hf("doctor", "--init-from", denoiser, "--block-size", "64", "--hidden-size", "64")
+    assert wrong.code == 2
+    assert "does not have hidden_size = 64" in wrong.err

@@ -61,13 +61,15 @@ def test_samplers_and_truncations_work_and_never_emit_the_mask(samples, trained,
     assert "[MASK]" not in sample["text"]
 
 
-def test_text_of_special_tokens_in_a_prompt_is_taken_literally(hf, samples, run_of_either_kind):
+def test_control_tokens_in_a_prompt_are_these_tokens_and_a_mask_that_is_no_hole_is_text(
+    hf, samples, run_of_either_kind
+):
     (sample,) = samples(run_of_either_kind, "--prompt", "[MASK] [EOS]", "--no-infill", "--max-new-tokens", "4")
     assert sample["prompt"] == "[MASK] [EOS]"
     assert "fills" not in sample
-    # Twelve bytes after BOS leave room for 1011 of 1024 tokens.
-    refused = hf("generate", run_of_either_kind, "--prompt", "[MASK] [EOS]", "--no-infill", "--max-new-tokens", "1012")
-    assert "the longest prompt (13 tokens) and max_new_tokens 1012 together exceed" in refused.err
+    # BOS, six bytes of the mask, a blank and EOS leave room for 1015 of 1024 tokens.
+    refused = hf("generate", run_of_either_kind, "--prompt", "[MASK] [EOS]", "--no-infill", "--max-new-tokens", "1016")
+    assert "the longest prompt (9 tokens) and max_new_tokens 1016 together exceed" in refused.err
 
 
 def test_plain_output_is_prompt_and_text_and_numbers_several(hf, run_of_either_kind):

@@ -185,7 +185,7 @@ def test_the_history_and_a_recording_streamer_tell_the_same(model):
 @pytest.mark.parametrize("skip_prompt", [False, True])
 def test_transformers_own_diffusion_streamer_prints_text_and_infilling(tiny_denoiser, tokenizer, capsys, skip_prompt):
     denoiser = tiny_denoiser(vocab_size=len(tokenizer), mask_token_id=tokenizer.mask_token_id).eval()
-    ids = torch.tensor([tokenizer("ab[MASK]d", add_special_tokens=False, split_special_tokens=False)["input_ids"]])
+    ids = torch.tensor([tokenizer("ab[MASK]d", add_special_tokens=False)["input_ids"]])
     assert (ids == tokenizer.mask_token_id).sum() == 1
     streamer = TextDiffusionStreamer(tokenizer, skip_prompt=skip_prompt)
     processor = LogitsProcessorList(

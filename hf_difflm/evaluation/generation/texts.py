@@ -13,6 +13,7 @@ from ...data.text_ids import TextIds, pad_id
 from ...errors import UserError
 from ...models.backbones.check import takes_left_padding
 from ...models.loading import is_denoiser
+from ...models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
@@ -109,7 +110,8 @@ def generate_samples(
         importance: weighs positions for the uncertainty sampler; ``options.importance_weight`` needs it, see
             :func:`~hf_difflm.evaluation.generation.importance_weights.importance_for`.
         encoded: the prompts as the model gets them; None: see :func:`encoded_prompt`.
-        new_tokens: after prompts without holes where ``options.max_new_tokens`` is None; None: as many as the model says.
+        new_tokens: after prompts without holes where ``options.max_new_tokens`` is None, or as many as the model takes
+            there; None: as many as the model says.
 
     Raises:
         UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
@@ -120,13 +122,13 @@ def generate_samples(
     if encoded is None:
         text = texts_of(model, tokenizer)
         encoded = [encoded_prompt(model, text, prompt, options.infill is not False) for prompt in prompts]
-    default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or 128
+    default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
     by_length: dict[tuple[int, int], list[int]] = {}
     apart = not denoises and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)
     for place, prompt in enumerate(encoded):
         length = options.max_new_tokens
         if length is None:
-            length = 0 if prompt.spans else default
+            length = 0 if prompt.spans else _within(default, prompt, options, length_limit(model))
         _check_length(model, prompt, length, options)
         by_length.setdefault((length, len(prompt.ids) if apart else 0), []).append(place)
     samples: dict[int, GeneratedText] = {}
@@ -148,6 +150,12 @@ def generate_samples(
         for place, row in zip(places, sequences.tolist(), strict=True):
             samples[place] = _sample(tokenizer, prompts[place], encoded[place], row, start.ids_BP.shape[1])
     return [samples[place] for place in range(len(prompts))]
+
+
+def _within(new_tokens: int, prompt: PromptIds, options: GenerationOptions, limit: int | None) -> int:
+    """The length of a text that nobody has said: no more than the model takes after the prompt."""
+    room = new_tokens if limit is None or options.block_length is not None else limit - len(prompt.ids)
+    return min(new_tokens, room) if room > 0 else new_tokens
 
 
 def length_limit(model: Any) -> int | None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ...errors import UserError
+from ...models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ...runs.comparing.pareto import CAUSAL, GenerationPoint, pareto_front, pareto_rows
 from ...runs.journal.atomic_files import JOURNAL_NAME
 from ...runs.journal.strict_json import dumps, plain
@@ -163,7 +164,7 @@ def _twin(target: str, loaded: Target) -> str | None:
 
 def _new_tokens(loaded: Target) -> int:
     """As many as the model says, or as its context leaves after the token a text begins with."""
-    wanted = getattr(loaded.model.generation_config, "max_new_tokens", None) or 128
+    wanted = getattr(loaded.model.generation_config, "max_new_tokens", None) or NEW_TOKENS
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     return wanted if limit is None else min(wanted, limit - 1)
 

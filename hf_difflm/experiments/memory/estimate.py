@@ -11,6 +11,7 @@ import torch
 from ...errors import UserError
 from ...evaluation.likelihood.draws import Draws
 from ...models.adapters.merging import merging_parameters
+from ...models.backbones.sentences import direction_said
 from ...models.build import build_causal_lm, build_denoiser
 from ...models.masked_diffusion.labelled_head import automatic_chunk_rows
 from ...objectives import MaskedDiffusionObjective
@@ -21,7 +22,7 @@ from ...training.objective_choice import adaptive_settings
 from ...training.peft_adapters import check_engine
 from ..building import check_network
 from ..recipe_settings import Settings
-from ..starting_point import begin_from, open_tokenizer
+from ..starting_point import begin_from, open_tokenizer, start_without_weights
 from .labelled_positions import most_labelled, reads_of
 from .sharding import Network, gradient_bytes, held_bytes, keeps_half_weights, knows_optimizer
 from .simulated_adapters import with_simulated_adapters
@@ -51,6 +52,7 @@ class MemoryEstimate:
         objective, optimizer_name: as the settings name them.
         parameters: of the network.
         trained: those that are trained; the others are frozen beside adapters.
+        reads: what the network was measured to read, in words.
         vocabulary, block_size, labelled: labelled positions of a micro-batch at most.
         devices, engine, micro_batch, accumulation, global_batch_size: how an optimiser batch is cut.
         assumed: what was not known, in words.
@@ -76,6 +78,7 @@ class MemoryEstimate:
     objective: str
     parameters: int
     trained: int
+    reads: str
     vocabulary: int
     block_size: int
     labelled: int
@@ -137,6 +140,7 @@ def estimate_memory(
         objective=training["objective"],
         parameters=planner.network.num_parameters + planner.network.num_frozen,
         trained=planner.network.num_parameters,
+        reads=planner.reads,
         vocabulary=planner.network.model.config.vocab_size,
         block_size=settings.data.block_size,
         labelled=planner.labelled(rows, cut.global_batch_size),
@@ -169,7 +173,7 @@ class _Planner:
         self.checkpointing = bool(training.get("activation_checkpointing") or training.get("gradient_checkpointing"))
         self.optimizer = str(training.get("optim") or trainer_fields()["optim"].default)
         self.assumed = [] if knows_optimizer(self.optimizer) else [f"optim {self.optimizer}: as large as Adam's states"]
-        self.network = _network(settings, self.half, keeps_half_weights(engine) and devices > 1)
+        self.network, self.reads = _network(settings, self.half, keeps_half_weights(engine) and devices > 1)
         layer, outside = self.network.block_sizes()
         # What an objective trains beside the network is held as its weights are, but has no average.
         self._sizes = Network(self.network.num_parameters + self.network.num_beside, layer, outside)
@@ -217,29 +221,37 @@ class _Planner:
         return sum(self._held.values()) + peak.total + self._replaced
 
 
-def _network(settings: Settings, half: bool, half_weights: bool) -> SimulatedNetwork:
+def _network(settings: Settings, half: bool, half_weights: bool) -> tuple[SimulatedNetwork, str]:
     model, block_size, training = settings.model, settings.data.block_size, settings.training
-    vocabulary = _Vocabulary(_vocabulary_size(settings))
+    vocabulary: Any = open_tokenizer(settings) if settings.start else _Vocabulary(_vocabulary_size(settings))
     verdict = check_network(settings, vocabulary)
     if verdict is not None and verdict.router_loss is not None:
         raise UserError(
             f"the memory of a mixture of experts such as {verdict.model_type} cannot be estimated, since torch has no "
             "simulated product of experts in float32; measure it with train --max-steps 2"
         )
-    build: Any = build_causal_lm
-    asked = {"router_aux_loss": training["router_aux_loss"]}
-    if training["objective"] != "ar":
-        build = build_denoiser
-        asked["allow_causal_layers"] = training["allow_causal_layers"]
+
+    def build() -> Any:
+        asked = {"router_aux_loss": training["router_aux_loss"]}
+        if settings.start is not None:
+            return start_without_weights(settings, settings.start, vocabulary)
+        if training["objective"] == "ar":
+            return build_causal_lm(model, vocabulary, block_size, **asked)
+        return build_denoiser(
+            model, vocabulary, block_size, allow_causal_layers=training["allow_causal_layers"], **asked
+        )
+
     with complaints_about("the network cannot be built", "check backbone, its sizes and attn_implementation"):
         network = SimulatedNetwork(
-            lambda: with_simulated_adapters(build(model, vocabulary, block_size, **asked), training),
+            lambda: with_simulated_adapters(build(), training),
             dtype=torch.bfloat16 if half and half_weights else torch.float32,
             autocast=half,
             adaptive=adaptive_settings(training) if training["objective"] == "atat" else None,
         )
-    network.chunk_head(_head_chunk_rows(training, network.model.config.vocab_size))
-    return network
+    config = network.model.config
+    network.chunk_head(_head_chunk_rows(training, config.vocab_size))
+    longest = getattr(config, "max_position_embeddings", None)
+    return network, "" if verdict is None else direction_said(verdict, longest)
 
 
 def _head_chunk_rows(training: dict[str, Any], vocabulary: int) -> int:

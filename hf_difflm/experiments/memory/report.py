@@ -96,7 +96,8 @@ def table(estimate: MemoryEstimate) -> str:
     precision = "half precision" if e.half else "float32"
     trained = f" ({e.trained:,} trained)" if e.trained < e.parameters else ""
     lines = [
-        f"{e.objective}: {e.parameters:,} parameters{trained}, blocks of {e.block_size:,} tokens, {precision}",
+        f"{e.objective}: {e.parameters:,} parameters{trained}, {e.vocabulary:,} tokens in the vocabulary, blocks of "
+        f"{e.block_size:,} tokens, {precision}" + (f"; reads {e.reads}" if e.reads else ""),
         f"{engine}: micro-batch {e.micro_batch}, accumulation {e.accumulation}, global_batch_size {e.global_batch_size}",
         "",
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ...data.options import names_of
 from ...errors import UserError
 from ...runs import Run
 from ...runs.comparing.verdicts import BOUND, kind_of
@@ -15,6 +16,7 @@ from ...runs.journal.tables import printable
 from ...runs.reading.places import relative
 from ..repo_names import on_the_hub
 from ..source import PushSource
+from .past import ancestors, base_on_the_hub
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)  # which ones there are, the Hub knows, and says
 _METRICS = (
@@ -53,16 +55,15 @@ def card_metadata(
     run = source.run
     is_denoiser = config["model_type"] == "masked_diffusion"
     tags = ["masked-diffusion", "diffusion-language-model"] if is_denoiser else ["causal-lm"]
-    datasets = [] if run is None else [str(run.config.get("dataset"))]
-    converted = config.get("converted_from")
-    base = adapted or (converted.get("source") if isinstance(converted, dict) else None)
+    datasets = [] if run is None else names_of(str(run.config.get("dataset")))
+    base = adapted or base_on_the_hub(ancestors(run, config))
     return ModelCardData(
         license=license_id,
         library_name="transformers",
         pipeline_tag="fill-mask" if is_denoiser else "text-generation",
         tags=[*tags, "hf_difflm"],
         datasets=[dataset for dataset in datasets if on_the_hub(dataset)] or None,
-        base_model=base if isinstance(base, str) and on_the_hub(base) else None,
+        base_model=base if base is not None and on_the_hub(base) else None,
         model_name=name,
         eval_results=_results(source, run, "fill-mask" if is_denoiser else "text-generation")
         if run is not None

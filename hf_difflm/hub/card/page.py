@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
 
+from ...data.options import names_of
+from ...models.file_names import CHAT_TEMPLATE, TOKENIZER_CONFIG
 from ...runs import Run
 from ...runs.journal.schema import COMPLETED, SampleRecord
 from ...runs.journal.tables import count, fenced
@@ -16,6 +19,7 @@ from ..log_files import CURVES, DASHBOARD
 from ..source import PushSource
 from . import tables as card_tables
 from .metadata import card_metadata
+from .past import ancestors, past
 from .text import code, escaped
 
 _REVEALS = "it starts from masks and reveals tokens in any order (absorbing state, SUBS)"
@@ -25,6 +29,17 @@ _KINDS = {
     "ar": "an autoregressive language model: it writes one token after the other",
 }
 _MAX_SAMPLES = 4
+_CHAT = """question = [{{"role": "user", "content": "Hello!"}}]
+text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+if prompt[:1] != [tokenizer.bos_token_id]:  # every conversation of the training began with it
+    prompt.insert(0, tokenizer.bos_token_id)
+ids = model.generate(torch.tensor([prompt]), {how})
+print(tokenizer.decode(ids[0, len(prompt):], skip_special_tokens=True))"""
+_FILL = """from transformers import pipeline
+fill = pipeline("fill-mask", model={place})
+text = fill.tokenizer.bos_token + "The " + fill.tokenizer.mask_token
+print([(found["token_str"], found["score"]) for found in fill(text)])"""
 _MDLM = """@inproceedings{sahoo2024simple,
   title = {Simple and Effective Masked Diffusion Language Models},
   author = {Sahoo, Subham Sekhar and Arriola, Marianne and Schiff, Yair and Gokaslan, Aaron and Marroquin, Edgar and
@@ -63,9 +78,12 @@ def model_card(
     is_denoiser = config["model_type"] == "masked_diffusion"
     parts = [
         f"# {name}",
-        _what(source, config, is_denoiser, needs_code),
-        f"## Use\n\n{_use(config, repo_id, revision, is_denoiser, needs_code)}",
+        _what(source, config, is_denoiser, needs_code, has_adapter=adapter is not None),
+        f"## Use\n\n{_use(source, config, repo_id, revision, is_denoiser, needs_code)}",
     ]
+    chain = ancestors(run, config)
+    if chain:
+        parts.append(f"## What it was made from\n\n{past(chain, license_id)}")
     if adapter is not None:
         parts.append(f"## Adapter\n\n{adapter_use(adapter, repo_id, revision, is_denoiser, needs_code)}")
     if run is None:
@@ -78,7 +96,7 @@ def model_card(
             f"![training loss and evaluation nll over optimiser steps]({CURVES})\n\n![dashboard of the run]({DASHBOARD})",
             *_samples(source, run),
         ]
-    parts.append(f"## Limits\n\n{_limits(config, run, is_denoiser, needs_code)}")
+    parts.append(f"## Limits\n\n{_limits(config, run, is_denoiser, has_past=bool(chain))}")
     parts.append(f"## Citation\n\n{_citation(run, is_denoiser)}")
     adapted = adapter.base if adapter is not None else None
     metadata = card_metadata(source, config, name, license_id=license_id, adapted=adapted).to_yaml()
@@ -91,7 +109,7 @@ def write_model_card(folder: Path, text: str) -> None:
     (folder / "README.md").write_bytes(text.encode("utf-8"))
 
 
-def _what(source: PushSource, config: dict[str, Any], is_denoiser: bool, needs_code: bool) -> str:
+def _what(source: PushSource, config: dict[str, Any], is_denoiser: bool, needs_code: bool, *, has_adapter: bool) -> str:
     run = source.run
     objective = run.objective if run is not None else None
     kind = _KINDS.get(objective or ("mdlm" if is_denoiser else "ar"), "a language model")
@@ -99,8 +117,7 @@ def _what(source: PushSource, config: dict[str, Any], is_denoiser: bool, needs_c
     network = inner.get("model_type") if isinstance(inner, dict) else config["model_type"]
     lines = [f"This is {kind}. Network: {code(network)}"]
     if run is not None:
-        if isinstance(parameters := run.header.model.get("parameters"), int):
-            lines.append(f"{count(parameters)} parameters")
+        lines += _parameters(run, has_adapter)
         lines.append(f"run {code(run.name)}")
     if source.step is not None:
         lines.append(f"weights of step {count(source.step)}")
@@ -112,13 +129,29 @@ def _what(source: PushSource, config: dict[str, Any], is_denoiser: bool, needs_c
         what += " It is the stock model of transformers."
     if source.is_averaged:
         what += " The weights are the exponential moving average over the training."
-    converted = config.get("converted_from")
-    if isinstance(converted, dict) and converted.get("source"):
-        what += f" It was converted from {code(converted['source'])}."
     return f"{what} The numbers and texts below are from the run log beside it, `journal.jsonl`." if run else what
 
 
-def _use(config: dict[str, Any], repo_id: str, revision: str | None, is_denoiser: bool, needs_code: bool) -> str:
+def _parameters(run: Run, has_adapter: bool) -> list[str]:
+    """Of the network that goes up, into which an adapter is merged: the log counts the adapter beside it."""
+    every, trained = (run.header.model.get(name) for name in ("parameters", "trainable_parameters"))
+    if not isinstance(every, int):
+        return []
+    if not (isinstance(trained, int) and trained < every and (has_adapter or run.config.get("lora_r"))):
+        return [f"{count(every)} parameters"]
+    rank = run.config.get("lora_r")
+    kind = f"LoRA of rank {count(rank)}" if isinstance(rank, int) else "adapter"
+    return [f"{count(every - trained)} parameters", f"{count(trained)} of a {kind} trained and merged into them"]
+
+
+def _use(
+    source: PushSource,
+    config: dict[str, Any],
+    repo_id: str,
+    revision: str | None,
+    is_denoiser: bool,
+    needs_code: bool,
+) -> str:
     auto = "AutoModelForMaskedLM" if is_denoiser else "AutoModelForCausalLM"
     place = f'"{repo_id}"' + (f', revision="{revision}"' if revision else "")
     if needs_code:
@@ -140,6 +173,12 @@ ids = model.generate(prompt, {how})
 print(tokenizer.decode(ids[0], skip_special_tokens=True))"""
     with_prompt = "With a prompt, which begins with the BOS token as the training blocks did:"
     said = [fenced(first, "python"), with_prompt, fenced(second, "python")]
+    if source.run is not None and source.run.config.get("sft") and _has_chat_template(source.folder):
+        asked = "It was trained on conversations. A question is written by the chat template, as they were:"
+        load = first.partition("ids = ")[0]
+        said = [asked, fenced(f"import torch\n{load}{_CHAT.format(how=how)}", "python")]
+    elif is_denoiser:
+        said += ["Tokens in the middle of a text, each a mask:", fenced(_FILL.format(place=place), "python")]
     if needs_code:
         said.append(
             "It needs torch and transformers 5 or later. `trust_remote_code=True` runs the Python files of this repository: "
@@ -171,16 +210,21 @@ def _prompt(record: SampleRecord) -> str:
     return f"Prompt{how}:\n\n{fenced(record.prompt)}\n\nText:" if record.prompt else f"No prompt{how}:"
 
 
-def _limits(config: dict[str, Any], run: Run | None, is_denoiser: bool, needs_code: bool) -> str:
+def _limits(config: dict[str, Any], run: Run | None, is_denoiser: bool, *, has_past: bool) -> str:
     longest = _longest(config)
     said = ["It can write what is wrong, biased or offensive, as its training data can be; nothing filters its texts."]
     if run is not None:
         seen = f" {count(run.tokens_seen)} scored tokens of" if run.tokens_seen is not None else ""
-        said.append(
-            f"It was trained on{seen} {code(run.config.get('dataset'))} and evaluated on data of the same kind only."
-        )
+        names = ", ".join(code(name) for name in names_of(str(run.config.get("dataset"))))
+        begins = "This training was on" if has_past else "It was trained on"
+        before = "; what it was made from had seen other text before" if has_past else ""
+        said.append(f"{begins}{seen} {names} and evaluated on data of the same kind only{before}.")
         if not run.config.get("sft"):
-            said.append("It was not trained to follow instructions.")
+            said.append(
+                "This training was on text, not on instructions; those before it may have been."
+                if has_past
+                else "It was not trained to follow instructions."
+            )
         if run.status != COMPLETED:
             said.append(f"Its run was not completed when this was written (status: {code(run.shown_status)}).")
     if longest is not None:
@@ -191,6 +235,15 @@ def _limits(config: dict[str, Any], run: Run | None, is_denoiser: bool, needs_co
         said.append("Its likelihood is a bound, estimated by sampling: not the same thing as an exact one.")
 
     return "\n".join(f"- {sentence}" for sentence in said)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / CHAT_TEMPLATE).is_file():
+        return True
+    try:
+        return bool(json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _longest(config: dict[str, Any]) -> int | None:

@@ -43,6 +43,8 @@ _SETTINGS = (
     "seed",
     "lora_r",
     "lora_alpha",
+    "lora_target_modules",
+    "init_from",
 )
 _DATA = (
     "dataset",
@@ -84,11 +86,17 @@ def likelihood(source: PushSource, run: Run, twin: Run | None) -> str:
 def data(run: Run) -> str:
     """Return the table of the training data, its fingerprint included."""
     rows = [(name, code(run.config[name])) for name in _DATA if run.config.get(name) is not None]
+    mixture = run.header.data.get("mixture")
+    for name, share in (mixture if isinstance(mixture, dict) else {}).items():
+        if isinstance(share, (int, float)):
+            rows.append((f"share of {code(name)}", f"{100 * share:.4g} % of the tokens"))
     counts = run.header.data.get("counts")
     for split, numbers in (counts if isinstance(counts, dict) else {}).items():
         if isinstance(numbers, dict):
             shown = [
-                f"{count(value)} {escaped(name)}" for name, value in numbers.items() if isinstance(value, (int, float))
+                f"{number(value, 3) if isinstance(value, float) else count(value)} {escaped(name)}"
+                for name, value in numbers.items()
+                if isinstance(value, (int, float))
             ]
             rows.append((f"{escaped(split)} set", ", ".join(shown)))
     if run.tokens_seen is not None:

@@ -9,12 +9,12 @@ from typing import Any
 
 from ...data import load_tokenizer
 from ...errors import UserError
+from ...evaluation.ancestry import ancestry
 from ...evaluation.targets import Weights, find_weights
 from ...models import MaskedDiffusionForMaskedLM
 from ...models.backbones.check import check_backbone, check_model
 from ...models.backbones.sentences import direction_said
 from ...models.loading import is_denoiser, load_config, tokenizer_folder
-from ...runs import load_run
 from .check import check_same
 from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
 from .mdlm import MDLMConfig, convert_mdlm, tokenizer_of
@@ -120,16 +120,8 @@ def convert(
 
 
 def _origin(source: str, found: Weights, kind: str, config: Any) -> dict[str, Any]:
-    """What the configuration says of the source; of a folder its name alone, since the model may go to the Hub."""
-    origin = {
-        "source": source if found.commit is not None else Path(source).name,
-        "kind": kind,
-        "model_type": config.model_type,
-        "commit": found.commit,
-        "run": load_run(found.run).headers[0].run_id if found.run is not None else None,
-        "step": found.step,
-    }
-    return {name: value for name, value in origin.items() if value is not None}
+    """What the configuration says of the source."""
+    return ancestry(found, source) | {"kind": kind, "model_type": config.model_type}
 
 
 def _write(model: MaskedDiffusionForMaskedLM, tokenizer: Any, folder: Path) -> None:

@@ -22,6 +22,7 @@ from ...models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, MaskedD
 from ...models.adapters.files import load_merged
 from ...models.adapters.folders import AVERAGES, is_adapter_folder
 from ...models.loading import network_of
+from ...models.masked_diffusion.generation_configuration import NEW_TOKENS
 
 CAUSAL, MASKED = "causal LM", "masked LM"
 _LOADERS: dict[str, Any] = {CAUSAL: AutoModelForCausalLM, MASKED: AutoModelForMaskedLM}
@@ -158,8 +159,9 @@ def load_denoiser(
     for problem, keys in (("lacks", found["missing_keys"]), ("has no place for", found["unexpected_keys"])):
         if keys:
             raise UserError(f"the denoiser made of {name} {problem} the weights {min(keys)}; give another model")
-    if (limit := model.config.max_position_embeddings) is not None:
-        model.generation_config.max_new_tokens = min(model.generation_config.max_new_tokens or limit, limit - 1)
+    limit = model.config.max_position_embeddings
+    # Half of a short context, so that there is room for a prompt.
+    model.generation_config.max_new_tokens = NEW_TOKENS if limit is None else min(NEW_TOKENS, max(limit // 2, 1))
     return model.eval()
 
 

@@ -11,12 +11,16 @@ from transformers import GenerationConfig
 
 from .samplers import Sampler, SamplerConfig, check_sampler, choose_sampler, nearest
 
+NEW_TOKENS = 128
+"""Tokens of a text where nothing says how many."""
+
 
 class MaskedDiffusionGenerationConfig(GenerationConfig):
     """Parameters of :meth:`MaskedDiffusionForMaskedLM.generate`, saved in ``generation_config.json``.
 
     Args:
-        max_new_tokens: tokens to generate after the prompt; 0 fills the masks of the prompt only.
+        max_new_tokens: tokens to generate after the prompt; 0 fills the masks of the prompt only. Where a call does not say
+            how many, they are no more than the model takes after the prompt.
         max_denoising_steps: most steps of the reverse process, over all blocks together.
         sampler: name of a sampler; see ``samplers_timed.py``, ``samplers_confidence.py``, ``sampler_uncertainty.py``.
         sampler_config: parameters of the sampler: an instance of its class (which also names it), or a dict.
@@ -110,7 +114,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
     @staticmethod
     def _get_default_generation_params() -> dict[str, Any]:
         return {
-            "max_new_tokens": 128,
+            "max_new_tokens": NEW_TOKENS,
             "max_denoising_steps": 128,
             "sampler": "ddpm_cache",
             "infill": True,

@@ -87,7 +87,12 @@ class MaskedDiffusionGenerationMixin:
         config: Any = self._prepare_generation_config(generation_config, **kwargs)
         if importance is not None and config.sampler != "uncertainty":
             raise ValueError(f"importance is for the sampler uncertainty, but the sampler is {config.sampler}")
-        prompt_BP, attention_BP = self._prepare_prompts(input_ids, attention_mask, config)
+        prompt_BP, attention_BP = self._prepare_prompts(
+            input_ids,
+            attention_mask,
+            config,
+            shorten=generation_config is None and kwargs.get("max_new_tokens") is None,
+        )
         copies = config.num_return_sequences
         seed = config.seed if config.seed is not None else int(torch.randint(2**62, ()).item())
         draws = RowDraws(row_seeds(seed, len(prompt_BP), copies))
@@ -130,9 +135,12 @@ class MaskedDiffusionGenerationMixin:
         return {"input_ids": input_ids, **kwargs}
 
     def _prepare_prompts(
-        self, input_ids: torch.Tensor | None, attention_BP: torch.Tensor | None, config: Any
+        self, input_ids: torch.Tensor | None, attention_BP: torch.Tensor | None, config: Any, *, shorten: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Prompts and their mask, checked against each other and the length of the context."""
+        """Prompts and their mask, checked against each other and the length of the context.
+
+        With ``shorten``, where the caller did not say how long a text shall be, it is no longer than there is room.
+        """
         if input_ids is None:
             if config.bos_token_id is None:
                 raise ValueError(
@@ -159,6 +167,9 @@ class MaskedDiffusionGenerationMixin:
         if limit is not None and length > limit:
             block = config.block_length
             if block is None or block >= config.max_new_tokens:
+                if shorten and input_ids.shape[1] < limit:
+                    config.max_new_tokens = limit - input_ids.shape[1]
+                    return input_ids, attention_BP
                 raise ValueError(
                     f"prompt of {input_ids.shape[1]} tokens + max_new_tokens {config.max_new_tokens} is longer than the "
                     f"{limit} positions the model takes; shorten one of them, or let block_length slide over the text"

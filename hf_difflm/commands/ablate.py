@@ -56,7 +56,7 @@ def ablate(
     What is finished is reused and what was stopped goes on, so the same command can be given again. Flags apply to
     every variant. A variant gets numbers only when all of its runs are finished.
     """
-    from ..experiments.ablation_grid import load_grid
+    from ..experiments.ablation.grid import load_grid
 
     wanted = load_grid(grid)
     if seeds is not None and wanted.rounds:
@@ -76,7 +76,7 @@ def ablate(
         # Variants of several objectives share the flags: each takes those that are for it.
         return load_settings(wanted.recipe, {**values, **given}, declared, typed=())
 
-    from ..experiments.ablation import run_ablation
+    from ..experiments.ablation.running import run_ablation
     from .quiet import quiet_libraries
 
     quiet_libraries()

@@ -43,6 +43,7 @@ _WATCHING = {
     "text_log",
     "throughput_interval",
     "viz_interval",
+    "word_samples",
     "wandb_entity",
     "wandb_log_checkpoints",
     "wandb_project",

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError, did_you_mean
-from ..evaluation.generation.options import GenerationOptions
-from ..recipes import FOLDER as RECIPES
-from ..recipes import read_mapping
+from ...errors import UserError, did_you_mean
+from ...evaluation.generation.options import GenerationOptions
+from ...recipes import FOLDER as RECIPES
+from ...recipes import read_mapping
 
 FOLDER = RECIPES / "ablations"
 DESIGNS = ("one_factor", "full")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from ..runs.comparing.ablation import AblationTable
-from .ablation_grid import AblationGrid, Round, Variant
+from ...runs.comparing.ablation import AblationTable
+from .grid import AblationGrid, Round, Variant
 
 RunGrid = Callable[[AblationGrid], AblationTable | None]
 

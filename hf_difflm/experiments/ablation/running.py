@@ -9,22 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..evaluation.generation.options import GenerationOptions
-from ..runs import Run, load_run
-from ..runs.comparing.ablation import AblationTable, Entry, is_finished
-from ..runs.comparing.verdicts import CONFIDENCE, NOT_RESOLVED
-from ..runs.journal.schema import COMPLETED
-from ..runs.journal.tables import printable
-from ..runs.pages.write_markdown import write_markdown
-from ..training.declarations.fields import fields_of
-from ..training.declarations.typed_values import typed_value
-from .ablation_grid import AblationGrid, Round, Variant, slug
-from .ablation_rounds import run_rounds
+from ...errors import UserError
+from ...evaluation.generation.options import GenerationOptions
+from ...runs import Run, load_run
+from ...runs.comparing.ablation import AblationTable, Entry, is_finished
+from ...runs.comparing.verdicts import CONFIDENCE, NOT_RESOLVED
+from ...runs.journal.schema import COMPLETED
+from ...runs.journal.tables import printable
+from ...runs.pages.write_markdown import write_markdown
+from ...training.declarations.fields import fields_of
+from ...training.declarations.typed_values import typed_value
+from ..recipe_settings import Settings
+from ..run_folder import keeps_log
+from ..several_runs import differing_settings, finish_runs
+from .grid import AblationGrid, Round, Variant, slug
 from .kept_logs import keep_logs, take_logs
-from .recipe_settings import Settings
-from .run_folder import keeps_log
-from .several_runs import differing_settings, finish_runs
+from .rounds import run_rounds
 
 LoadSettings = Callable[[Mapping[str, Any]], Settings]
 
@@ -131,7 +131,7 @@ def _entry(grid: AblationGrid, variant: Variant, runs: Mapping[str, Run | None],
     )
     if entry.missing or grid.samples == 0:
         return entry
-    from ..evaluation.quality.kept_samples import sample_numbers
+    from ...evaluation.quality.kept_samples import sample_numbers
 
     reference = _reference(grid, runs, folder)
     numbers = {}

@@ -6,10 +6,10 @@ import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..runs import Run
-from ..runs.comparing.units import EVALUATION_FILE
-from ..runs.journal.atomic_files import JOURNAL_NAME
-from ..runs.journal.schema import COMPLETED
+from ...runs import Run
+from ...runs.comparing.units import EVALUATION_FILE
+from ...runs.journal.atomic_files import JOURNAL_NAME
+from ...runs.journal.schema import COMPLETED
 
 _FILES = (JOURNAL_NAME, EVALUATION_FILE)
 """The journal, and what the best evaluation said of each document, by which runs are paired."""

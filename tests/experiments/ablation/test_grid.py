@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from hf_difflm.errors import UserError
-from hf_difflm.experiments.ablation_grid import grid_names, load_grid
+from hf_difflm.experiments.ablation.grid import grid_names, load_grid
 from hf_difflm.experiments.recipe_settings import load_settings
 
 

@@ -87,6 +87,12 @@ def _usage_sentence(error: Any) -> str:
     """Return what the parser complains about as one sentence that ends in where to look."""
     sentence = " ".join(error.format_message().split()).rstrip(".")
     path = error.ctx.command_path if error.ctx is not None else "hf-difflm"
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, which is no sentence
+        return f"{path} needs a command: {', '.join(error.ctx.command.commands)}; see `{path} --help`"
+    if not sentence:
+        return f"the command line cannot be read; see `{path} --help`"
+    if sentence.endswith("extra argument(s) ()"):
+        return f"an argument is empty (''), as an unset variable of a shell leaves it; see `{path} --help`"
     if "extra argument" in sentence and path in _WITHOUT_ARGUMENTS:
         return _WITHOUT_ARGUMENTS[path]
     return f"{sentence[:1].lower()}{sentence[1:]}; see `{path} --help`"

@@ -51,6 +51,15 @@ def plot(
     output_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="folder of the pictures")] = Path("plots"),
     summary: Annotated[bool, typer.Option("--summary", help="print a summary of the runs and draw nothing")] = False,
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, svg or pdf")] = "png",
+    width: Annotated[
+        float | None,
+        typer.Option(
+            metavar="INCHES", help="width of the pictures, with letters to suit it: 3.25 for a column, 6.75 for a page"
+        ),
+    ] = None,
+    no_title: Annotated[
+        bool, typer.Option("--no-title", help="no title, where a caption says it; panels of several keep their names")
+    ] = False,
     x: Annotated[str, typer.Option(metavar="AXIS", help="step, epoch, tokens, flops or time")] = "step",
 ) -> None:
     """Draw the curves of runs, each alone or several together; several seeds of one configuration as mean and band.
@@ -67,7 +76,16 @@ def plot(
 
     metrics = [name for given in metric or () for name in given.split(",") if name]
     plots = plot_runs(
-        loaded, output_dir, kind or (), names=names, title=title, picture_format=format, x=x, metrics=metrics
+        loaded,
+        output_dir,
+        kind or (),
+        names=names,
+        title=title,
+        picture_format=format,
+        x=x,
+        metrics=metrics,
+        width=width,
+        titles=not no_title,
     )
     for sentence in plots.left_out:
         print(sentence, file=sys.stderr)

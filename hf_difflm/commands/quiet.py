@@ -20,5 +20,13 @@ def quiet_libraries() -> None:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the error itself is one sentence
+    logging.getLogger("DeepSpeed").addFilter(_away_from_stdout)
     warnings.filterwarnings("ignore", module="torch.utils.data")  # pinned memory without a GPU
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+
+def _away_from_stdout(record: logging.LogRecord) -> bool:
+    """What DeepSpeed says goes to stderr; that it found no GPU, which it says wherever it is installed, goes nowhere."""
+    if record.levelno >= logging.WARNING and "Setting accelerator to CPU" not in record.getMessage():
+        logging.getLogger().handle(record)
+    return False

@@ -22,7 +22,8 @@ runs_app = typer.Typer(
     help="List, show, follow, compare and export the logs of runs.",
 )
 
-FORMATS = ("csv", "markdown", "json", "tensorboard", "wandb")
+FORMATS = ("csv", "markdown", "latex", "json", "tensorboard", "wandb")
+_TABLE_OF = {"csv": "steps", "markdown": "summary", "latex": "results"}
 Paths = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[PATHS]...", help="runs, folders of runs, log files or globs, mixed; default: runs/"),
@@ -138,15 +139,22 @@ def export(
     ] = None,
     table: Annotated[
         str | None,
-        typer.Option(help="steps, evaluations, measurements or summary; default: steps for csv, summary for markdown"),
+        typer.Option(
+            help="results (a table for a paper), steps, evaluations, measurements or summary; default: steps for csv, "
+            "summary for markdown, results for latex"
+        ),
     ] = None,
 ) -> None:
-    """Export runs as csv, markdown or json, as TensorBoard event files, or as offline Weights & Biases runs."""
+    """Export runs as csv, markdown, latex or json, as TensorBoard event files, or as offline Weights & Biases runs.
+
+    The table results has nll, perplexity and bits per byte, each with its standard error and ≤ before an upper bound;
+    several seeds of one configuration are one line. What differs between the runs is said on stderr.
+    """
     if format not in FORMATS:
         raise UserError(
             f"--format {format!r} is unknown{did_you_mean(format, FORMATS)}; the formats are {', '.join(FORMATS)}"
         )
-    if table is not None and format not in ("csv", "markdown"):
+    if table is not None and format not in _TABLE_OF:
         raise UserError(f"--table has no use with --format {format}, which holds everything; leave it out")
     trackers = format in ("tensorboard", "wandb")
     if trackers and output is None:
@@ -161,12 +169,20 @@ def export(
         hint = f"tensorboard --logdir {output}" if format == "tensorboard" else f"wandb sync {places[0]}"
         print(f"next: {hint}", file=sys.stderr)
         return
-    from ..runs.showing.export import export_csv, export_json, export_markdown
+    from ..runs.showing.export import RESULTS, export_csv, export_json, export_latex, export_markdown
 
-    if format == "csv":
-        pieces = export_csv(loaded, table or "steps")
+    table = table or _TABLE_OF.get(format)
+    if table is None:
+        pieces = iter([export_json(loaded)])
+    elif format == "csv":
+        pieces = export_csv(loaded, table)
     else:
-        pieces = iter([export_json(loaded) if format == "json" else export_markdown(loaded, table or "summary")])
+        pieces = iter([(export_latex if format == "latex" else export_markdown)(loaded, table)])
+    if table == RESULTS:
+        from ..runs.comparing.table import compare_runs
+
+        for note in compare_runs(loaded).notes():
+            print(note, file=sys.stderr)
     if output is None:
         sys.stdout.writelines(pieces)
     else:

@@ -88,6 +88,8 @@ class Command(TyperCommand):
                 continue
             written, has_value, value = token.partition("=")
             flag = written.replace("_", "-")
+            if not flag.strip("-"):
+                raise UserError(f"flag {token!r} has no name; see `{ctx.command_path} --help`")
             option = options.get(flag)
             if option is not None and not getattr(option, "is_flag", False):
                 plain += [flag, value if has_value else _next_value(flag, left)]

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
 
+from .caching import check_cache
 from .conversations.sft import SftPreparation
 from .mixtures import prepare_mixture
 from .options import DataOptions, mixture_of
@@ -69,6 +70,7 @@ def prepare_data(
             return prepare_mixture(options, tokenizer, need_train)
         if is_prepared(options.dataset):
             return load_prepared(options, tokenizer, need_train=need_train)
+        check_cache()
         if options.sft:
             return SftPreparation(options, tokenizer).run(need_train)
         if options.streaming:

@@ -66,7 +66,7 @@ def _show(folder: Path, named: dict[str, Run]) -> None:
     command = shlex.join(["hf-difflm", *sys.argv[1:]])
     title = "Masked diffusion and its autoregressive twin"
     picture = plot_comparison(runs, folder / "comparison.png")
-    page, _ = write_report(runs, folder / "comparison.md", title=title, command=command)
+    page, *_ = write_report(runs, folder / "comparison.md", title=title, command=command)
     interactive = write_html_report(runs, folder / "comparison.html", title=title, command=command)
     first, run = next((name, run) for name, run in named.items() if run.objective == "mdlm")
     prompt = (run.samples[-1].prompt if run.samples else "The")[:16]

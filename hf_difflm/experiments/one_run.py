@@ -31,7 +31,7 @@ from ..training.trainer_parts.pushing import keeps_no_weights
 from .building import build_model, check_network, parameters_said
 from .doctor import sanity_checks
 from .monitoring import add_monitoring
-from .progress import ConsoleCallback
+from .progress import ConsoleCallback, StartLine
 from .recipe_settings import Settings
 from .run_ends import close_log, ending, is_last, newest_checkpoint, test_line, write_samples
 from .run_folder import (
@@ -152,6 +152,7 @@ def train_run(
         if is_main:
             print(data.summary())
             print(f"{arguments.objective}: {parameters_said(model)}; run folder {folder}", flush=True)
+            trainer.add_callback(StartLine())
         checkpoint = newest_checkpoint(folder) if resume else None
         if checkpoint is not None and is_last(checkpoint):
             close_log(trainer, run_log, checkpoint)

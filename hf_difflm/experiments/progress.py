@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar, and one line a logging step."""
+"""What a person sees while a run trains: a line at its start, a bar, and one line a logging step."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import shutil
 import sys
 from typing import Any
 
-from transformers import TrainerCallback, TrainerState
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..callbacks.measuring.engines import compute_dtype, engine_of
 from ..callbacks.recording.log_lines import evaluation_fields, joined, step_fields
 
 _UNLIMITED = 10_000  # columns
@@ -77,3 +79,27 @@ def _fitted(fields: dict[str, str], dispensable: tuple[str, ...]) -> str:
         return line
     first, *others = dispensable
     return _fitted({name: field for name, field in fields.items() if name != first}, tuple(others))
+
+
+class StartLine(TrainerCallback):
+    """Prints the line when the training begins: only then the Trainer knows its steps, also where epochs were asked for."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        print(start_line(args, state, model), flush=True)
+
+
+def start_line(args: TrainingArguments, state: TrainerState, model: torch.nn.Module | None) -> str:
+    """Return it: ``on cpu in float32, batch 32 = 8 per device x 4 accumulated x 1 process, 300 steps``."""
+    device = args.device
+    named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    rows, accumulated, processes = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
+    batch = rows * accumulated * processes
+    count = f"{processes} process{'es' if processes > 1 else ''}"
+    engine = "" if engine_of(args) == "single" else f", {engine_of(args)}"
+    begun = f", from step {state.global_step:,}" if state.global_step else ""
+    return (
+        f"on {device.type}{named} in {compute_dtype(args, model)}{engine}, batch {batch:,} = {rows:,} per device x "
+        f"{accumulated:,} accumulated x {count}, {state.max_steps:,} steps{begun}"
+    )

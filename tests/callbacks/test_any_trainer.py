@@ -74,7 +74,7 @@ def test_the_loss_of_a_classifier_has_no_unit(tmp_path):
     trainer = build_trainer("classifier", tmp_path, RunLogCallback(), eval_strategy="steps", eval_steps=3)
     trainer.train()
     run = load_run(tmp_path)
-    page, _ = write_report([run], tmp_path / "page.md")
+    page, *_ = write_report([run], tmp_path / "page.md")
     said = [show_text(run, 100), compare_runs([run]).to_text(100), page.read_text(), best_text(best_run([run]))]
     assert len(run.evaluations) == 2
     assert [text for text in said if "nats" in text or "nll" in text] == []

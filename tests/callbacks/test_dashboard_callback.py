@@ -13,9 +13,11 @@ from transformers import TrainerCallback
 
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.dashboard import DashboardCallback
+from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
 from hf_difflm.runs.dashboard.figure import draw_dashboard
+from hf_difflm.runs.journal.schema import SampleRecord
 
 
 def weights(trainer):
@@ -145,3 +147,28 @@ def test_a_training_in_a_thread_has_its_last_picture_too(make_trainer, tmp_path)
     thread.join()
     dashboard.close()
     assert (tmp_path / "out" / "dashboard" / "training_step_000006.png").exists()
+
+
+class Writes(TrainerCallback):
+    """Publishes two texts after each step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for place in range(2):
+            record = SampleRecord(iter=state.global_step, text=f"text {place} of step {state.global_step}")
+            reports_of(state).publish(record)
+
+
+@pytest.mark.parametrize("shown", [0, 8])
+def test_so_many_samples_as_are_asked_for_stand_in_the_picture(make_trainer, tmp_path, shown):
+    make_trainer(Writes(), RunLogCallback(), DashboardCallback(6, display_samples=shown)).train()
+    run = load_run(tmp_path / "out")
+    assert len(run.samples) == 12
+    drawn = (tmp_path / "out" / "dashboard" / "training_latest.png").read_bytes()
+    assert drawn == draw_dashboard(run, tmp_path / "asked.png", shown).read_bytes()
+    assert drawn != draw_dashboard(run, tmp_path / "default.png").read_bytes()
+
+
+@pytest.mark.parametrize("shown", [-1, 11])
+def test_more_samples_than_the_table_has_room_for_are_refused_at_once(shown):
+    with pytest.raises(UserError, match=f"display_samples is {shown}; give a number from 0 to 10"):
+        DashboardCallback(display_samples=shown)

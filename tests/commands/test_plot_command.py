@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from made_runs import write_run
 
-from hf_difflm.runs.plots.kinds import KINDS
+from hf_difflm.runs import Journal
+from hf_difflm.runs.journal.schema import MeasurementRecord
+from hf_difflm.runs.plots.kinds import KINDS, MEASURED_KINDS
 
 FOREIGN_LOGS = Path(__file__).parents[1] / "fixtures" / "foreign_logs"
 METRICS = {
@@ -72,9 +74,27 @@ def test_kinds_axis_and_format_are_chosen(hf, tmp_path):
     assert "scored tokens" not in (tmp_path / "plots" / "validation.svg").read_text()[:200]
 
 
+def test_a_picture_for_a_paper(hf, tmp_path):
+    write_run(tmp_path / "run")
+    line = ["plot", "run", "--kind", "validation", "--format", "pdf", "--width", "3.25", "--no-title"]
+    assert hf(*line).out.splitlines() == ["plots/validation.pdf"]
+    assert b"/MediaBox [ 0 0 234 " in (tmp_path / "plots" / "validation.pdf").read_bytes()
+
+
+def test_what_callbacks_have_measured_is_drawn_where_it_is_asked_for(hf, tmp_path):
+    journal = Journal(write_run(tmp_path / "run") / "journal.jsonl")
+    journal.append(MeasurementRecord(iter=20, source="gradients", metrics={"grad_norm/global": 1.0}))
+    journal.close()
+    result = hf("plot", "run", "--kind", *MEASURED_KINDS)
+    assert (result.code, result.out) == (0, "plots/gradients.png\n")
+    assert result.err.splitlines() == [
+        f"{kind} was left out: no run has measured {kind}" for kind in ("statistics", "throughput")
+    ]
+
+
 def test_the_help_names_every_kind(hf):
     text = "".join(hf("plot", "--help").out.split()).replace("│", "")
-    assert all(kind in text for kind in KINDS)
+    assert all(kind in text for kind in [*KINDS, *MEASURED_KINDS])
 
 
 @pytest.mark.parametrize(
@@ -84,6 +104,9 @@ def test_the_help_names_every_kind(hf):
         (["--names", "a", "b"], "there are 2 names (a, b) for 1 run"),
         (["--names"], "--names needs a value"),
         (["--format", "gif"], "format 'gif' is unknown"),
+        (["--width", "0.5"], "a picture cannot be 0.5 inches wide; give 1.5 to 40"),
+        (["--width", "nan"], "a picture cannot be nan inches wide"),
+        (["--title", "mine", "--no-title"], "a title ('mine') and no titles exclude each other"),
         (["--kind", "mfu"], "there is nothing to plot: mfu was left out"),
     ],
 )

@@ -9,7 +9,7 @@ def test_the_page_holds_the_logged_numbers_and_is_the_same_when_written_again(hf
     command = ["report", trained.name, trained_ar.name, "--output", "docs/results.md"]
     first = hf(*command)
     assert first.code == 0, first.err
-    assert first.out.split() == ["docs/results.md", "docs/results-curves.png"]
+    assert first.out.split() == ["docs/results.md", "docs/results-curves.png", "docs/results-others.png"]
     page = (tmp_path / "docs" / "results.md").read_bytes()
     picture = (tmp_path / "docs" / "results-curves.png").read_bytes()
     for run in (trained, trained_ar):

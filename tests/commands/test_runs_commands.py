@@ -116,6 +116,30 @@ def test_export_to_stdout_and_to_a_file_is_the_same(hf, two, tmp_path):
     assert len(_json(hf("runs", "export", "runs", "--format", "json"))) == 2
 
 
+def test_the_table_of_a_paper_is_alone_on_stdout_and_what_differs_is_said_beside_it(hf, two):
+    latex = hf("runs", "export", "runs", "--format", "latex")
+    assert latex.code == 0
+    assert latex.out.startswith("% \\usepackage{booktabs}\n")
+    assert "demo-mdlm & mdlm & 2,000 & $\\le 2." in latex.out
+    assert "Fairness:" in latex.err
+    markdown = hf("runs", "export", "runs", "--format", "markdown", "--table", "results")
+    assert "| demo-mdlm | mdlm |" in markdown.out
+    assert "Fairness:" not in markdown.out
+    assert markdown.err == latex.err
+
+
+def test_the_list_marks_bounds_and_has_errors_where_there_is_room(hf, two, monkeypatch):
+    assert "± se" not in hf("runs", "list").out
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = hf("runs", "list").out.splitlines()
+    assert "best eval ± se" in lines[0]
+    (bound,) = [line for line in lines if "runs/mdlm" in line]
+    (row,) = [row for row in _json(hf("runs", "list", "--json")) if row["run_name"] == "demo-mdlm"]
+    assert f"≤ {row['best_val_loss']:.4f} ± {row['best_val_loss_stderr']:.4f}" in bound
+    assert row["bound"] == "nelbo"
+    assert sum("≤" in line for line in lines) == 1
+
+
 def test_export_to_tensorboard_writes_a_folder_a_run_and_says_how_to_look_at_it(hf, two, tmp_path):
     result = hf("runs", "export", "runs", "--format", "tensorboard", "--output", "tb")
     assert result.out.splitlines() == ["tb/demo-ar", "tb/demo-mdlm"]
@@ -146,6 +170,7 @@ def test_recover_rebuilds_the_document_of_a_run_that_was_killed(hf, tmp_path):
         (["export", "good", "--format", "xml"], "--format 'xml' is unknown"),
         (["export", "good", "--format", "wandb"], "name it with --output"),
         (["export", "good", "--format", "json", "--table", "steps"], "--table has no use with --format json"),
+        (["export", "good", "--format", "latex", "--table", "steps"], "--table steps has no LaTeX form"),
         (["export", "good", "--format", "csv", "--table", "step"], "did you mean 'steps'"),
         (["best", "good", "--metric", "eval_nnl"], "did you mean 'eval_nll'"),
         (["lst"], "command 'lst' is unknown; did you mean 'list'?"),

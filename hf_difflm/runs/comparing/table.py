@@ -14,6 +14,7 @@ from ..journal.measurements import last_measurements, numbers
 from ..journal.quantities import NATS
 from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
+from ..reading.load import as_runs
 from .accuracies import accuracy_cells, accuracy_headings
 from .fairness import SEED_KEYS, differences, fairness_notes, tells_of_settings_alone
 from .lossy import lossy_note
@@ -47,13 +48,24 @@ class SeedRow:
     configuration: str
     objective: str | None
     seeds: list[Any]
+    parameters: int | None
+    tokens_seen: float | None
     tokens_per_sec: float | None
     eval_nll: float | None
     eval_nll_stderr: float | None
     eval_bpb: float | None
     eval_bpb_stderr: float | None
+    eval_ppl: float | None
+    eval_ppl_stderr: float | None
     eval_accuracy: float | None
     bound: str | None
+
+    def cells(self) -> list[str]:
+        """Return the cells under :data:`SEED_COLUMNS`."""
+        return [with_error(self.eval_bpb, self.eval_bpb_stderr), with_error(self.eval_ppl, self.eval_ppl_stderr, 3)]
+
+
+SEED_COLUMNS = ("bits/byte ± se", "perplexity ± se")
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class Comparison:
         unsaid: names of runs whose logs hold settings, but tell neither objective nor data nor size.
         chosen: a sentence for each run of which another metric than the nll has chosen the evaluation that is quoted.
         split: a sentence on which text the numbers are of, where some run has a test; else empty.
+        on_test: whether that text is the test of every run.
     """
 
     rows: list[ComparisonRow]
@@ -86,6 +99,7 @@ class Comparison:
     unsaid: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
     split: str = ""
+    on_test: bool = False
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -155,14 +169,14 @@ class Comparison:
     def _seed_table(self) -> tuple[list[str], list[list[str]]]:
         accuracies = accuracy_headings([row.objective for row in self.seed_rows])
         nll = f"{self.unit or 'loss'} ± se"
-        headings = ["configuration", "seeds", "tokens/s", nll, "bits/byte ± se", *accuracies, "bound"]
+        headings = ["configuration", "seeds", "tokens/s", nll, *SEED_COLUMNS, *accuracies, "bound"]
         return headings, [
             [
                 row.configuration,
                 ", ".join(map(str, row.seeds)),
                 count(row.tokens_per_sec),
                 with_error(row.eval_nll, row.eval_nll_stderr),
-                with_error(row.eval_bpb, row.eval_bpb_stderr),
+                *row.cells(),
                 *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
                 row.bound or UNKNOWN,
             ]
@@ -170,18 +184,23 @@ class Comparison:
         ]
 
 
-def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparison:
+def compare_runs(runs: Sequence[Run | str | Path], names: Sequence[str] | None = None) -> Comparison:
     """Return the comparison of one or more runs, in the order given.
 
     Args:
-        runs: at least one.
+        runs: at least one; of a path what is read there (:func:`~hf_difflm.runs.load_run`).
         names: what to call them; by default their :func:`labels`.
 
     Raises:
-        UserError: no run was given, or not one name for each.
+        UserError: no run was given, or not one name for each, or there is no run at a path.
     """
-    if not runs:
+    loaded = as_runs(runs)
+    if not loaded:
         raise UserError("there is no run to compare; give at least one run folder")
+    return _compared(loaded, names)
+
+
+def _compared(runs: Sequence[Run], names: Sequence[str] | None) -> Comparison:
     on_test = all(run.test_evaluation is not None for run in runs)
     validation = [run for run in runs if run.test_evaluation is None]
     if on_test:
@@ -208,6 +227,7 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Com
         unsaid=[name for run, name in named if run.config and tells_of_settings_alone(run)],
         lossy=[note for run, name in named if (note := lossy_note(run, name)) is not None],
         chosen=[note for run, name in named if (note := _chosen_note(run, name)) is not None],
+        on_test=on_test,
         split=_TEST_NOTE if on_test else _validation_note(validation, len(runs)),
     )
 
@@ -320,15 +340,21 @@ def _seed_row(group: SeedGroup) -> SeedRow:
     best = [run.best_evaluation for run in group.runs]
     nll, nll_error = mean_and_error(record.nll if record else None for record in best)
     bpb, bpb_error = mean_and_error(record.number("eval_bpb") if record else None for record in best)
+    ppl, ppl_error = mean_and_error(record.number("eval_ppl") if record else None for record in best)
+    parameters = group.runs[0].header.model.get("parameters")
     return SeedRow(
         configuration=group.label,
         objective=group.runs[0].objective,
         seeds=list(group.seeds),
+        parameters=parameters if isinstance(parameters, int) else None,
+        tokens_seen=mean_and_error(run.tokens_seen for run in group.runs)[0],
         tokens_per_sec=mean_and_error(run.tokens_per_sec for run in group.runs)[0],
         eval_nll=nll,
         eval_nll_stderr=nll_error,
         eval_bpb=bpb,
         eval_bpb_stderr=bpb_error,
+        eval_ppl=ppl,
+        eval_ppl_stderr=ppl_error,
         eval_accuracy=mean_and_error(record.number("eval_accuracy") if record else None for record in best)[0],
         bound=group.runs[0].bound,
     )

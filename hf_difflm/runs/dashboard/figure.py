@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ..derived.document import summarize
 from ..journal.run import NOT_SAID, Run
 from ..journal.tables import count, duration, with_error
+from ..plots.axes import AXES
 from ..plots.style import save
 from ..reading.dashboard_names import SHOWN_SAMPLES
 from .importance import Strip, draw_importance, strip_of
@@ -85,6 +86,8 @@ def draw_dashboard(run: Run, path: str | Path, display_samples: int = SHOWN_SAMP
         elif display_samples:
             draw_samples(place.panel(table, (0.03, _BOTTOM_ROW[1] + 0.035), 0.985 - table), run, display_samples)
         _draw_left_out(place, others.names)
+        for axes in figure.axes if run.step_word == "epoch" else ():
+            axes.set_xlabel(axes.get_xlabel().replace(AXES["step"].label, AXES["epoch"].label))
         if strip:
             _draw_strip(figure, strip)
         return save(figure, Path(path))
@@ -161,7 +164,7 @@ def _draw_header(place: _Place, run: Run) -> None:
 
 
 def _progress(run: Run) -> str:
-    done = f"step {count(run.last_step)}"
+    done = f"{run.step_word} {count(run.last_step)}"
     steps, epochs = _setting(run, "max_steps"), _setting(run, "num_train_epochs")
     if steps > 0:
         return f"{done} of {count(steps)}"

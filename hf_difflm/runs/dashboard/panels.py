@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from ..journal.quantities import STEP, quantity_in
 from ..journal.run import Run
 from ..plots.axes import evaluation_series, step_series
 from ..plots.decimation import decimate, moving_mean
@@ -56,15 +57,16 @@ def draw_loss(axes: Axes, run: Run) -> None:
 
 
 def draw_accuracy(axes: Axes, run: Run) -> None:
-    """Training accuracy from 0 to 100 %, its moving mean over 50 steps, and that of the evaluations."""
+    """Training accuracy, its moving mean over 50 steps, and that of the evaluations; from 0 to 100 % where it is a share."""
     x, y = accuracy_series(run)
     _draw_series(axes, run, x, y, ACCURACY, "training")
     at, values, _ = evaluation_series(run, "step", f"eval_{accuracy_name(run)}")
     if len(at):
-        axes.plot(at, _per_cent(values), "D", color="0.15", markersize=5, label="eval")
-    axes.set_ylim(0, 100)
+        axes.plot(at, _drawn_accuracy(run, values), "D", color="0.15", markersize=5, label="eval")
+    if accuracy_is_share(run):
+        axes.set_ylim(0, 100)
     title = "Accuracy" if accuracy_name(run) == "accuracy" else "Mean token accuracy"
-    finish_panel(axes, title, "accuracy (%)", missing(run, "accuracy"))
+    finish_panel(axes, title, accuracy_label(run), missing(run, "accuracy"))
     legend(axes)
 
 
@@ -108,7 +110,7 @@ def draw_learning_rate(axes: Axes, run: Run) -> None:
 
 def draw_loss_against_accuracy(axes: Axes, bar: Axes, run: Run) -> None:
     """Each logged step as a point, coloured by its step; the colour bar goes into ``bar``."""
-    loss, accuracy = run.column("loss"), _per_cent(run.column(accuracy_name(run)))
+    loss, accuracy = run.column("loss"), _drawn_accuracy(run, run.column(accuracy_name(run)))
     rows = np.flatnonzero(np.isfinite(loss) & np.isfinite(accuracy))
     bar.set_axis_off()
     if len(rows):
@@ -135,7 +137,7 @@ def draw_loss_against_accuracy(axes: Axes, bar: Axes, run: Run) -> None:
         drawn.update_ticks()
         bar.tick_params(labelsize=TICK_SIZE)
         bar.set_title("step", fontsize=TICK_SIZE, y=1.0)
-    finish_panel(axes, "Loss against accuracy", "accuracy (%)", missing(run, "accuracy"), run.training_loss_label)
+    finish_panel(axes, "Loss against accuracy", accuracy_label(run), missing(run, "accuracy"), run.training_loss_label)
 
 
 def draw_recent(axes: Axes, run: Run) -> None:
@@ -148,17 +150,17 @@ def draw_recent(axes: Axes, run: Run) -> None:
     if len(accuracy) and axes.has_data():
         right = _second_axis(axes)
         right.plot(x, accuracy, color=ACCURACY, linewidth=1.4, linestyle="--", marker=_marker(accuracy), markersize=4)
-        right.set_ylabel("accuracy (%), dashed", fontsize=TEXT_SIZE, color=_darker(ACCURACY))
+        right.set_ylabel(f"{accuracy_label(run)}, dashed", fontsize=TEXT_SIZE, color=_darker(ACCURACY))
     _log_if_wide(axes)
-    finish_panel(axes, f"Last {RECENT_STEPS} steps", run.training_loss_label, "no loss yet")
+    finish_panel(axes, f"Last {RECENT_STEPS} {run.step_word}s", run.training_loss_label, "no loss yet")
     if axes.has_data():
         axes.yaxis.label.set_color(LOSS)
 
 
 def accuracy_series(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and training accuracy in per cent, each of shape (n,)."""
+    """Return steps and training accuracy as :func:`accuracy_label` says, each of shape (n,)."""
     x, y = step_series(run, accuracy_name(run), "step")
-    return x, _per_cent(y)
+    return x, _drawn_accuracy(run, y)
 
 
 def throughput_series(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +176,23 @@ def accuracy_name(run: Run) -> str:
         if _TRL_ACCURACY in run.steps.quantities and "accuracy" not in run.steps.quantities
         else "accuracy"
     )
+
+
+def accuracy_is_share(run: Run) -> bool:
+    """Whether accuracies are known to be shares, as ours and TRL's are; another program's may be anything."""
+    known = quantity_in("accuracy", run.objective)
+    return accuracy_name(run) == _TRL_ACCURACY or (known is not None and known.unit == STEP["accuracy"].unit)
+
+
+def accuracy_label(run: Run) -> str:
+    """Return what stands beside accuracies."""
+    return "accuracy (%)" if accuracy_is_share(run) else "accuracy"
+
+
+def _drawn_accuracy(run: Run, values: np.ndarray) -> np.ndarray:
+    """Shares in per cent, where values above 1 are that already; what another program calls accuracy as it was logged."""
+    known = values[np.isfinite(values)]
+    return values if not accuracy_is_share(run) or (len(known) and known.max() > 1.0) else 100 * values
 
 
 def missing(run: Run, quantity: str, name: str | None = None) -> str:
@@ -223,19 +242,15 @@ def _draw_series(axes: Axes, run: Run, x: np.ndarray, y: np.ndarray, colour: str
     if averaged:
         mean = decimate(x, moving_mean(y, rows), _POINTS)
         colour = RATE if colour == ACCURACY else AVERAGE
-        axes.plot(*mean, color=colour, linewidth=2.2, linestyle="--", label=f"mean of {AVERAGED_STEPS} steps")
+        axes.plot(
+            *mean, color=colour, linewidth=2.2, linestyle="--", label=f"mean of {AVERAGED_STEPS} {run.step_word}s"
+        )
 
 
 def _averaged_rows(run: Run) -> int:
     """How many rows are 50 steps; a stock Trainer has a row for several."""
     steps = run.column("steps")
     return max(1, round(AVERAGED_STEPS / max(float(np.median(steps)), 1.0))) if len(steps) else 1
-
-
-def _per_cent(values: np.ndarray) -> np.ndarray:
-    """Accuracies as per cent; a log that has values above 1 has them in per cent already."""
-    known = values[np.isfinite(values)]
-    return values if len(known) and known.max() > 1.0 else 100 * values
 
 
 def _after(step: float, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..journal.schema import (
+    COUNTS,
+    EPOCHS,
     CheckpointRecord,
     EvaluationRecord,
     EventRecord,
@@ -75,9 +77,9 @@ def read_losses(metrics: dict[str, Any], name: str) -> list[Record]:
             run_name=str(metrics.get("experiment_name") or name),
             objective=str(model).lower() if model else None,
             time=iso_time(metrics.get("start_time")),
+            metadata={} if (by_step := bool(metrics.get("steps"))) else {COUNTS: EPOCHS},
         )
     ]
-    by_step = bool(metrics.get("steps"))
     places = metrics.get("steps" if by_step else "epochs") or []
     losses = metrics.get("step_losses" if by_step else "epoch_losses") or []
     last = 0

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ..journal.schema import CheckpointRecord, EventRecord, Record, RunRecord
 from ..journal.strict_json import loads, plain
 from .documents import read_document, read_losses
-from .names import counts_steps, is_evaluation
+from .names import counts_epochs, counts_steps, is_evaluation
 from .partial_json import salvage
 from .scalars import NoScalars, read_rows
 
@@ -65,8 +65,10 @@ def is_log(value: Any) -> bool:
 
 
 def tells_steps(names: Collection[str]) -> bool:
-    """Whether rows of these names are those of a training: a data set may have a column of steps, too."""
-    return counts_steps(names) and any(name.lower() in _TELLING or is_evaluation(name) for name in names)
+    """Whether rows of these names are those of a training: a data set may have a column of steps or epochs, too."""
+    return (counts_steps(names) or counts_epochs(names)) and any(
+        name.lower() in _TELLING or is_evaluation(name) for name in names
+    )
 
 
 def read_state(state: dict[str, Any], name: str, path: Path) -> list[Record]:
@@ -108,7 +110,7 @@ def _history(value: Any) -> list[Mapping[str, Any]] | None:
             return _history(inner)
         value = _turned(value)
     rows = _rows(value)
-    return rows if rows is not None and counts_steps(rows[0]) else None
+    return rows if rows is not None and (counts_steps(rows[0]) or tells_steps(rows[0].keys())) else None
 
 
 def _rows(value: Any) -> list[Mapping[str, Any]] | None:

@@ -68,6 +68,11 @@ def counts_steps(names: Iterable[str]) -> bool:
     return not {name.lower() for name in names}.isdisjoint(STEP_NAMES)
 
 
+def counts_epochs(names: Iterable[str]) -> bool:
+    """Whether one of these names counts epochs, which takes the place of steps where a log has none."""
+    return not {name.lower() for name in names}.isdisjoint(_SYNONYMS["epoch"])
+
+
 def is_evaluation(name: str) -> bool:
     """Whether a scalar belongs to evaluations, by the prefix that programs give it."""
     return _OF_EVALUATIONS.match(name) is not None

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 KNOWN = (
     "a run folder, its journal or JSON document; of other programs trainer_state.json, a dump of log_history, "
-    "trainer_log.jsonl, metrics.jsonl, TensorBoard event files, *.wandb files, and JSON or CSV of rows with a step"
+    "trainer_log.jsonl, metrics.jsonl, TensorBoard event files, *.wandb files, and JSON or CSV of rows with a step "
+    "or an epoch"
 )
 """The logs that are read, as sentences say it."""
 # Files of these names are called after their folder, and weights lie in folders of that one.

@@ -12,6 +12,8 @@ from typing import Any
 
 from ...errors import UserError
 from ..journal.schema import (
+    COUNTS,
+    EPOCHS,
     STEP_NUMBERS,
     EvaluationRecord,
     EventRecord,
@@ -144,7 +146,7 @@ def read_rows(rows: Iterable[Mapping[str, Any]], header: RunRecord, path: Path) 
         path: the log, as messages call it.
 
     Raises:
-        NoScalars: there is no column of steps, or nothing else.
+        NoScalars: there is no column of steps, and no epochs that count the rows, or nothing else.
         TypeError: a row has no step, or a quantity of ours is no number.
     """
     rows = _by_own_count(list(rows))
@@ -154,8 +156,9 @@ def read_rows(rows: Iterable[Mapping[str, Any]], header: RunRecord, path: Path) 
     if not names:
         raise NoScalars("no scalar was logged")
     if steps is None:
-        found = ", ".join(list(names)[:6])
-        raise NoScalars(f"found {found}, and none of {', '.join(STEP_NAMES[:4])}, which would count its steps")
+        steps = _epochs(rows, list(names), ours)
+        header.metadata[COUNTS] = EPOCHS
+        logger.warning("%s counts epochs and no steps: where a step is named, it is an epoch", path)
     _refuse_steps_of_an_epoch(rows, steps, ours)
     table = ScalarTable()
     for row in rows:
@@ -233,6 +236,29 @@ def _spans(steps: Sequence[int]) -> list[int]:
     """
     gaps = [after - before for before, after in pairwise(steps)]
     return [max(min(steps[0], gaps[0] if gaps else steps[0]), 1), *gaps] if steps else []
+
+
+def _epochs(rows: Sequence[Mapping[str, Any]], names: Sequence[str], ours: Mapping[str, str]) -> str:
+    """Return the name of the epochs of a log that counts no steps.
+
+    Raises:
+        NoScalars: there are none, or they are no count of the rows: not whole, or with several rows of one kind in each.
+    """
+    epochs = next((name for name, known in ours.items() if known == "epoch"), None)
+    wanted = f"none of {', '.join(STEP_NAMES[:4])}, which would count its steps"
+    if epochs is None:
+        raise NoScalars(f"found {', '.join(names[:6])}, and {wanted}")
+    before: Any = None
+    seen: set[str] = set()
+    for row in rows:
+        here = row.get(epochs)
+        if isinstance(here, float) and here != int(here):
+            raise NoScalars(f"found {epochs!r} {here:g}, no whole number, and {wanted}")
+        seen = set() if here != before else seen
+        if twice := seen & (row.keys() - {epochs}):
+            raise NoScalars(f"found several values of {min(twice)!r} in epoch {here}, and {wanted}")
+        before, seen = here, seen | row.keys()
+    return epochs
 
 
 def _refuse_steps_of_an_epoch(rows: Sequence[Mapping[str, Any]], steps: str, ours: Mapping[str, str]) -> None:

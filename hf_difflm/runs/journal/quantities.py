@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NATS = "nats/token"
 LOWER, HIGHER = "lower", "higher"
@@ -99,6 +99,7 @@ STEP = {quantity.name: quantity for quantity in _STEP}
 SUMMARY = {quantity.name: quantity for quantity in _SUMMARY}
 # Of one of several evaluation sets the name stands in between: eval_wiki_nll.
 _OF_A_SET = ("native_nll", "loss", "nll", "bpb", "ppl", "accuracy")
+_SCALES = ("share", "%")
 _BIN = re.compile(r"(accuracy|nll)_noise_\d\.\d")
 
 
@@ -112,6 +113,20 @@ def quantity(name: str) -> Quantity | None:
     if binned := _BIN.fullmatch(inner):
         return EVALUATION[binned[1]]
     return next((EVALUATION[end] for end in _OF_A_SET if inner.endswith(f"_{end}")), None)
+
+
+def quantity_in(name: str, objective: str | None) -> Quantity | None:
+    """Return what a name stands for in the log of a run with this objective, with the unit that it has there.
+
+    In the log of another program ``accuracy`` may be a share or per cent, and ``eval_cola_accuracy`` is its own: there no
+    scale of ours is known of a name, and only whole names are taken for ours.
+    """
+    found = quantity(name)
+    if found is None or objective in LIKELIHOOD_OBJECTIVES:
+        return found
+    if found.name != name.removeprefix("eval_"):
+        return None
+    return replace(found, unit="") if found.unit in _SCALES else found
 
 
 def evaluation_quantity(name: str) -> Quantity | None:

@@ -16,6 +16,8 @@ from ...errors import UserError
 from .append_only import seems_abandoned
 from .quantities import HIGHER, LOWER, evaluation_quantity, loss_unit
 from .schema import (
+    COUNTS,
+    EPOCHS,
     RUNNING,
     STATUS_OF_EVENT,
     CheckpointRecord,
@@ -173,6 +175,11 @@ class Run:
     def loss_unit(self) -> str:
         """Unit of loss and evaluation: ``"nats/token"``; empty where a Trainer minimises something else, or does not say."""
         return loss_unit(self.objective, self.bound, {name for record in self.evaluations for name in record.metrics})
+
+    @property
+    def step_word(self) -> str:
+        """What its rows and evaluations are counted in: ``step``, or ``epoch`` where another program counts no steps."""
+        return "epoch" if self.header.metadata.get(COUNTS) == EPOCHS else "step"
 
     @property
     def training_loss_label(self) -> str:

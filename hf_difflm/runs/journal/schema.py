@@ -68,6 +68,10 @@ class RunRecord(Record):
     """World size, device, dtype, compile, engine, versions, command line, ``wandb_run_id``."""
 
 
+COUNTS, EPOCHS = "counts", "epochs"
+"""Key and value of a header's metadata where ``iter`` counts epochs, since the log of another program has no steps."""
+
+
 @dataclass(kw_only=True)
 class StepRecord(Record):
     """One row of ``training_iterations``: the mean over ``steps`` optimiser steps, the last of which is ``iter``."""

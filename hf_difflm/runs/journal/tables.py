@@ -30,10 +30,10 @@ def significant(value: float) -> str:
     return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
 
 
-def with_error(value: float | None, stderr: float | None) -> str:
-    """Return ``value ± stderr`` with four decimals; the error is left out where it is unknown."""
-    error = "0" if stderr == 0 else number(stderr, 4)
-    return number(value, 4) if error == UNKNOWN or value is None else f"{number(value, 4)} ± {error}"
+def with_error(value: float | None, stderr: float | None, digits: int = 4) -> str:
+    """Return ``value ± stderr`` with this many decimals; the error is left out where it is unknown."""
+    error = "0" if stderr == 0 else number(stderr, digits)
+    return number(value, digits) if error == UNKNOWN or value is None else f"{number(value, digits)} ± {error}"
 
 
 def duration(seconds: float | None) -> str:

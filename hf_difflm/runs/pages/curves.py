@@ -11,7 +11,7 @@ from ..comparing.seeds import SeedGroup
 from ..dashboard.curriculum_stages import stage_starts
 from ..dashboard.panels import throughput_series
 from ..journal.measurements import measured_names, measurement_series
-from ..journal.quantities import EVALUATION, STEP, Quantity
+from ..journal.quantities import EVALUATION, STEP, Quantity, quantity_in
 from ..journal.run import Run, common_loss_unit
 from ..plots.axes import AXES, evaluation_series, row_positions, step_series
 from ..plots.decimation import bucket_means, decimate, smoothing_window
@@ -53,7 +53,7 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
     charts[1:1] = [
         _evaluation_chart(runs, None, "Evaluation nll" if unit else "Evaluation loss", unit),
         *(
-            _evaluation_chart(runs, f"eval_{name}", f"Evaluation {EVALUATION[name].title}", EVALUATION[name].unit)
+            _evaluation_chart(runs, f"eval_{name}", f"Evaluation {EVALUATION[name].title}", _unit(runs, f"eval_{name}"))
             for name in _METRICS
         ),
     ]
@@ -68,7 +68,11 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
     steps_per_row = [float(np.median(run.column("steps"))) if len(run.steps) else 1.0 for run in runs]
     windows = [smoothing_window(len(run.steps)) * each for run, each in zip(runs, steps_per_row, strict=True)]
     return {
-        "axes": {name: axis.label for name, axis in AXES.items() if any(_knots(run, name) for run in runs)},
+        "axes": {
+            name: _step_label(runs) if name == "step" else axis.label
+            for name, axis in AXES.items()
+            if any(_knots(run, name) for run in runs)
+        },
         "smoothing": round(min(windows)),
         "longest": max((float(run.column("iter")[-1]) for run in runs if len(run.steps)), default=1.0),
         "runs": [
@@ -83,6 +87,13 @@ def page_data(runs: Sequence[Run], names: Sequence[str], groups: Sequence[SeedGr
         ],
         "charts": [chart for chart in charts if any(curve and len(curve["x"]) > 1 for curve in chart["curves"])],
     }
+
+
+def _step_label(runs: Sequence[Run]) -> str:
+    counting = [run.name for run in runs if run.step_word == "epoch"]
+    if len(counting) == len(runs):
+        return AXES["epoch"].label
+    return AXES["step"].label + (f", of {', '.join(counting)} epoch" if counting else "")
 
 
 def not_drawn(runs: Sequence[Run]) -> list[str]:
@@ -117,12 +128,18 @@ def _training_chart(runs: Sequence[Run], quantity: Quantity, unit: str) -> dict[
     title = f"Training {quantity.title}" if name in EVALUATION else quantity.title[:1].upper() + quantity.title[1:]
     return {
         "title": title,
-        "unit": unit if is_loss else quantity.unit,
+        "unit": unit if is_loss else _unit(runs, name),
         "smooth": name != "lr",
         "points": False,
         "stages": is_loss,
         "curves": curves,
     }
+
+
+def _unit(runs: Sequence[Run], name: str) -> str:
+    """The unit that a quantity has in all of the runs; nothing where one of them has another, or none that is known."""
+    units = {known.unit if (known := quantity_in(name, run.objective)) else "" for run in runs}
+    return units.pop() if len(units) == 1 else ""
 
 
 def _evaluation_chart(runs: Sequence[Run], metric: str | None, title: str, unit: str) -> dict[str, Any]:

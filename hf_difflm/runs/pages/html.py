@@ -11,6 +11,7 @@ from ..comparing.table import compare_runs, labels
 from ..journal.atomic_files import write_page
 from ..journal.run import Run
 from ..journal.strict_json import plain
+from ..reading.load import as_runs
 from ..reading.places import relative, shown, shown_run
 from .curves import not_drawn, page_data
 from .importance import importance_section
@@ -42,7 +43,7 @@ _NAMED = 12  # of what has no chart
 
 
 def write_html_report(
-    runs: Sequence[Run],
+    runs: Sequence[Run | str | Path],
     path: str | Path,
     *,
     names: Sequence[str] | None = None,
@@ -56,7 +57,7 @@ def write_html_report(
     every request and every script but its two.
 
     Args:
-        runs: one or more.
+        runs: one or more, or the paths of their logs.
         path: the file, replaced in one step.
         names: what to call the runs; by default their own names.
         title: of the page; by default the name of the run, or their number.
@@ -65,7 +66,7 @@ def write_html_report(
     Raises:
         UserError: no run was given, the names do not fit, or the file cannot be written.
     """
-    path = Path(path)
+    path, runs = Path(path), as_runs(runs)
     comparison = compare_runs(runs, names)
     names = labels(runs, names)
     groups = seed_groups(runs, names)

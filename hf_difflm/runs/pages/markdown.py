@@ -12,29 +12,34 @@ from ..comparing.verdicts import bound_note
 from ..journal.run import Run, common_loss_unit
 from ..journal.tables import fenced, markdown_table
 from ..plots.decimation import smoothing_window
-from ..plots.kinds import plot_comparison
+from ..plots.gallery import MOST_PANELS, gallery_names
+from ..plots.kinds import plot_comparison, plot_gallery
+from ..reading.load import as_runs
 from ..reading.places import relative, shown, shown_run
+from .curves import not_drawn
 from .write_markdown import write_markdown
 
+_NAMED = 12  # of the scalars that are not drawn
 _MAX_SAMPLES = 4  # of the last sampled step
 
 
 def write_report(
-    runs: Sequence[Run],
+    runs: Sequence[Run | str | Path],
     path: str | Path,
     *,
     names: Sequence[str] | None = None,
     title: str = "Results",
     command: str | None = None,
-) -> tuple[Path, Path]:
-    """Write the page and, next to it, the picture it shows; return the paths of both.
+) -> tuple[Path, ...]:
+    """Write the page and, next to it, the pictures it shows; return the paths, that of the page first.
 
-    The page holds the comparison table with its fairness note, the curves, every evaluation with its standard error,
-    the last samples and the commands that made the runs. No absolute path gets into it.
+    The page holds the comparison table with its fairness note, the curves, a gallery of what else the logs hold, every
+    evaluation with its standard error, the last samples and the commands that made the runs. No absolute path gets into it.
 
     Args:
-        runs: one or more runs.
-        path: the markdown file; the picture is ``{stem}-curves.png`` in the same folder.
+        runs: one or more, or the paths of their logs.
+        path: the markdown file; the pictures are ``{stem}-curves.png`` and, where the logs hold other scalars,
+            ``{stem}-others.png`` in the same folder.
         names: what to call the runs; by default their own names.
         title: first heading.
         command: the command that writes this page; by default ``hf-difflm report`` with these runs.
@@ -42,22 +47,44 @@ def write_report(
     Raises:
         UserError: no run was given, the names do not fit, or a file cannot be written.
     """
-    path = Path(path)
+    path, runs = Path(path), as_runs(runs)
     picture = path.with_name(f"{path.stem}-curves.png")
     comparison = compare_runs(runs, names)
     plot_comparison(runs, picture, names=names)
+    others = _others(runs, path, names)
     if command is None:
         command = shlex.join(["hf-difflm", "report", *(shown_run(run) for run in runs), "--output", shown(path)])
     names = labels(runs, names)
     parts = [
         f"## Comparison\n\n{comparison.to_markdown()}\n{_explanation(runs)}",
         f"## Curves\n\n![training loss and evaluations over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
+        *(
+            [f"## Other scalars\n\n![scalars by their names in the log]({others[0].name})\n\n{others[1]}"]
+            if others
+            else []
+        ),
         "## Evaluations\n\n" + "\n\n".join(_evaluations(run, name) for run, name in zip(runs, names, strict=True)),
         *_samples(runs, names),
         f"## How these runs were made\n\n{_commands(runs, names)}",
     ]
     write_markdown(path, title, command, parts)
-    return path, picture
+    return (path, picture, others[0]) if others else (path, picture)
+
+
+def _others(runs: Sequence[Run], path: Path, names: Sequence[str] | None) -> tuple[Path, str] | None:
+    """Draw the gallery of the page, and say what is in the logs besides; None where they hold no other scalar."""
+    scalars = gallery_names(runs)
+    if not scalars:
+        return None
+    picture = plot_gallery(runs, path.with_name(f"{path.stem}-others.png"), scalars, names)
+    note = "Hollow diamonds are evaluations; no unit is known of what another program logs."
+    rest = [name for name in not_drawn(runs) if name not in scalars]
+    rest = [*scalars[MOST_PANELS:], *rest]
+    if rest:
+        note += f"\nAlso in the logs: {', '.join(rest[:_NAMED])}"
+        note += f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
+        note += " (`hf-difflm plot RUN --metric NAME`)."
+    return picture, note
 
 
 def _explanation(runs: Sequence[Run]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from ..comparing.accuracies import accuracy_cells, accuracy_headings
 from ..comparing.evaluation_table import evaluation_cells, evaluation_headings, evaluation_note
 from ..comparing.fairness import UNSAID, settings_of
-from ..comparing.table import Comparison
+from ..comparing.table import SEED_COLUMNS, Comparison
 from ..comparing.verdicts import bound_note
 from ..derived.document import summarize
 from ..derived.sample_groups import SampleGroup, blank_said, quality_line, sample_groups
@@ -69,13 +69,13 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
                 row.configuration,
                 str(len(row.seeds)),
                 with_error(row.eval_nll, row.eval_nll_stderr),
-                with_error(row.eval_bpb, row.eval_bpb_stderr),
+                *row.cells(),
                 *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
                 row.bound or UNKNOWN,
             ]
             for row in comparison.seed_rows
         ]
-        head = ["configuration", "seeds", f"{comparison.unit or 'loss'} ± se", "bits/byte ± se", *accuracies, "bound"]
+        head = ["configuration", "seeds", f"{comparison.unit or 'loss'} ± se", *SEED_COLUMNS, *accuracies, "bound"]
         parts += ["<h3>Mean over seeds</h3>", _table(head, seeds, "summary")]
     if comparison.paired is not None:
         parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}</p>")

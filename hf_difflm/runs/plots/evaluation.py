@@ -24,7 +24,7 @@ from .series import (
     titled,
     x_axis,
 )
-from .style import Style, finish, label_text, legend, log_y_if_wide, new_figure, scale_x
+from .style import Style, finish, label_text, legend, log_y_if_wide, new_figure, scale_x, stacked
 from .training import smoothed_loss
 
 _MILESTONE_AXES = ("step", "tokens", "time")
@@ -33,7 +33,7 @@ _RAW_RUNS = 4  # beyond it the single steps hide more than they show
 
 def draw_comparison(drawing: Drawing) -> Figure:
     """Left: training loss, every step (light) and its moving mean. Right: evaluation nll. One curve a group."""
-    figure, (training, evaluation) = new_figure(2)
+    figure, (training, evaluation) = new_figure(2, drawing.width)
     for place, group in enumerate(drawing.groups):
         style = Style.of(place)
         if len(drawing.runs) <= _RAW_RUNS and len(group.runs) == 1:
@@ -55,7 +55,7 @@ def draw_comparison(drawing: Drawing) -> Figure:
 
 def draw_validation(drawing: Drawing) -> Figure:
     """Evaluation nll with standard errors; several seeds as mean and band."""
-    figure, (axes,) = new_figure()
+    figure, (axes,) = new_figure(width=drawing.width)
     handles, names = _draw_nll(axes, drawing)
     if not any(run.final_evaluation for run in drawing.runs):
         raise NothingToDraw("no evaluation was logged")
@@ -71,7 +71,7 @@ def draw_milestones(drawing: Drawing) -> Figure:
     if not len(thresholds):
         raise NothingToDraw("no run has two evaluations that differ, so there is no threshold to reach")
     known = [axis for axis in _MILESTONE_AXES if any(len(evaluation_series(run, axis)[0]) for run in drawing.runs)]
-    figure, panels = new_figure(len(known))
+    figure, panels = new_figure(len(known), drawing.width)
     for axes, axis in zip(panels, known, strict=True):
         for place, group in enumerate(drawing.groups):
             curve = group_curve([_reached_curve(run, axis, thresholds) for run in group.runs])
@@ -87,7 +87,8 @@ def draw_milestones(drawing: Drawing) -> Figure:
                 linewidth=1.4,
                 capsize=3,
             )
-        finish(axes, "", AXES[axis].label, f"evaluation {drawing.nll_label}, reached" if axes is panels[0] else "")
+        labelled = axes is panels[0] or stacked(len(known), drawing.width)
+        finish(axes, "", AXES[axis].label, f"evaluation {drawing.nll_label}, reached" if labelled else "")
         axes.set_yticks(thresholds)
         axes.set_ylim(*_margin(thresholds))
         if axes.has_data():

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ..journal.measurements import numbers
-from ..journal.quantities import quantity
+from ..journal.quantities import quantity_in
 from ..journal.run import Run
 from ..journal.schema import EvaluationRecord
 from .axes import evaluation_series, positions_at, step_series
@@ -71,10 +71,10 @@ def other_scalars(run: Run, drawn: Collection[str] = ()) -> list[str]:
     """
     if run.objective is not None:
         return []
-    steps = [name for name in run.steps.quantities if quantity(name) is None and name not in ("iter", "steps")]
+    steps = [name for name in run.steps.quantities if quantity_in(name, None) is None and name not in ("iter", "steps")]
     evaluated = dict.fromkeys(name for record in run.evaluations for name in record.metrics if _has(record, name))
     known = {"epoch", *steps, *run.steps.quantities, *(f"eval_{name}" for name in steps)}
-    rest = [name for name in evaluated if name not in known and quantity(name) is None]
+    rest = [name for name in evaluated if name not in known and quantity_in(name, None) is None]
     names = [name for name in [*steps, *rest] if name not in drawn]
     return sorted(
         names, key=lambda name: (_COUNTS.search(name) is not None, _REWARDS.search(name) is None, _spread(name))

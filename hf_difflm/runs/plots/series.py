@@ -35,6 +35,7 @@ class Drawing:
         groups: the same runs by configuration; one of several runs differs in the seed alone.
         title: stands above the picture; may be empty.
         x: key of ``AXES``.
+        width: of the picture in inches; None: that of a screen.
     """
 
     runs: list[Run]
@@ -42,6 +43,7 @@ class Drawing:
     groups: list[SeedGroup]
     title: str
     x: str
+    width: float | None = None
 
     @property
     def loss_label(self) -> str:
@@ -54,6 +56,11 @@ class Drawing:
         """The same for what evaluations are ranked by."""
         unit = common_loss_unit(self.runs)
         return f"nll ({unit})" if unit else "loss"
+
+    @property
+    def step_word(self) -> str:
+        """What the rows of all runs are: steps, or epochs where the logs count no steps."""
+        return "epoch" if all(run.step_word == "epoch" for run in self.runs) else "step"
 
     def need(self, known: bool, what: str) -> None:
         """Stop with :class:`NothingToDraw` where nothing is known."""

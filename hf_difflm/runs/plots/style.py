@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from ...errors import UserError
@@ -31,6 +34,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 LINES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _LONGEST_NAME = 44
+_NARROWEST = 2.0  # inches of a panel that stands beside others
+WIDTHS = (1.5, 40.0)
+"""Inches that a picture may be wide."""
 
 
 @dataclass(frozen=True)
@@ -48,35 +54,106 @@ class Style:
         return cls(COLOURS[place % size], MARKERS[place % len(MARKERS)], LINES[place // size % len(LINES)])
 
 
-def new_figure(panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure with this many panels side by side."""
-    width = {1: 9.0, 2: 12.8}.get(panels, 14.4)
-    figure = Figure(figsize=(width, 5.6), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    FigureCanvasAgg(figure)
-    return figure, list(np.atleast_1d(figure.subplots(1, panels)))
+def stacked(panels: int, width: float | None) -> bool:
+    """Whether panels stand one below the other, since a picture of this width has no room for them side by side."""
+    return width is not None and width / panels < _NARROWEST
 
 
-def new_rows(rows: int, panels: int) -> tuple[Figure, list[list[Axes]]]:
-    """Return an empty figure with this many rows of panels."""
-    size = ({1: 9.0, 2: 12.8}.get(panels, 14.4), 4.6 * rows + 1.0)
-    figure = Figure(figsize=size, dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    FigureCanvasAgg(figure)
-    return figure, [list(row) for row in figure.subplots(rows, panels, squeeze=False)]
+def new_figure(panels: int = 1, width: float | None = None) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure with this many panels side by side; in a narrow one of them below each other.
+
+    Args:
+        panels: how many.
+        width: of the figure in inches, as a page has room for; by default that of a screen.
+    """
+    figure, rows = new_rows(1, panels, width)
+    if width is None:
+        figure.set_figheight(5.6)
+    return figure, rows[0]
 
 
-def new_grid(panels: int) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure with this many small panels on common axes, in rows."""
+def new_rows(rows: int, panels: int, width: float | None = None) -> tuple[Figure, list[list[Axes]]]:
+    """Return an empty figure with this many rows of panels; in a narrow one each panel has a row of its own."""
+    columns = 1 if stacked(panels, width) else panels
+    lines = rows * panels // columns
+    if width is None:
+        size = ({1: 9.0, 2: 12.8}.get(panels, 14.4), 4.6 * rows + 1.0)
+    else:
+        size = (width, _page_height(lines, width / columns))
+    figure = _empty(size, 0.1, width)
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    return figure, [axes[row * panels : (row + 1) * panels] for row in range(rows)]
+
+
+def new_grid(panels: int, width: float | None = None, shared: bool = True) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure with this many small panels in rows, on common axes where they are ``shared``."""
     columns = min(4, math.ceil(math.sqrt(panels)))
+    if width is not None:
+        columns = max(1, min(columns, int(width / _NARROWEST)))
     rows = math.ceil(panels / columns)
-    size = (3.4 * columns + 0.6, 2.3 * rows + 0.8)
-    figure = Figure(figsize=size, dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))
-    FigureCanvasAgg(figure)
-    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    size = (3.4 * columns + 0.6, 2.3 * rows + 0.8) if width is None else (width, _page_height(rows, width / columns))
+    figure = _empty(size, 0.06, width)
+    grid = list(figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flat)
     for axes in grid[panels:]:
         axes.set_axis_off()
     for axes in grid[max(panels - columns, 0) : panels]:
         axes.tick_params(labelbottom=True)  # also where the panel below is empty
     return figure, grid[:panels]
+
+
+def _page_height(rows: int, width: float) -> float:
+    """Inches of a figure whose panels are this wide, each with its labels, and with a legend below."""
+    return rows * max(0.6 * width, 1.7) + 0.4
+
+
+def _empty(size: tuple[float, float], padding: float, width: float | None) -> Figure:
+    padding = padding if width is None else padding / 2
+    figure = Figure(
+        figsize=size,
+        dpi=150 if width is None else 300,
+        layout=ConstrainedLayoutEngine(w_pad=padding, h_pad=padding),
+    )
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def fit_to_page(figure: Figure) -> None:
+    """Make text and lines small enough for a figure of a page: axis labels of 8 points in a column, 11 from 9 inches on."""
+    scale = min(1.0, max(0.7, figure.get_figwidth() / 9))
+    for text in figure.findobj(Text):
+        text.set_fontsize(float(text.get_fontsize()) * scale)
+    for line in figure.findobj(Line2D):
+        line.set_linewidth(line.get_linewidth() * scale)
+        line.set_markersize(line.get_markersize() * scale)
+    grid = figure.axes[0].get_gridspec()
+    whole = 0.75 * 72 * figure.get_figwidth()
+    room = whole / (grid.ncols if grid else 1)
+    height = 0.5 * 72 * figure.get_figheight() / (grid.nrows if grid else 1)
+    named = _titled_panels(figure)
+    for axes in figure.axes:
+        axes.tick_params(which="both", labelsize=10 * scale)  # ticks to come, too
+        axes.set_xlabel(_broken(axes.get_xlabel(), room, 11 * scale))
+        axes.set_ylabel(_broken(axes.get_ylabel(), height, 11 * scale))
+    for axes in named:
+        title = _broken(axes.get_title(loc="left"), room if len(named) > 1 else whole, 13 * scale)
+        axes.set_title(title, loc="left", fontsize=13 * scale)
+
+
+def without_titles(figure: Figure) -> None:
+    """Take away what a caption says: the title above and a single one below it; panels that have one each keep theirs."""
+    if figure.get_suptitle():
+        figure.suptitle("")
+    if len(named := _titled_panels(figure)) == 1:
+        named[0].set_title("", loc="left")
+
+
+def _titled_panels(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_title(loc="left")]
+
+
+def _broken(text: str, points: float, size: float) -> str:
+    """The text in lines of this many points; a letter takes about half its size."""
+    return textwrap.fill(text, max(12, int(points / (0.54 * size)))) if text else text
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -91,7 +168,9 @@ def save(figure: Figure, path: Path) -> Path:
         with replacing(path) as temporary, warnings.catch_warnings():
             # A name may hold letters that the font lacks; they become boxes.
             warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-            figure.savefig(temporary, **_quickly(path))
+            # Type 3, the default, is refused by the checks of many venues; 42 is TrueType.
+            with rc_context({"pdf.fonttype": 42}):
+                figure.savefig(temporary, **_quickly(path))
     except OSError as error:
         raise UserError(
             f"the picture {str(path)!r} cannot be written ({error.strerror}); name another place"

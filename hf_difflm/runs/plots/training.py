@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..derived.metrics import losses_by_epoch
+from ..journal.quantities import STEP, quantity_in
 from ..journal.run import Run
 from .axes import step_series
 from .decimation import decimate
@@ -36,11 +37,11 @@ def draw_loss_per_step(drawing: Drawing) -> Figure:
     drawing.need(any(len(y) for _, y in series), "no training loss was logged")
     if len(series) > _ONE_PANEL:
         return titled(_loss_panels(drawing, series), drawing)
-    figure, (axes,) = new_figure()
+    figure, (axes,) = new_figure(width=drawing.width)
     for place, (x, y) in enumerate(series):
         _draw_steps(axes, x, y, Style.of(place))
     log_y_if_wide(axes)
-    finish(axes, "Training loss of each step", x_axis(axes, drawing), drawing.loss_label)
+    finish(axes, f"Training loss of each {drawing.step_word}", x_axis(axes, drawing), drawing.loss_label)
     run_legend(figure, drawing)
     return titled(figure, drawing)
 
@@ -54,7 +55,7 @@ def _draw_steps(axes: Axes, x: np.ndarray, y: np.ndarray, style: Style) -> None:
 
 def _loss_panels(drawing: Drawing, series: list[tuple[np.ndarray, np.ndarray]]) -> Figure:
     """One panel a run on common axes, the other runs in grey behind it: the noise of many runs hides them all."""
-    figure, panels = new_grid(len(series))
+    figure, panels = new_grid(len(series), drawing.width)
     for place, axes in enumerate(panels):
         for other, (x, y) in enumerate(series):
             if other != place:
@@ -74,20 +75,20 @@ def _loss_panels(drawing: Drawing, series: list[tuple[np.ndarray, np.ndarray]]) 
 
 def draw_loss_smoothed(drawing: Drawing) -> Figure:
     """The moving mean of the loss over 100 steps; several seeds as mean and band."""
-    figure, (axes,) = new_figure()
+    figure, (axes,) = new_figure(width=drawing.width)
     curves = [group_curve([smoothed_loss(run, drawing.x) for run in group.runs]) for group in drawing.groups]
     drawing.need(any(len(curve.y) for curve in curves), "no training loss was logged")
     for place, curve in enumerate(curves):
         draw_line(axes, curve, Style.of(place))
     log_y_if_wide(axes)
-    finish(axes, "Training loss, mean of up to 100 steps", x_axis(axes, drawing), drawing.loss_label)
+    finish(axes, f"Training loss, mean of up to 100 {drawing.step_word}s", x_axis(axes, drawing), drawing.loss_label)
     legend(figure, group_handles(drawing), group_names(drawing))
     return titled(figure, drawing)
 
 
 def draw_loss_per_epoch(drawing: Drawing) -> Figure:
     """The mean loss of each epoch, hollow where the epoch was not finished; several seeds as mean and band."""
-    figure, (axes,) = new_figure()
+    figure, (axes,) = new_figure(width=drawing.width)
     found = [[losses_by_epoch(run) for run in group.runs] for group in drawing.groups]
     if not any(len(epochs) for group in found for epochs, _ in group):
         raise NothingToDraw("no run says which epoch its steps belong to")
@@ -115,7 +116,7 @@ def draw_loss_per_epoch(drawing: Drawing) -> Figure:
 
 def draw_step_time_histogram(drawing: Drawing) -> Figure:
     """How long the steps took, evaluation and saving apart; the slowest of all are counted in the last bar."""
-    figure, (axes,) = new_figure()
+    figure, (axes,) = new_figure(width=drawing.width)
     times = [run.column("time_ms") for run in drawing.runs]
     times = [values[np.isfinite(values) & (values > 0)] for values in times]
     known = [values for values in times if len(values)]
@@ -151,16 +152,20 @@ def draw_step_time_histogram(drawing: Drawing) -> Figure:
 
 def draw_mfu(drawing: Drawing) -> Figure:
     """Model FLOPs utilisation: what the model requires, in per cent of the dense peak of the hardware."""
-    figure, (axes,) = new_figure()
+    figure, (axes,) = new_figure(width=drawing.width)
     series = [step_series(run, "mfu", drawing.x) for run in drawing.runs]
     drawing.need(any(len(y) for _, y in series), "no run knows its MFU, which needs the peak FLOP/s of its device")
     for place, (run, (x, y)) in enumerate(zip(drawing.runs, series, strict=True)):
         if len(y) > 60 and len(series) <= _ONE_PANEL:
             axes.plot(*decimate(x, y), color=Style.of(place).colour, linewidth=0.7, alpha=0.3)
         draw_line(axes, Curve(*smoothed(x, y, _steps_per_row(run))), Style.of(place))
-    finish(axes, "Model FLOPs utilisation, mean of up to 100 steps", x_axis(axes, drawing), "MFU (% of the dense peak)")
+    ours = all(quantity_in("mfu", run.objective) == STEP["mfu"] for run in drawing.runs)
+    label = "MFU (% of the dense peak)" if ours else "MFU"
+    finish(axes, "Model FLOPs utilisation, mean of up to 100 steps", x_axis(axes, drawing), label)
     axes.set_ylim(0, 1.08 * axes.dataLim.y1)
-    run_legend(figure, drawing, [f"mean {y.mean():.3g} %" if len(y) else "unknown" for _, y in series])
+    run_legend(
+        figure, drawing, [f"mean {y.mean():.3g}{' %' if ours else ''}" if len(y) else "unknown" for _, y in series]
+    )
     return titled(figure, drawing)
 
 

@@ -47,6 +47,16 @@ def load_run(path: str | Path) -> Run:
     return read_log(path)
 
 
+def as_runs(runs: Run | str | Path | Sequence[Run | str | Path]) -> list[Run]:
+    """Return runs of what people name them by in Python: runs themselves, and what :func:`load_run` takes; one or several.
+
+    Raises:
+        UserError: there is no run at a path.
+    """
+    several = [runs] if isinstance(runs, (Run, str, Path)) else runs
+    return [run if isinstance(run, Run) else load_run(run) for run in several]
+
+
 def load_runs(paths: Sequence[str | Path], earlier: bool = False) -> tuple[list[Run], list[str]]:
     """Return all runs that the paths name, and a sentence for each that could not be read; the others still load.
 

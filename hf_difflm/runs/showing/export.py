@@ -1,4 +1,4 @@
-"""Runs as tables for other programs: CSV, markdown and JSON."""
+"""Runs as tables for other programs: CSV, markdown, LaTeX and JSON."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from ..journal.measurements import measurement_rows
 from ..journal.run import Run
 from ..journal.strict_json import dumps, plain
 from ..journal.tables import UNKNOWN, markdown_table, number
+from .paper_tables import results_latex, results_markdown, results_rows
 
-TABLES = ("steps", "evaluations", "measurements", "summary")
+TABLES = ("results", "steps", "evaluations", "measurements", "summary")
+RESULTS = TABLES[0]
+"""The table of a paper, made of the comparison of the runs."""
 # One row a number; in the others the columns follow from what is known.
 _MEASUREMENT_KEYS = ["run", "iter", "source", "name", "value", "timestamp"]
 _BLOCK = 10_000
@@ -48,7 +51,7 @@ def export_csv(runs: Sequence[Run], table: str = "steps") -> Iterator[str]:
     Args:
         runs: at least one; the first column is the run where there are several.
         table: ``steps`` (the quantities that some step knows), ``evaluations`` (every metric), ``measurements`` (one row
-            a number) or ``summary``.
+            a number), ``summary`` or ``results`` (:func:`~.paper_tables.results_rows`).
 
     Raises:
         UserError: the table is unknown.
@@ -67,7 +70,7 @@ def export_csv(runs: Sequence[Run], table: str = "steps") -> Iterator[str]:
         return
     rows = _table_rows(runs, names, table)
     headings = list(dict.fromkeys(key for row in rows for key in row)) or _MEASUREMENT_KEYS
-    if not several and table != "summary":
+    if not several and table not in ("summary", RESULTS):
         headings = [heading for heading in headings if heading != "run"]
     yield _csv_lines([headings])
     yield _csv_lines([["" if row.get(key) is None else row[key] for key in headings] for row in rows])
@@ -84,6 +87,8 @@ def export_markdown(runs: Sequence[Run], table: str = "summary") -> str:
         raise UserError(
             "a markdown table of every step would be too long to read; use --format csv, or --table summary"
         )
+    if table == RESULTS:
+        return results_markdown(compare_runs(runs))
     names = labels(runs)
     if table != "summary":
         rows = _table_rows(runs, names, table)
@@ -93,6 +98,18 @@ def export_markdown(runs: Sequence[Run], table: str = "summary") -> str:
     keys = [key for key in _SUMMARY_HEADINGS if any(row.get(key) is not None for row in rows)]
     cells = [[str(row["run"]), str(row["status"]), *(_shown(row.get(key)) for key in keys)] for row in rows]
     return markdown_table(["Run", "Status", *(_SUMMARY_HEADINGS[key] for key in keys)], cells) + "\n"
+
+
+def export_latex(runs: Sequence[Run], table: str = RESULTS) -> str:
+    """Return the table of a paper for LaTeX; see :func:`~.paper_tables.results_latex`.
+
+    Raises:
+        UserError: another table is asked for.
+    """
+    _check_table(table)
+    if table != RESULTS:
+        raise UserError(f"--table {table} has no LaTeX form; use --table {RESULTS}, or --format csv or markdown")
+    return results_latex(compare_runs(runs))
 
 
 def write_pieces(path: Path, pieces: Iterable[str]) -> Path:
@@ -127,6 +144,8 @@ def comparison_json(runs: Sequence[Run], names: Sequence[str] | None = None) -> 
 
 
 def _table_rows(runs: Sequence[Run], names: Sequence[str], table: str) -> list[dict[str, Any]]:
+    if table == RESULTS:
+        return results_rows(compare_runs(runs))
     if table == "measurements":
         return list(measurement_rows(runs, names))
     return _evaluation_rows(runs, names) if table == "evaluations" else _summary_rows(runs, names)
@@ -143,6 +162,7 @@ def _summary_rows(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, A
             "end_time": run.end_time,
             "parameters": run.header.model.get("parameters"),
             **summarize(run),
+            "best_val_loss_stderr": run.lowest_evaluation.nll_stderr if run.lowest_evaluation else None,
         }
         for run, name in zip(runs, names, strict=True)
     ]

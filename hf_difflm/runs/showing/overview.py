@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..comparing.table import labels
+from ..comparing.verdicts import BOUND, kind_of
 from ..derived.document import summarize
 from ..derived.metrics import losses_by_epoch
 from ..journal.append_only import RECORDS_LOST
 from ..journal.measurements import last_measurements, measurement_lines
-from ..journal.quantities import STEP
+from ..journal.quantities import quantity_in
 from ..journal.run import Run
 from ..journal.schema import STATUS_OF_EVENT, STEP_NUMBERS, EvaluationRecord
 from ..journal.tables import (
@@ -42,6 +43,7 @@ _QUANTITIES = (
     "noise_level",
     "masking_rate",
 )
+_ROOM_FOR_ERRORS = 100  # columns; below it the runs' names need the room
 _SUMMARY_HEADINGS = (
     "run",
     "objective",
@@ -69,6 +71,8 @@ def list_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "start_time": run.start_time,
             "end_time": run.end_time,
             **summarize(run),
+            "best_val_loss_stderr": run.lowest_evaluation.nll_stderr if run.lowest_evaluation else None,
+            "bound": run.bound,
         }
         for run in runs
     ]
@@ -79,18 +83,27 @@ def list_text(runs: Sequence[Run], width: int) -> str:
     """Return the list as a table that fits into ``width`` columns."""
     # The step of a death has a column of its own here.
     status = {typed(run): (run.death or run.shown_status).replace(f" at step {run.last_step:,}", "") for run in runs}
+    epochs = {typed(run): " epochs" for run in runs if run.step_word == "epoch"}
+    wide = width >= _ROOM_FOR_ERRORS
     cells = [
         [
             row["path"],
             status[row["path"]],
-            count(row["final_iter"]),
+            f"{count(row['final_iter'])}{epochs.get(row['path'], '')}",
             number(row["final_train_loss"], 4),
-            number(row["best_val_loss"], 4),
+            _estimate(row["best_val_loss"], row["best_val_loss_stderr"] if wide else None, row["bound"]),
             _short_time(row["start_time"]),
         ]
         for row in list_rows(runs)
     ]
-    return line_table(["run", "status", "steps", "loss", "best eval", "started"], cells, width)
+    return line_table(
+        ["run", "status", "steps", "loss", f"best eval{' ± se' if wide else ''}", "started"], cells, width
+    )
+
+
+def _estimate(value: float | None, stderr: float | None, bound: str | None) -> str:
+    """``≤ value ± stderr``; without the mark where the number is no bound, or its log does not say."""
+    return f"{'≤ ' if value is not None and kind_of(bound) == BOUND else ''}{with_error(value, stderr)}"
 
 
 def summary_text(runs: Sequence[Run], names: Sequence[str] | None, width: int) -> str:
@@ -116,7 +129,7 @@ def summary_text(runs: Sequence[Run], names: Sequence[str] | None, width: int) -
                 number(losses.min(), 4) if len(losses) else UNKNOWN,
                 count(epochs[-1]) if len(epochs) else UNKNOWN,
                 number(by_epoch[-1], 4) if len(epochs) else UNKNOWN,
-                with_error(best.nll, best.nll_stderr) if best else UNKNOWN,
+                _estimate(best.nll, best.nll_stderr, run.bound) if best else UNKNOWN,
             ]
         )
     return text_table(_SUMMARY_HEADINGS, rows, width)
@@ -168,8 +181,11 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         *_reads(run),
         ("engine", _engine(run)),
         *_mixture(run),
-        ("trained", f"{count(summary['total_iterations'])} steps, {count(summary['tokens_seen'])} scored tokens"),
-        ("best", f"{_with_unit(run, best)} at step {best.iter:,}" if best else UNKNOWN),
+        (
+            "trained",
+            f"{count(summary['total_iterations'])} {run.step_word}s, {count(summary['tokens_seen'])} scored tokens",
+        ),
+        ("best", f"{_with_unit(run, best)} at {run.step_word} {best.iter:,}" if best else UNKNOWN),
         *([("test", f"{_with_unit(run, test)} at step {test.iter:,}")] if (test := run.test_evaluation) else []),
         ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
         ("command", command if isinstance(command, str) else UNKNOWN),
@@ -180,7 +196,9 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
     if run.damaged_lines:
         facts.append(("damaged", f"{run.damaged_lines} lines of the journal could not be read"))
     lines = [f"{name:<10} {' '.join(printable(text).split())}" for name, text in facts]
-    titles = {name: STEP[name].label if name in _QUANTITIES else shortened(name) for name in _shown(run)}
+    titles = {
+        name: known.label if (known := quantity_in(name, run.objective)) else shortened(name) for name in _shown(run)
+    }
     titles["loss"] = run.training_loss_label
     cells = [
         [titles[name], *(significant(found[key]) for key in ("mean", "min", "max", "last"))]

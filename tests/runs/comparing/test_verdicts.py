@@ -84,7 +84,7 @@ def test_a_bound_below_an_exact_number_is_at_least_that_far_in_text_markdown_and
             runs[-1] = evaluated(runs[-1], tmp_path / runs[-1].name)
     comparison = compare_runs(runs)
     sentence = "has the lower nll, by at least this much"
-    page, _ = write_report(runs, tmp_path / "page.md")
+    page, *_ = write_report(runs, tmp_path / "page.md")
     interactive = write_html_report(runs, tmp_path / "page.html")
     for text in (comparison.to_text(160), comparison.to_markdown(), page.read_text(), interactive.read_text()):
         assert sentence in text

@@ -12,6 +12,10 @@ from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.dashboard import figure
 from hf_difflm.runs.journal.schema import MeasurementRecord, RunRecord, StepRecord
 from hf_difflm.runs.pages.curves import page_data
+from hf_difflm.runs.plots.kinds import KINDS
+from hf_difflm.runs.plots.metric import draw_metric
+from hf_difflm.runs.plots.series import Drawing
+from hf_difflm.runs.showing.overview import show_text
 
 pytestmark = pytest.mark.borders
 FOREIGN_LOGS = Path(__file__).parents[2] / "fixtures" / "foreign_logs"
@@ -87,3 +91,33 @@ def test_throughput_that_a_callback_has_measured_fills_its_panel_and_rewards_com
     assert panels["Throughput"].lines[0].get_ydata().tolist() == [100.0, 200.0, 300.0]
     names = ["rewards/margins", "entropy", "logps/chosen", "num_tokens"]
     assert [title for title in panels if title in names] == names
+
+
+def _in_per_cent(tmp_path):
+    rows = ["step,loss,accuracy,mfu,eval_loss,eval_cola_accuracy,eval_accuracy"]
+    rows += [f"{step},{1 / step},{0.2 * step},0.3,{2 / step},{40 + step},{50 + step}" for step in range(1, 8)]
+    path = tmp_path / "theirs.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return load_run(path)
+
+
+def test_the_accuracies_of_another_program_are_drawn_as_they_were_logged(drawn, tmp_path):
+    run = _in_per_cent(tmp_path)
+    panels, _ = drawn(run)
+    # 0.2 to 1.4: neither shares that are shown as per cent nor per cent from 0 to 100, whatever they are.
+    assert panels["Accuracy"].lines[0].get_ydata().tolist() == run.column("accuracy").tolist()
+    assert panels["Accuracy"].get_ylim()[1] < 60
+    assert panels["Accuracy"].get_ylabel() == panels["Loss against accuracy"].get_ylabel() == "accuracy"
+    assert panels["eval_cola_accuracy"].lines[0].get_ydata().tolist() == [40.0 + step for step in range(1, 8)]
+
+
+def test_no_unit_of_ours_stands_beside_the_accuracies_of_another_program(tmp_path):
+    run = _in_per_cent(tmp_path)
+    charts = page_data([run], ["theirs"], seed_groups([run], ["theirs"]))["charts"]
+    units = {chart["title"]: chart["unit"] for chart in charts}
+    assert {units[name] for name in ("Training accuracy", "Evaluation accuracy", "MFU", "eval_cola_accuracy")} == {""}
+    assert "share" not in show_text(run, 100)
+    drawing = Drawing([run], ["theirs"], seed_groups([run], ["theirs"]), "", "step")
+    labels = {name: draw_metric(drawing, name).axes[0].get_ylabel() for name in ("eval_cola_accuracy", "eval_accuracy")}
+    assert labels == {"eval_cola_accuracy": "eval_cola_accuracy", "eval_accuracy": "accuracy"}
+    assert KINDS["mfu"](drawing).axes[0].get_ylabel() == "MFU"

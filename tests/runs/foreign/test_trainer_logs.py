@@ -165,7 +165,7 @@ def test_runs_of_a_trainer_and_ours_are_compared_without_a_unit(trained, write_r
     ("name", "content", "words"),
     [
         ("a.json", '{"log_history": [], "global_step": 3}', "its log_history is empty at step 3"),
-        ("a.json", '[{"epoch": 1, "loss": 2.0}]', "trainer_state.json, a dump of log_history"),
+        ("a.json", '[{"batch": 1, "loss": 2.0}]', "trainer_state.json, a dump of log_history"),
         ("a.jsonl", '{"messages": []}\n{"messages": []}\n', "none of iter, step, global_step, iteration"),
         ("a.jsonl", '{"step": 1}\n', "no scalar was logged"),
         ("a.jsonl", '{"step": 1, "loss": "low"}\n', "loss must be a number, not 'low'"),

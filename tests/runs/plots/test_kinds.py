@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -18,7 +19,7 @@ from hf_difflm.runs.journal.steps import Steps
 from hf_difflm.runs.plots.evaluation import milestone_thresholds, milestones
 from hf_difflm.runs.plots.kinds import KINDS, plot_runs
 from hf_difflm.runs.plots.series import Drawing, group_curve
-from hf_difflm.runs.plots.style import FORMATS, label_text, save
+from hf_difflm.runs.plots.style import FORMATS, fit_to_page, label_text, save, without_titles
 
 
 def _drawing(runs, x="step", title=""):
@@ -212,3 +213,48 @@ def test_no_name_breaks_a_picture_or_vanishes_from_its_legend(tmp_path, name):
 
 def test_mathematics_in_a_name_is_only_text(tmp_path):
     assert plot_runs([make_run(r"$\frac{_^$ and _hidden")], tmp_path, ["validation"], title="$x^").paths
+
+
+def test_a_pdf_has_truetype_fonts_alone(tmp_path):
+    (path,) = plot_runs([make_run()], tmp_path, ["validation"], picture_format="pdf").paths
+    fonts = set(re.findall(rb"/Subtype /(Type3|TrueType|CIDFontType2|Type0)", path.read_bytes()))
+    assert fonts
+    assert b"Type3" not in fonts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_for_a_column_is_as_wide_as_it_and_its_letters_are_those_of_a_page(tmp_path, kind):
+    runs = [make_run(f"run{place}", 100, final=1 + place / 10, width=place) for place in range(2)]
+    (path,) = plot_runs(runs, tmp_path, [kind], picture_format="pdf", width=3.25).paths
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+) ?\]", path.read_bytes())
+    assert float(box[1]) == pytest.approx(3.25 * 72)
+    figure = KINDS[kind](dataclasses.replace(_drawing(runs), width=3.25))
+    fit_to_page(figure)
+    figure.canvas.draw()
+    whole = figure.bbox.padded(1)
+    for axes in figure.axes:
+        assert axes.get_position().width > 0.6  # of the figure: panels stand below each other
+        for text in (axes._left_title, axes.xaxis.label, axes.yaxis.label):
+            box = text.get_window_extent()
+            assert whole.contains(box.x0, box.y0), text.get_text()
+            assert whole.contains(box.x1, box.y1), text.get_text()
+        assert axes.xaxis.label.get_fontsize() == pytest.approx(7.7)
+        assert {label.get_fontsize() for label in axes.get_xticklabels()} == {7.0}
+
+
+def test_panels_stand_side_by_side_where_a_page_has_room():
+    left, right = KINDS["comparison"](dataclasses.replace(_drawing([make_run()]), width=6.75)).axes
+    assert left.get_subplotspec().rowspan == right.get_subplotspec().rowspan
+
+
+def test_no_titles_leaves_those_that_tell_panels_apart():
+    def titles(kind, runs):
+        figure = KINDS[kind](_drawing(runs, title="mine"))
+        without_titles(figure)
+        return [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes)]
+
+    assert titles("validation", [make_run()]) == ["", ""]
+    assert titles("milestones", [make_run()]) == ["", "", "", ""]
+    assert titles("comparison", [make_run()]) == ["", "Training loss", "Evaluation"]
+    four = [make_run(name, 5) for name in "abcd"]
+    assert titles("loss_per_step", four) == ["", *"abcd"]

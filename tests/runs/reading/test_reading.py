@@ -9,7 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_difflm.errors import UserError
-from hf_difflm.runs import Run, load_run
+from hf_difflm.runs import (
+    Run,
+    compare_runs,
+    load_run,
+    plot_comparison,
+    plot_runs,
+    write_html_report,
+    write_report,
+)
 from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.derived.rebuild import write_derived
 
@@ -110,3 +118,17 @@ def test_columns_hold_nan_where_a_value_is_unknown(write_run):
     assert np.isnan(run.column("mfu")).all()
     assert run.tokens_per_sec == pytest.approx(1000.0)
     assert run.tokens_seen == 150
+
+
+@pytest.mark.borders
+def test_from_python_paths_stand_for_the_runs_that_are_there(write_run, tmp_path):
+    runs = [write_run("a"), write_run("b", config={"seed": 2})]
+    paths = [str(runs[0].path), runs[1].path.parent]
+    assert compare_runs(paths).to_markdown() == compare_runs(runs).to_markdown()
+    assert plot_runs(paths, tmp_path / "plots", ["validation"]).paths
+    assert plot_comparison(paths, tmp_path / "both.png").exists()
+    assert write_report(paths, tmp_path / "page.md")[0].read_text().count("| a |") == 1
+    assert write_html_report(paths, tmp_path / "page.html").exists()
+    assert compare_runs(str(runs[0].path)).rows[0].run == "a"
+    with pytest.raises(UserError, match="there is no run at 'nowhere'"):
+        compare_runs([runs[0], "nowhere"])

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +13,14 @@ from made_runs import evaluated, make_run, million_steps
 from hf_difflm.errors import UserError
 from hf_difflm.runs.derived.document import build_document
 from hf_difflm.runs.journal.schema import SampleRecord
-from hf_difflm.runs.showing.export import comparison_json, export_csv, export_json, export_markdown, write_pieces
+from hf_difflm.runs.showing.export import (
+    comparison_json,
+    export_csv,
+    export_json,
+    export_latex,
+    export_markdown,
+    write_pieces,
+)
 from hf_difflm.runs.showing.export_trackers import export_tensorboard, export_wandb
 
 
@@ -146,3 +155,80 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         write_pieces(tmp_path / "file" / "a.csv", ["x"])
+
+
+def _for_a_paper():
+    runs = [make_run(f"mdlm_{seed}", seed=seed, final=2.0 + seed / 100) for seed in (1, 2)]
+    runs += [make_run("a&b 50%", objective="ar", bound="exact", final=1.5, seed=1)]
+    for run in runs:
+        for record in run.evaluations:
+            exact = run.bound == "exact"
+            record.metrics.update(eval_ppl=math.exp(record.nll), eval_nll_stderr=0.0 if exact else 0.0123)
+    return runs
+
+
+def test_the_table_of_a_paper_marks_bounds_and_has_errors_to_their_second_digit():
+    run, _, exact = _for_a_paper()
+    lines = export_markdown([run, exact], "results").splitlines()
+    assert lines[0] == "| Run | Objective | Parameters | Tokens | NLL (nats/token) | Perplexity | Bits/byte |"
+    nll = run.best_evaluation.nll
+    ppl, bpb_error = math.exp(nll), 3.0 / nll * 0.0123
+    assert f"| ≤ {nll:.3f} ± 0.012 | ≤ {ppl:.3f} ± {ppl * 0.0123:.3f} | ≤ 3.000 ± {bpb_error:.3f} |" in lines[2]
+    assert lines[3].endswith(
+        f"| {exact.best_evaluation.nll:.4f} | {math.exp(exact.best_evaluation.nll):.2f} | 3.0000 |"
+    )
+    assert "≤: an upper bound (NELBO). ±: one standard error of the estimate." in lines[-1]
+    (row, _) = _rows(export_csv([run, exact], "results"))
+    assert (float(row["perplexity"]), float(row["perplexity_stderr"])) == pytest.approx((ppl, ppl * 0.0123))
+    assert (row["bound"], row["seeds"]) == ("nelbo", "")
+
+
+def test_several_seeds_are_one_line_of_a_paper_with_the_error_of_their_mean():
+    first, second, exact = _for_a_paper()
+    row, other = _rows(export_csv([first, second, exact], "results"))
+    perplexities = [math.exp(run.best_evaluation.nll) for run in (first, second)]
+    assert (row["run"], row["seeds"], other["seeds"]) == ("mdlm", "1 2", "1")
+    assert float(row["perplexity"]) == pytest.approx(sum(perplexities) / 2)
+    assert float(row["perplexity_stderr"]) == pytest.approx(abs(perplexities[0] - perplexities[1]) / 2)
+    assert other["perplexity_stderr"] == ""
+    assert "of the mean over seeds" in export_markdown([first, second, exact], "results")
+
+
+def test_the_latex_table_is_booktabs_and_escapes_what_latex_reads_as_its_own():
+    text = export_latex(_for_a_paper()[1:])
+    lines = [line.strip() for line in text.splitlines()]
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    begins = [line for line in lines if line.startswith((r"\begin", r"\end"))]
+    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", begins[1])[1]
+    assert [begins[0], *begins[2:]] == [r"\begin{table}[t]", r"\end{tabular}", r"\end{table}"]
+    for line in [lines[lines.index(r"\toprule") + 1], *body]:
+        assert line.endswith(r" \\")
+        assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1
+        assert len(re.findall(r"(?<!\\)\$", line)) % 2 == 0
+        assert not re.search(r"(?<!\\)[%#_]", line)
+    assert body[0].startswith(r"mdlm\_2 & mdlm & ")
+    assert re.search(r"& \$\\le \d\.\d+ \\pm 0\.012\$ &", body[0])
+    assert body[1].startswith(r"a\&b 50\% & ar & ")
+    assert "≤" not in "".join(lines[lines.index(r"\begin{table}[t]") :])
+    # What is said of the difference is for the author: outside of the caption.
+    assert [line for line in lines if "Fairness" in line] == [line for line in lines if line.startswith("% Fairness")]
+    with pytest.raises(UserError, match="--table steps has no LaTeX form"):
+        export_latex(_for_a_paper(), "steps")
+
+
+def test_latex_reads_what_a_name_holds_as_text():
+    text = export_latex([make_run("\\input{x}~^${}|<>")])
+    assert (
+        r"\textbackslash{}input\{x\}\textasciitilde{}\textasciicircum{}\$\{\}\textbar{}\textless{}\textgreater{} &"
+        in text
+    )
+
+
+def test_the_table_of_a_paper_says_nothing_of_what_a_foreign_log_leaves_open():
+    run = make_run("stock", objective=None, bound=None)
+    for record in run.evaluations:
+        record.metrics = {"eval_loss": record.nll}
+    text = export_markdown([run], "results")
+    assert text.splitlines()[0] == "| Run | Objective | Parameters | Tokens | Loss |"
+    assert "≤" not in text
+    assert "Whether the numbers of stock are exact or bounds is not in the logs." in text

@@ -22,7 +22,7 @@ def test_the_loss_of_another_trainer_has_no_unit_anywhere(objective, tmp_path):
     for record in run.evaluations:
         record.metrics = {"eval_loss": record.metrics["eval_nll"]}
     two = [run, make_run("another", objective=objective, bound=None, evaluations=0)]
-    page, _ = write_report(two, tmp_path / "page.md")
+    page, *_ = write_report(two, tmp_path / "page.md")
     interactive = write_html_report(two, tmp_path / "page.html")
     texts = [show_text(run, 100), compare_runs(two).to_text(100), page.read_text(), interactive.read_text()]
     texts += [best_text(best_run([run])), *map(describe, run.evaluations), *header_facts(run)]

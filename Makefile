@@ -39,9 +39,10 @@ test: $(BIN)/.installed-test  ## the fast tests (at most 5 minutes on two cores)
 test-all: $(BIN)/.installed-test  ## every test CI runs
 	@$(PYTEST)
 
-torture: $(BIN)/.installed-test  ## kill real trainings 100 times and resume them; every bit must be the same (minutes)
+torture: $(BIN)/.installed-test  ## kill real trainings 100 times and resume them, every bit must be the same; watch memory (minutes)
 	@$(BIN)/python tests/torture_resume.py --kills 100
 	@$(BIN)/python tests/torture_run_log.py --kills 20
+	@$(BIN)/python tests/torture_memory.py --steps 10000
 
 lint: $(BIN)/.installed-test  ## ruff: style and formatting
 	@$(BIN)/ruff check .

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ..errors import UserError
 
+LAST, ALL = "last", "all"
+TURNS = (LAST, ALL)
+"""Which answers of a conversation are trained on."""
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 """Of the files that are read."""
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -126,8 +129,8 @@ class DataOptions:
     sft: bool = field(
         default=False,
         metadata={
-            "help": "fine-tune on conversations (columns messages, or prompt and completion): the answers alone are masked "
-            "and scored"
+            "help": "fine-tune on conversations (messages, prompt and completion, ShareGPT, alpaca, ... or text with a chat "
+            "template's markers): the answers alone are masked and scored"
         },
     )
     sft_fill_eos: bool = field(
@@ -137,10 +140,19 @@ class DataOptions:
             "learns where to end"
         },
     )
+    sft_turns: str = field(
+        default=LAST,
+        metadata={
+            "help": "which answers of a conversation are scored: the last, or all of the assistant's turns, each a row with "
+            "what comes before it as its context",
+            "choices": TURNS,
+        },
+    )
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "read the training text while training on it: a Hub data set, .jsonl, .txt, .parquet files or folders"
+            "help": "read the training text, or with sft the conversations, while training on it: a Hub data set, .jsonl, "
+            ".txt, .parquet files or folders"
         },
     )
     shuffle_window: int = field(

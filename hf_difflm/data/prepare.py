@@ -11,8 +11,9 @@ from hf_difflm.errors import UserError
 
 from .caching import check_cache
 from .conversations.sft import SftPreparation
+from .conversations.streamed import SftStreamPreparation
 from .mixtures import prepare_mixture
-from .options import DataOptions, mixture_of
+from .options import LAST, TURNS, DataOptions, mixture_of
 from .prepare_held import Preparation
 from .prepare_stream import StreamPreparation
 from .prepared import PreparedData
@@ -72,7 +73,8 @@ def prepare_data(
             return load_prepared(options, tokenizer, need_train=need_train)
         check_cache()
         if options.sft:
-            return SftPreparation(options, tokenizer).run(need_train)
+            made = SftStreamPreparation if options.streaming else SftPreparation
+            return made(options, tokenizer).run(need_train)
         if options.streaming:
             return StreamPreparation(options, tokenizer).run(need_train)
         return Preparation(options, tokenizer, text).run(need_train)
@@ -82,8 +84,12 @@ def _check_sft(options: DataOptions) -> None:
     """Raise UserError where conversations are asked for in a way that only running text can be read."""
     if options.sft_fill_eos and not options.sft:
         raise UserError("sft_fill_eos fills up the answers of conversations; add sft, or leave it out")
-    if options.sft and options.streaming:
-        raise UserError("sft reads its conversations before training; leave out streaming")
+    if options.sft_turns not in TURNS:
+        raise UserError(f"sft_turns is {options.sft_turns!r}; give one of {', '.join(TURNS)}")
+    if options.sft_turns != LAST and not options.sft:
+        raise UserError(
+            f"sft_turns {options.sft_turns} is about the answers of conversations; add sft, or leave it out"
+        )
     if options.sft and is_prepared(options.dataset):
         raise UserError(
             f"sft needs conversations, and {options.dataset} holds prepared blocks; give the data set itself"

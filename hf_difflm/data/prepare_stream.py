@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
+from .encoding import DocumentEncoder
 from .making import BlockMaker
 from .prepare_held import TEST, is_held_out
 from .prepared import PreparedData, SideCounts
 from .sentences import plural
 from .sources.documents import NO_DOCUMENTS, Documents, hash_documents
 from .streaming import BlockStream, LeftOut, Opened, evaluation_documents, open_stream
+from .streaming.evaluation import Measure
+from .streaming.sources import Source, TextColumn
 
 MOST_EVAL_BLOCKS = 1024
 """Evaluation blocks of a stream where ``max_eval_blocks`` is not given."""
@@ -35,7 +39,7 @@ class StreamPreparation(BlockMaker):
         blocks = self.blocks("eval", evaluation, None, self._most_eval_blocks)
         train = self._stream(self._opened, left_out) if need_train else None
         parts = [train.fingerprint if train is not None else "", evaluation.fingerprint]
-        parts += [self.encoder.fingerprint, str(options.block_size)]
+        parts += [self._encoding(), str(options.block_size)]
         return PreparedData(
             train=train,
             eval=blocks,
@@ -56,7 +60,7 @@ class StreamPreparation(BlockMaker):
     def _evaluated(self, need_train: bool) -> tuple[Documents, LeftOut, Any]:
         """Open the stream; evaluation documents, what is not trained on, and the blocks of the test."""
         options = self.options
-        self._opened = open_stream(options.dataset, options.dataset_config, options.text_column, options.skip_bad_rows)
+        self._opened = self._open(options.dataset, options.dataset_config)
         self.tell_left_out(options.dataset, options.dataset_config)
         evaluation, left_out, _, test = self.with_test(lambda: self._evaluation(self._opened, need_train))
         return evaluation, left_out, test
@@ -64,6 +68,17 @@ class StreamPreparation(BlockMaker):
     def stream(self, left_out: LeftOut) -> BlockStream:
         """Return the training blocks, after :meth:`sides`."""
         return self._stream(self._opened, left_out)
+
+    def _open(self, name: str, config: str | None = None) -> Opened:
+        return open_stream(name, config, TextColumn(self.options.text_column), self.options.skip_bad_rows)
+
+    def _measure(self) -> tuple[Measure, int]:
+        """How much a document is, and how much text is evaluated on."""
+        return _Tokens(self.encoder), self._most_eval_blocks * (self.options.block_size - 1) + 1
+
+    def _encoding(self) -> str:
+        """What the rows depend on beside the documents and ``block_size``."""
+        return self.encoder.fingerprint
 
     @property
     def _most_eval_blocks(self) -> int:
@@ -77,7 +92,7 @@ class StreamPreparation(BlockMaker):
             if not need_train and is_held_out(options.eval_split, opened.splits):
                 spec = None
         else:
-            corpus = open_stream(options.eval_dataset, None, options.text_column, options.skip_bad_rows)
+            corpus = self._open(options.eval_dataset)
             self.tell_left_out(options.eval_dataset)
             spec = options.eval_split or _evaluation_split(corpus, None) or corpus.splits[0]
         shares: list[LeftOut | None] = [None]
@@ -89,9 +104,9 @@ class StreamPreparation(BlockMaker):
                 shares = shares[1:] or [LeftOut()]
         chosen = shares[0]
         source = corpus.source(spec or options.train_split)
-        num_tokens = self._most_eval_blocks * (options.block_size - 1) + 1
         where = f"the evaluation text of {corpus.name!r}"
-        texts, *others = evaluation_documents(source, self.encoder, num_tokens, shares)
+        measure, amount = self._measure()
+        texts, *others = evaluation_documents(source, measure, amount, shares)
         documents = hash_documents(texts, where)
         if others:
             test = hash_documents(others[0], f"the test text of {corpus.name!r}") if len(others[0]) else NO_DOCUMENTS
@@ -115,8 +130,12 @@ class StreamPreparation(BlockMaker):
         source = opened.source(options.train_split)
         num_blocks = self.options.most_train_blocks()
         keys = hashlib.sha256(str(sorted(left_out.keys)).encode()).hexdigest()
-        parts = [source.fingerprint, self.encoder.fingerprint, str(left_out.fraction), keys]
+        parts = [source.fingerprint, self._encoding(), str(left_out.fraction), keys]
         parts += [str(options.block_size), str(options.shuffle_window)]
+        return self._made(source, left_out, num_blocks, hashlib.sha256("\n".join(parts).encode()).hexdigest())
+
+    def _made(self, source: Source, left_out: LeftOut, num_blocks: int | None, fingerprint: str) -> BlockStream:
+        options = self.options
         if num_blocks is not None:
             tokens = num_blocks * (options.block_size - 1)
             self.counts["train"] = SideCounts(None, num_blocks, tokens, dropped_tokens=0, num_bytes=None)
@@ -130,8 +149,22 @@ class StreamPreparation(BlockMaker):
             window_size=options.shuffle_window,
             num_blocks=num_blocks,
             tokens_per_chunk=options.tokens_per_chunk,
-            fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+            fingerprint=fingerprint,
         )
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A document is as many tokens as it has, and the EOS behind it."""
+
+    encoder: DocumentEncoder
+
+    @property
+    def fingerprint(self) -> str:
+        return self.encoder.fingerprint
+
+    def size(self, text: str) -> int:
+        return len(self.encoder.encode_ids([text])[0]) + 1
 
 
 def _evaluation_split(opened: Opened, taken: str | None) -> str | None:

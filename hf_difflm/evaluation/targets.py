@@ -212,7 +212,15 @@ def data_options(target: Target, changes: dict[str, Any]) -> DataOptions:
         raise UserError(f"{target.source} carries no run log that says what to evaluate on; add --dataset")
     values = {name: value for name, value in target.config.items() if name in names}
     if "dataset" in changes:  # another data set has its own splits and limits
-        for name in ("dataset_config", "eval_split", "eval_dataset", "max_eval_blocks", "sft", "sft_fill_eos"):
+        for name in (
+            "dataset_config",
+            "eval_split",
+            "eval_dataset",
+            "max_eval_blocks",
+            "sft",
+            "sft_fill_eos",
+            "sft_turns",
+        ):
             values.pop(name, None)
     if "eval_split" in changes:
         values.pop("eval_dataset", None)

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import TrainerState
 
 from ..callbacks import RunLogCallback
 from ..data import PreparedData
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..evaluation.held_out_numbers import keep_test
 from ..evaluation.report import draws_of, score
 from ..evaluation.targets import load_target
@@ -61,21 +62,34 @@ def write_samples(samples: Sequence[SampleRecord], folder: Path) -> None:
 def test_line(trainer: DiffusionTrainer, folder: Path, data: PreparedData) -> str:
     """Evaluate ``best/`` on the test text, keep that in the log, and say it; empty where there is no test or no ``best/``.
 
-    What is computed is what ``hf-difflm eval RUN --split test`` computes.
+    What is computed is what ``hf-difflm eval RUN --split test`` computes, of the very files that are kept. The trained model
+    itself could not stand in for them: it holds the last weights and not the best, as adapters where these are merged in
+    ``best/``, or a share of them where it is sharded, and this process may be the only one that is still there. So that
+    a second copy costs no memory that the training did not have, the optimiser and the gradients go first.
     """
     if data.test is None or not (folder / "best").is_dir():
         return ""
+    _free_training(trainer)
     settings = {**trainer.args.to_dict(), "bf16": False}
     try:
         best = load_target(str(folder), use_cpu=trainer.args.device.type == "cpu")
         result = score(best, data.test, settings, draws_of(settings, {}))
         keep_test(str(folder), best, data.test, result)
-    except UserError as error:  # the run itself is done
-        return f"the test was not evaluated ({error}); hf-difflm eval {folder} --split test does it"
+    except (UserError, torch.OutOfMemoryError) as error:  # the run itself is done
+        why = first_line(error)
+        return f"the test was not evaluated ({why}); hf-difflm eval {folder} --split test does it"
     spread = "" if result.nll_stderr is None else f" ± {result.nll_stderr:.4f}"
     return (
         f"test: nll {result.nll:.4f}{spread} nats/token of the weights in {folder / 'best'}, on text held out for that"
     )
+
+
+def _free_training(trainer: DiffusionTrainer) -> None:
+    """Give back what only a further step would need; DeepSpeed's is its engine's, which all processes share."""
+    if trainer.is_deepspeed_enabled:
+        return
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.optimizer, trainer.lr_scheduler = trainer.accelerator.free_memory(trainer.optimizer, trainer.lr_scheduler)
 
 
 def ending(trainer: DiffusionTrainer, folder: Path) -> str:

@@ -141,7 +141,11 @@ def _counts(dataset: Any, vocab_size: int, bos_token_id: int | None) -> np.ndarr
     """(V,) how often each token of the training set is scored; of a stream, of its first blocks."""
     if getattr(dataset, "is_stream", False) and hasattr(dataset, "one_pass"):  # its own windows stay as they are
         blocks = itertools.islice(dataset.one_pass(_STREAM_ROWS), 1)
-        rows: Iterable[Any] = ({"input_ids": ids_L} for blocks_BL in blocks for ids_L in blocks_BL)
+        rows: Iterable[Any] = (
+            {"input_ids": row} if isinstance(row, np.ndarray) else {"input_ids": row.ids, "labels": row.labels}
+            for part in blocks
+            for row in part
+        )
         return count_tokens(rows, vocab_size, bos_token_id=bos_token_id)
     most_rows = _STREAM_ROWS if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") else None
     return count_tokens(dataset, vocab_size, most_rows, bos_token_id)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError, first_line
 
-from .messages import MESSAGES, TEMPLATE_OPTIONS, TOOLS, answered
+from .messages import MESSAGES, TEMPLATE_OPTIONS, TOOLS, WEIGHT, answered
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ '' if loop.first else '\\n' }}{{ message['role'] | capitalize }}: "
@@ -69,7 +69,7 @@ def up_to_answer(tokenizer: PreTrainedTokenizerBase, conversation: Mapping[str, 
 def unwritten(tokenizer: PreTrainedTokenizerBase, conversation: Mapping[str, Any]) -> list[str]:
     """Return the keys of a conversation and of its messages that make no difference to what the template writes."""
     messages = conversation[MESSAGES]
-    extra = sorted({key for message in messages for key in message} - {"role", "content"})
+    extra = sorted({key for message in messages for key in message} - {"role", "content", WEIGHT})
     without = {key: {MESSAGES: [{k: v for k, v in m.items() if k != key} for m in messages]} for key in extra}
     less = {key: {**conversation, **changed} for key, changed in without.items()}
     less |= {key: {k: v for k, v in conversation.items() if k != key} for key in conversation if key != MESSAGES}
@@ -87,7 +87,7 @@ def _same(tokenizer: PreTrainedTokenizerBase, conversation: Mapping[str, Any], w
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, conversation: Mapping[str, Any], add_generation_prompt: bool) -> str:
-    spoken = [dict(message) for message in conversation[MESSAGES]]
+    spoken = [{key: part for key, part in message.items() if key != WEIGHT} for message in conversation[MESSAGES]]
     try:
         return str(
             tokenizer.apply_chat_template(

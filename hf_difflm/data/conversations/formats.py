@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import UserError
+from .marked_text import TEXT
 from .messages import ASSISTANT, MESSAGES, USER
 
 PROMPT, COMPLETION = "prompt", "completion"
@@ -67,6 +68,7 @@ FORMATS = (
     Format("alpaca", ("instruction", "output"), ("input", SYSTEM), _alpaca),
     Format("prompt and response", (PROMPT, "response"), (SYSTEM,), _pair_of(PROMPT, "response")),
     Format("question and answer", ("question", "answer"), (SYSTEM,), _pair_of("question", "answer")),
+    Format("text with the markers of a chat template", (TEXT,)),
 )
 COLUMNS = tuple(dict.fromkeys(column for one in FORMATS for column in (*one.columns, *one.more)))
 """All columns that some format reads."""

@@ -20,7 +20,7 @@ def checked_messages(value: Any, where: str) -> Messages:
     """Return the messages of a JSON value as chat templates take them.
 
     A content of text parts becomes their text, one after the other; a missing one beside ``tool_calls`` the empty text;
-    the arguments of a call that are JSON become what they hold. Keys without a value go.
+    the arguments of a call that are JSON become what they hold. Keys without a value go, and a weight of 1.
 
     Args:
         value: a list of objects with ``role`` and ``content``.
@@ -38,7 +38,7 @@ def checked_messages(value: Any, where: str) -> Messages:
             raise UserError(f"{place} has no role and content that are text; repair or remove it")
         if number == len(value):
             refuse_weight(message, place)
-        kept = {key: part for key, part in message.items() if part is not None and key != WEIGHT}
+        kept = {key: part for key, part in message.items() if part is not None and (key, part) != (WEIGHT, 1)}
         content, calls = kept.get("content"), kept.get(TOOL_CALLS)
         if isinstance(content, list):
             content = "".join(_text_of(part, place) for part in content)
@@ -74,6 +74,21 @@ def refuse_weight(part: dict[str, Any], where: str) -> None:
         raise UserError(
             f"the weight of {where} is {weight!r}, but every answer counts the same here; remove the row, or its weight"
         )
+
+
+def answered_turns(messages: Messages) -> list[int]:
+    """Return which messages are answers to learn: of the assistant, with something in them and before them.
+
+    One with a weight of 0 is none, as where OpenAI's fine-tuning reads it.
+    """
+    return [
+        number
+        for number, message in enumerate(messages)
+        if message["role"] == ASSISTANT
+        and number > 0
+        and message.get(WEIGHT) != 0
+        and (message["content"].strip() or message.get(TOOL_CALLS))
+    ]
 
 
 def without_nulls(value: Any) -> Any:

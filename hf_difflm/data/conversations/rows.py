@@ -26,6 +26,7 @@ from ..sources.folders import find_files, is_saved, split_files
 from ..sources.local_files import csv_rows, generated, json_lines, json_records
 from . import formats, messages
 from .formats import COLUMNS, COMPLETION, PROMPT, brought, format_of, known_formats
+from .marked_text import TEXT
 from .messages import (
     ASSISTANT,
     MESSAGES,
@@ -63,7 +64,8 @@ def load_conversations(name: str, config: str | None = None, skip_bad_rows: bool
 
     Returns:
         A corpus whose texts are JSON: ``{"messages": [{"role": ..., "content": ...}, ...]}``, which ends with a message
-        of the assistant and may have ``tools`` and ``chat_template_kwargs``, or ``{"prompt": text, "completion": text}``.
+        of the assistant and may have ``tools`` and ``chat_template_kwargs``, ``{"prompt": text, "completion": text}``, or
+        ``{"text": text}``, in which a chat template's markers say what is an answer.
 
     Raises:
         UserError: it cannot be found, reached or read; a row without these columns, or with nothing to learn from.
@@ -89,6 +91,44 @@ def load_conversations(name: str, config: str | None = None, skip_bad_rows: bool
     note = judge(bad, sum(map(len, splits.values())), name, skip_bad_rows)
     told = f"conversations in the format {' and '.join(formats_met)}"
     return Corpus(name, splits, note=f"{told}; {note}" if note else told)
+
+
+class ConversationText:
+    """The JSON of a row's conversation, as the text of a stream; see :class:`~hf_difflm.data.streaming.sources.RowText`.
+
+    Attributes:
+        formats: that rows were read in so far.
+    """
+
+    def __init__(self) -> None:
+        self.formats: dict[str, None] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the conversation of some row does."""
+        return code_digest(*_SOURCES)
+
+    def columns(self, schema: pa.Schema, where: str) -> list[str]:
+        """Return which columns are read.
+
+        Raises:
+            UserError: no format has them.
+        """
+        if format_of(schema.names) is None:
+            document_of_row(dict.fromkeys(schema.names), where)  # raises, since nothing is in them
+        return [name for name in schema.names if name in _READ]
+
+    def text(self, row: Any, where: str) -> str:
+        """Return the conversation.
+
+        Raises:
+            UserError: see :func:`document_of_row`.
+        """
+        row = without_nulls(row)
+        text = document_of_row(row, where)
+        if (met := format_of(row)) is not None:
+            self.formats[met.name] = None
+        return text
 
 
 def document_of_row(row: Any, where: str) -> str:
@@ -118,6 +158,10 @@ def _document_of_row(row: Any, where: str) -> tuple[str, list[str]]:
         unused = [name for name in filled if name not in (MESSAGES, TOOLS, TEMPLATE_OPTIONS)]
         return _of_messages(row[MESSAGES], row, where), unused
     missing = [name for name in (PROMPT, COMPLETION) if row.get(name) is None]
+    if missing and isinstance(row.get(TEXT), str):
+        return _as_json({TEXT: row[TEXT]}, where), [name for name in filled if name != TEXT]
+    if missing and row.get(TEXT) is not None:
+        raise UserError(f"column {TEXT!r} in {where} holds {type(row[TEXT]).__name__}, not text; repair or remove it")
     if missing:
         names = ", ".join(row) or "(none)"
         hint = "" if PROMPT in row or COMPLETION in row else did_you_mean(MESSAGES, row)

@@ -56,10 +56,18 @@ def judge(reasons: list[str], num_good: int, name: str, skip: bool) -> str:
 
 @dataclass
 class SkippedRows:
-    """What a stream leaves out: told row by row for the first few, then each time they are ten times as many; once a row."""
+    """What a stream leaves out: told row by row for the first few, then each time they are ten times as many; once a row.
+
+    Attributes:
+        name: of the data set.
+        skip: whether such rows are left out at all.
+        what: they are.
+        count: how many so far.
+    """
 
     name: str
     skip: bool
+    what: str = "bad row"
     count: int = 0
     furthest: tuple[int, int] = (0, -1)
 
@@ -76,6 +84,6 @@ class SkippedRows:
         self.furthest = place
         self.count += 1
         if self.count <= _LISTED:
-            logger.warning("left out a bad row: %s", error)
+            logger.warning("left out a %s: %s", self.what, error)
         elif self.count in (10**power for power in range(1, 12)):
-            logger.warning("left out %s bad rows of %s so far", f"{self.count:,}", self.name)
+            logger.warning("left out %s %ss of %s so far", f"{self.count:,}", self.what, self.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +22,6 @@ from .bad_rows import BAD, HOPELESS, without_bad
 from .columns import missing_column, text_only
 from .compressed import opened
 from .folders import find_files, is_saved, split_files
-
-_BUILDERS = {".csv": "csv", ".parquet": "parquet"}
 
 
 def load_local(path: Path, text_column: str) -> tuple[datasets.DatasetDict, list[str]]:
@@ -58,13 +57,12 @@ def _read(files: list[Path], text_column: str) -> tuple[datasets.Dataset, list[s
     parts: list[datasets.Dataset] = []
     bad: list[str] = []
     # The others are parsed here, for byte-exact text and for messages with line numbers.
-    if parsed_here := [file for file in files if file.suffix.lower() not in _BUILDERS]:
+    if parsed_here := [file for file in files if kind_of(file) != ".parquet"]:
         sources = (__file__, compressed.__file__)
         rows, bad = without_bad(generated(parsed_here, _documents, *sources, text_column=text_column))
         parts.append(rows)
-    for suffix, builder in _BUILDERS.items():
-        if built := [file for file in files if file.suffix.lower() == suffix]:
-            parts.append(_from_builder(builder, built, text_column))
+    if built := [file for file in files if kind_of(file) == ".parquet"]:
+        parts.append(_from_parquet(built, text_column))
     return (parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)), bad
 
 
@@ -106,17 +104,15 @@ def generated(
         raise
 
 
-def _from_builder(builder: str, files: list[Path], text_column: str) -> datasets.Dataset:
-    where = str(files[0]) if len(files) == 1 else f"{len(files)} .{builder} files from {files[0]} on"
-    # Pandas would read the text "NA" as nothing.
-    settings: dict[str, Any] = {"keep_default_na": False} if builder == "csv" else {}
+def _from_parquet(files: list[Path], text_column: str) -> datasets.Dataset:
+    where = str(files[0]) if len(files) == 1 else f"{len(files)} .parquet files from {files[0]} on"
     try:
-        rows = datasets.load_dataset(builder, data_files={"train": [str(file) for file in files]}, **settings)["train"]
+        rows = datasets.load_dataset("parquet", data_files={"train": [str(file) for file in files]})["train"]
     except (
         Exception
     ) as error:  # each reader has its own exceptions, and the user needs the file's name with any of them
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise UserError(f"cannot read {where} as .{builder}: {first_line(cause)}; repair or remove it") from error
+        raise UserError(f"cannot read {where} as .parquet: {first_line(cause)}; repair or remove it") from error
     return text_only(rows, text_column, where)
 
 
@@ -126,6 +122,7 @@ def _documents(
     num_documents = num_bad = 0
     first: UserError | None = None
     for file in files:
+        numbers_alone = kind_of(Path(file)) == ".csv"
         try:
             for text in _texts(Path(file), text_column):
                 if isinstance(text, UserError):
@@ -135,11 +132,24 @@ def _documents(
                     yield {"text": "", BAD: str(text)}
                     continue
                 num_documents += 1
+                numbers_alone = numbers_alone and _is_number(text)
                 yield {"text": text, BAD: None}
         except OSError as error:
             raise UserError(f"cannot read {file} ({error.strerror}): check its permissions") from error
+        if numbers_alone and num_documents:
+            raise UserError(
+                f"column {text_column!r} of {file} holds numbers, not text: set text_column to a column of text"
+            )
     if num_documents == num_bad == 0:
         yield {"text": "", BAD: None}  # `datasets` cannot load what it wrote from no rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _texts(path: Path, text_column: str) -> Iterator[str | UserError]:
@@ -204,14 +214,46 @@ def json_records(path: Path) -> Iterator[tuple[Any, str]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[Any, str]]:
-    """Read rows under a header; all that is in them is text."""
+    """Read rows under a header, all that is in them text; in place of one that cannot be read the UserError that says why."""
     csv.field_size_limit(1 << 30)  # a document may be longer than the 128 KiB that the module takes by itself
+    with opened(path) as file:
+        # What is no UTF-8 becomes half surrogates, so that it is known which rows it stands in.
+        lines = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=""), restval=_MISSING)
+        try:
+            header = lines.fieldnames
+        except csv.Error as error:
+            raise UserError(f"cannot read {path} as .csv: {first_line(error)}; repair or remove it") from error
+        if not header:
+            raise UserError(f"cannot read {path} as .csv: it has no header; repair or remove it")
+        for number in itertools.count(1):
+            where = f"row {number:,} of {path}"
+            try:
+                row = next(lines, None)
+            except csv.Error as error:
+                yield UserError(f"{where} is not valid CSV ({first_line(error)}): repair or remove it"), where
+                continue
+            if row is None:
+                return
+            yield _checked_csv(row, where), where
+
+
+_MISSING = "\udfff"  # no text that a file can hold, not even a broken one
+
+
+def _checked_csv(row: dict[Any, Any], where: str) -> Any:
+    missing = sum(value == _MISSING for value in row.values())
+    extra = len(row.get(None, ()))
+    if missing or extra:
+        named = len(row) - (None in row)
+        return UserError(
+            f"{where} has {named - missing + extra} fields and the header {named}: put text with commas in quotes, "
+            "or remove the row"
+        )
     try:
-        with opened(path) as file:
-            for number, row in enumerate(csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline="")), start=1):
-                yield row, f"row {number:,} of {path}"
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} as .csv: {first_line(error)}; repair or remove it") from error
+        "".join([*row, *row.values()]).encode("utf-8")
+    except UnicodeEncodeError:
+        return UserError(f"{where} is not UTF-8 text: convert it to UTF-8 or remove it")
+    return row
 
 
 def parse_json(text: str, where: str) -> Any:

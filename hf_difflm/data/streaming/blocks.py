@@ -81,9 +81,9 @@ class BlockStream(Dataset[dict[str, np.ndarray]]):
         """Nothing is read by this process so far."""
         self._process = os.getpid()
         self._thread: ThreadPoolExecutor | None = None
-        self._current: tuple[int, np.ndarray] | None = None
-        self._coming: tuple[int, Future[np.ndarray]] | None = None
-        self._reader: tuple[int, StreamReader] | None = None  # with the window it reads next; the thread's alone
+        self._current: tuple[int, Any] | None = None
+        self._coming: tuple[int, Future[Any]] | None = None
+        self._reader: tuple[int, Any] | None = None  # with the window it reads next; the thread's alone
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_thread": None, "_current": None, "_coming": None, "_reader": None}
@@ -106,12 +106,20 @@ class BlockStream(Dataset[dict[str, np.ndarray]]):
         if index < 0 or (self.num_blocks is not None and index >= self.num_blocks):
             raise IndexError(f"block {index} of a stream of {self.num_blocks} blocks")
         window, place = divmod(index, self.window_size)
-        return {"input_ids": self._window(window)[place].copy()}
+        return self._row(self._window(window), place)
+
+    def _row(self, blocks: Any, place: int) -> dict[str, np.ndarray]:
+        """A row of a window."""
+        return {"input_ids": blocks[place].copy()}
+
+    def _finished(self, blocks: Any) -> Any:
+        """What the reader returns, as a window."""
+        return np.insert(blocks, 0, self.bos_token_id, axis=1)
 
     # Windows.
 
-    def _window(self, window: int) -> np.ndarray:
-        """(blocks, block_size) int32: one window, while the thread goes on with the next."""
+    def _window(self, window: int) -> Any:
+        """One window, (blocks, block_size) int32, while the thread goes on with the next."""
         if self._process != os.getpid():  # a worker: threads and readers stay with the process that forked
             self._forget()
         if self._current is not None and self._current[0] == window:
@@ -136,7 +144,7 @@ class BlockStream(Dataset[dict[str, np.ndarray]]):
         last = None if self.num_blocks is None else (self.num_blocks - 1) // self.window_size
         return 0 if window == last else window + 1
 
-    def _read(self, window: int) -> np.ndarray:
+    def _read(self, window: int) -> Any:
         if self._reader is None or self._reader[0] != window:
             known, state = self._states.nearest(window)
             self._reader = known, self._open(state)
@@ -157,14 +165,14 @@ class BlockStream(Dataset[dict[str, np.ndarray]]):
                 self.source.name,
                 f"{self.num_blocks:,}",
             )
-        return np.insert(blocks, 0, self.bos_token_id, axis=1)
+        return self._finished(blocks)
 
     def _size(self, window: int) -> int:
         if self.num_blocks is None:
             return self.window_size
         return min(self.window_size, self.num_blocks - window * self.window_size)
 
-    def _open(self, state: dict[str, Any] | None = None) -> StreamReader:
+    def _open(self, state: dict[str, Any] | None = None) -> Any:
         return StreamReader(
             self.source,
             self.encoder,
@@ -180,7 +188,7 @@ class BlockStream(Dataset[dict[str, np.ndarray]]):
         left = self.num_blocks
         for blocks in self._open().one_pass(num_blocks):
             kept = blocks if left is None else blocks[:left]
-            yield np.insert(kept, 0, self.bos_token_id, axis=1)
+            yield self._finished(kept)
             if left is not None and (left := left - len(kept)) == 0:
                 return
 

@@ -8,33 +8,46 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import datasets
 
 from hf_difflm.errors import UserError
 
-from ..encoding import DocumentEncoder
 from .reader import LeftOut
 from .sources import Source
 
 
+class Measure(Protocol):
+    """How much a document is.
+
+    Attributes:
+        fingerprint: changes when the size of some document does.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def size(self, text: str) -> int: ...
+
+
 def evaluation_documents(
-    source: Source, encoder: DocumentEncoder, num_tokens: int, chosen: Sequence[LeftOut | None] = (None,)
+    source: Source, measure: Measure, amount: int, chosen: Sequence[LeftOut | None] = (None,)
 ) -> list[datasets.Dataset]:
-    """Return the first documents (column ``text``) that make ``num_tokens`` tokens together, or all; cached.
+    """Return the first documents (column ``text``) that make ``amount`` together, or all; cached.
 
     Args:
         source: where they are read from, once for all sets.
-        encoder: counts the tokens.
+        measure: how much a document is: tokens, or rows.
         chosen: a set for each: take only these; None: take all. Only the first must hold a document.
 
     Raises:
         UserError: there is none.
     """
-    folders = [_folder(source, encoder, num_tokens, one) for one in chosen]
+    folders = [_folder(source, measure, amount, one) for one in chosen]
     missing = [place for place, folder in enumerate(folders) if not folder.exists()]
     if missing:
-        found = _texts(source, encoder, num_tokens, [chosen[place] for place in missing])
+        found = _texts(source, measure, amount, [chosen[place] for place in missing])
         for place, texts in zip(missing, found, strict=True):
             if not texts and place == 0:
                 what = (
@@ -49,22 +62,20 @@ def evaluation_documents(
     return [datasets.load_from_disk(str(folder)) for folder in folders]
 
 
-def _folder(source: Source, encoder: DocumentEncoder, num_tokens: int, chosen: LeftOut | None) -> Path:
+def _folder(source: Source, measure: Measure, amount: int, chosen: LeftOut | None) -> Path:
     share = "" if chosen is None else f"{chosen.beyond!r} {chosen.fraction!r}"
-    key = hashlib.sha256("\n".join([source.fingerprint, encoder.fingerprint, str(num_tokens), share]).encode())
+    key = hashlib.sha256("\n".join([source.fingerprint, measure.fingerprint, str(amount), share]).encode())
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_difflm" / f"stream-evaluation-{key.hexdigest()[:32]}"
 
 
-def _texts(
-    source: Source, encoder: DocumentEncoder, num_tokens: int, chosen: Sequence[LeftOut | None]
-) -> list[list[str]]:
-    left = [num_tokens] * len(chosen)
+def _texts(source: Source, measure: Measure, amount: int, chosen: Sequence[LeftOut | None]) -> list[list[str]]:
+    left = [amount] * len(chosen)
     found: list[list[str]] = [[] for _ in chosen]
     for piece in source.pieces():
         for place, one in enumerate(chosen):
             if left[place] > 0 and (one is None or piece.text in one):
                 found[place].append(piece.text)
-                left[place] -= len(encoder.encode_ids([piece.text])[0]) + 1  # and the EOS behind it
+                left[place] -= measure.size(piece.text)
         if max(left) <= 0:
             break
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +16,9 @@ from hf_difflm.errors import UserError, first_line
 
 from ..options import kind_of
 from ..sources.bad_rows import SkippedRows
-from ..sources.columns import missing_column
 from ..sources.compressed import opened, skip
-from ..sources.local_files import decode_text, parse_json, text_of_record
-from .sources import Piece, Position
+from ..sources.local_files import decode_text, parse_json
+from .sources import Piece, Position, RowText
 
 STREAMED = (".jsonl", ".txt", ".parquet")
 _PIECE = 1 << 16
@@ -32,7 +32,7 @@ class Files:
 
     name: str
     paths: tuple[Path, ...]
-    text_column: str
+    rows: RowText
     skip_bad_rows: bool = False
 
     @cached_property
@@ -42,8 +42,8 @@ class Files:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 over names, sizes, beginnings and ends of the files, and the column."""
-        digest = hashlib.sha256(self.text_column.encode())
+        """A SHA-256 over names, sizes, beginnings and ends of the files, and what of a row is read."""
+        digest = hashlib.sha256(self.rows.fingerprint.encode())
         for path in self.paths:
             size = path.stat().st_size
             with path.open("rb") as file:
@@ -69,7 +69,7 @@ class Files:
     def _read(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
         kind = kind_of(path)
         if kind == ".parquet":
-            return self._rows(path, offset)
+            return self._parquet_rows(path, offset)
         return self._lines(path, offset) if kind == ".jsonl" else _parts(path, offset)
 
     def _lines(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
@@ -79,7 +79,7 @@ class Files:
                 where = f"the line at byte {offset:,} of {path}"
                 try:
                     text = decode_text(line.rstrip(b"\r\n"), where)
-                    found = text_of_record(parse_json(text, where), self.text_column, where) if text.strip() else ""
+                    found = self.rows.text(parse_json(text, where), where) if text.strip() else ""
                 except UserError as error:
                     self.skipped.meet(error, (self.paths.index(path), offset))
                     found = ""
@@ -87,28 +87,30 @@ class Files:
                     yield offset, found, True
                 offset += len(line)
 
-    def _rows(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
+    def _parquet_rows(self, path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:
         try:
             with pq.ParquetFile(path, pre_buffer=False) as file:
-                names = file.schema_arrow.names
-                if self.text_column not in names:
-                    raise missing_column(self.text_column, names, str(path))
-                kind = file.schema_arrow.field(self.text_column).type
-                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-                    raise UserError(f"column {self.text_column!r} of {path} holds {kind}, not text: set text_column")
+                columns = self.rows.columns(file.schema_arrow, str(path))
                 row = 0
                 for group in range(file.num_row_groups):
                     size = file.metadata.row_group(group).num_rows
                     if row + size > offset:
                         at = row
-                        for batch in file.iter_batches(64, row_groups=[group], columns=[self.text_column]):
+                        for batch in file.iter_batches(64, row_groups=[group], columns=columns):
                             begin = max(offset - at, 0)
-                            for place, text in enumerate(batch.column(0)[begin:].to_pylist(), start=at + begin):
-                                yield place, text or "", True
+                            for place, found in enumerate(batch[begin:].to_pylist(), start=at + begin):
+                                yield place, self._text(found, path, place), True
                             at += len(batch)
                     row += size
         except pa.ArrowException as error:
             raise UserError(f"cannot read {path} as .parquet: {first_line(error)}; repair or remove it") from error
+
+    def _text(self, row: dict[str, Any], path: Path, number: int) -> str:
+        try:
+            return self.rows.text(row, f"row {number + 1:,} of {path}")
+        except UserError as error:
+            self.skipped.meet(error, (self.paths.index(path), number))
+            return ""
 
 
 def _parts(path: Path, offset: int) -> Iterator[tuple[int, str, bool]]:

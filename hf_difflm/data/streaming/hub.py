@@ -11,32 +11,36 @@ import datasets
 
 from hf_difflm.errors import UserError, did_you_mean, first_line
 
-from ..sources.columns import missing_column
-from .sources import Piece, Position
+from ..sources.bad_rows import SkippedRows
+from .sources import Piece, Position, RowText
 
 
 class HubSource:
-    """A split of a data set, read by `datasets` as a stream; a position is its ``state_dict`` before a row.
+    """A split of a data set, read by `datasets` as a stream; a position is its ``state_dict`` before a row, and its number.
 
     Args:
+        rows: what the text of a row is.
         empty_too: yield rows without text, which are no documents but may be lines.
+        skip_bad_rows: leave out rows that cannot be used, counted and the first few told.
     """
 
-    def __init__(self, name: str, builder: Any, split: str, text_column: str, empty_too: bool = False) -> None:
+    def __init__(
+        self, name: str, builder: Any, split: str, rows: RowText, empty_too: bool = False, skip_bad_rows: bool = False
+    ) -> None:
         self.name = name
         self.split = split
-        self.text_column = text_column
+        self.rows = rows
         self.empty_too = empty_too
+        self.skipped = SkippedRows(name, skip_bad_rows)
         self._builder = builder
         self._check()
-        parts = [name, str(builder.config.name), str(builder.hash), split, text_column]
+        parts = [name, str(builder.config.name), str(builder.hash), split, rows.fingerprint]
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _check(self) -> None:
         stream = self._stream()
-        columns = stream.column_names
-        if columns is not None and self.text_column not in columns:
-            raise missing_column(self.text_column, columns, f"data set {self.name!r}")
+        if stream.features is not None:
+            self.rows.columns(stream.features.arrow_schema, f"data set {self.name!r}")
 
     def _stream(self) -> datasets.IterableDataset:
         try:
@@ -47,22 +51,30 @@ class HubSource:
     def pieces(self, position: Position | None = None) -> Iterator[Piece]:
         """See :class:`Source`."""
         stream = self._stream()
+        number = 0
         if position is not None:
-            stream.load_state_dict(position)
+            stream.load_state_dict(position["stream"])
+            number = position["row"]
         before = json.dumps(stream.state_dict())
         try:
             for row in stream:
-                text = row.get(self.text_column)
-                if text is not None and not isinstance(text, str):
-                    raise UserError(
-                        f"column {self.text_column!r} of {self.name!r} holds {type(text).__name__}, not text: set "
-                        "text_column to a column of text"
-                    )
-                if text or self.empty_too:
-                    yield Piece(json.loads(before), text or "")
+                text = self._text(row, number)
+                if text or (self.empty_too and text is not None):
+                    yield Piece({"row": number, "stream": json.loads(before)}, text)
                 before = json.dumps(stream.state_dict())
+                number += 1
+        except UserError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"reading {self.name!r} broke off: {first_line(error)}; go on with --resume") from error
+
+    def _text(self, row: Any, number: int) -> str | None:
+        """The text of a row; None where it cannot be used."""
+        try:
+            return self.rows.text(row, f"row {number + 1:,} of {self.name!r}")
+        except UserError as error:
+            self.skipped.meet(error, (0, number))
+            return None
 
 
 def open_builder(name: str, config: str | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from ..sources.corpora import refuse_config
 from ..sources.folders import find_files, is_saved, split_files
 from .files import STREAMED, Files
 from .hub import HubSource, open_builder, splits_of
-from .sources import Articles, Source
+from .sources import Articles, RowText, Source
 
-_EMBEDDED = ("python-docs", "markov")
+_EMBEDDED = ("python-docs", "markov", "sums")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Opened:
     splits: list[str]
     _files: Mapping[str, list[Path]] | None
     _builder: object
-    _text_column: str
+    _rows: RowText
     _skip_bad_rows: bool = False
 
     def source(self, split: str) -> Source:
@@ -49,14 +49,22 @@ class Opened:
                 f"data set {self.name!r} has no split {split!r}, its splits are {', '.join(self.splits)}{hint}"
             )
         if self._files is not None:
-            return Files(self.name, tuple(self._files[split]), self._text_column, self._skip_bad_rows)
+            return Files(self.name, tuple(self._files[split]), self._rows, self._skip_bad_rows)
         if is_wikitext(self.name):
-            return Articles(HubSource(self.name, self._builder, split, self._text_column, empty_too=True))
-        return HubSource(self.name, self._builder, split, self._text_column)
+            return Articles(HubSource(self.name, self._builder, split, self._rows, empty_too=True))
+        return HubSource(self.name, self._builder, split, self._rows, skip_bad_rows=self._skip_bad_rows)
 
 
-def open_stream(name: str, config: str | None, text_column: str, skip_bad_rows: bool = False) -> Opened:
+def open_stream(
+    name: str, config: str | None, rows: RowText, skip_bad_rows: bool = False, kinds: Sequence[str] = STREAMED
+) -> Opened:
     """Find the data set ``name`` without reading it: a path that exists, else one on the Hub.
+
+    Args:
+        name, config: of the data set.
+        rows: what the text of a row is.
+        skip_bad_rows: leave out rows that cannot be used.
+        kinds: suffixes of the files that can be read.
 
     Raises:
         UserError: it cannot be found, or cannot be read as a stream.
@@ -69,12 +77,12 @@ def open_stream(name: str, config: str | None, text_column: str, skip_bad_rows: 
             raise UserError(f"{path} is a save_to_disk folder, which is mapped and not read: leave out streaming")
         files = split_files(find_files(path))
         for file in [file for part in files.values() for file in part]:
-            if kind_of(file) not in STREAMED:
+            if kind_of(file) not in kinds:
                 raise UserError(
-                    f"{file} cannot be read as a stream: convert it to {', '.join(STREAMED[:-1])} or {STREAMED[-1]}, "
+                    f"{file} cannot be read as a stream: convert it to {', '.join(kinds[:-1])} or {kinds[-1]}, "
                     "or leave out streaming"
                 )
-        return Opened(name, list(files), files, None, text_column, skip_bad_rows)
+        return Opened(name, list(files), files, None, rows, skip_bad_rows)
     refuse_config(name, config)
     builder = open_builder(name, config)
-    return Opened(name, splits_of(builder), None, builder, text_column)
+    return Opened(name, splits_of(builder), None, builder, rows, skip_bad_rows)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import pyarrow as pa
+
+from hf_difflm.errors import UserError
+
 from ..sources.articles import is_heading
+from ..sources.columns import missing_column
+from ..sources.local_files import text_of_record
 
 Position = dict[str, Any]
 """Where a piece begins; plain JSON, and meaningful to the source it came from alone."""
@@ -46,6 +53,57 @@ class Source(Protocol):
             UserError: what is there cannot be read.
         """
         ...
+
+
+class RowText(Protocol):
+    """What the text of a row is.
+
+    Attributes:
+        fingerprint: changes when the text of some row does.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def columns(self, schema: pa.Schema, where: str) -> list[str]:
+        """Return which columns it reads; ``where`` is for messages.
+
+        Raises:
+            UserError: they are missing, or hold something else.
+        """
+        ...
+
+    def text(self, row: Any, where: str) -> str:
+        """Return the text of a row, empty where it has none; ``where`` is for messages.
+
+        Raises:
+            UserError: it cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """The text of a column."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        return self.name
+
+    def columns(self, schema: pa.Schema, where: str) -> list[str]:
+        """See :class:`RowText`."""
+        if self.name not in schema.names:
+            raise missing_column(self.name, schema.names, where)
+        kind = schema.field(self.name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise UserError(f"column {self.name!r} of {where} holds {kind}, not text: set text_column")
+        return [self.name]
+
+    def text(self, row: Any, where: str) -> str:
+        """See :class:`RowText`."""
+        return text_of_record(row, self.name, where)
 
 
 class Articles:

@@ -23,6 +23,7 @@ from ...data.caching import cached_map, code_digest
 from ...data.collator import IGNORED
 from ...data.encoding import DocumentEncoder
 from ...data.making import BlockMaker
+from ...data.options import LAST
 from ...data.prepared import PreparedData, SideCounts
 from ...data.prepared_folder import is_prepared
 from ...data.round_trip import round_trip
@@ -74,7 +75,9 @@ def evaluation_data(
             )
         return options, prepare_data(options, target.tokenizer, need_train=False, text=text), None
     held = Path(name).exists() or name in EMBEDDED
-    options = dataclasses.replace(options, sft=False, sft_fill_eos=False, streaming=options.streaming and not held)
+    options = dataclasses.replace(
+        options, sft=False, sft_fill_eos=False, sft_turns=LAST, streaming=options.streaming and not held
+    )
     if named or how != ZeroShotOptions():
         return options, _ZeroShot(options, target.tokenizer, how, named, _packed(text, how, changes)).run(), how
     read = options

@@ -166,7 +166,7 @@ def _write_page(page: Path, grid: AblationGrid, done: Sequence[tuple[Round | Non
     parts = [printable(grid.description)]
     for part, table in done:
         parts += [table.to_markdown()] if part is None else [f"## {_title(part)}", table.to_markdown()]
-    parts += [_explanation(grid), f"## What each variant sets\n\n{_variants(grid)}"]
+    parts += [_explanation(grid, done), f"## What each variant sets\n\n{_variants(grid)}"]
     write_markdown(page, f"Ablation: {printable(grid.name)}", command, parts)
 
 
@@ -179,13 +179,15 @@ def _title(part: Round) -> str:
     return printable(f"{part.name}: {which}, {seeds}{f', {said}' if said else ''}")
 
 
-def _explanation(grid: AblationGrid) -> str:
+def _explanation(grid: AblationGrid, done: Sequence[tuple[Round | None, AblationTable]]) -> str:
     seeds = len(grid.seeds)
+    on_test = all(table.on_test for _, table in done)
+    source = "on the test, of the weights in best/" if on_test else "from the evaluation with the lowest value"
     over = "seeds" if grid.rounds else f"{seeds} seed{'s' if seeds > 1 else ''}"
     return (
         f"Means over {over}, ± half the {CONFIDENCE:.0%} interval (Student's t over seeds). "
-        "nats/token (P0) is the NELBO of plain masked diffusion on the same denoiser, from the evaluation with the lowest "
-        "value (exact for an autoregressive model). difference is to "
+        f"nats/token (P0) is the NELBO of plain masked diffusion on the same denoiser, {source} "
+        "(exact for an autoregressive model). difference is to "
         f"`{printable(grid.baseline)}`, paired by seed (unpaired where the logs do not prove that both scored the "
         f"same text); where its interval holds 0 the verdict is {NOT_RESOLVED}; of "
         "two upper bounds (nelbo) the lower one is the better bound. "

@@ -17,6 +17,7 @@ from ..journal.schema import COMPLETED
 from ..journal.tables import UNKNOWN, count, markdown_table, number, text_table
 from .pairing import unpaired
 from .reaching import Reached, median_reached
+from .table import split_note
 from .units import same_units
 from .verdicts import Verdict, half_interval, verdict
 
@@ -65,11 +66,11 @@ class Entry:
         bounds = {run.bound for run in self.runs.values() if run is not None}
         return bounds.pop() if len(bounds) == 1 else None
 
-    def nll(self) -> dict[int, float]:
-        """Nats per scored token of the best evaluation, by seed; empty unless all runs are finished."""
+    def nll(self, on_test: bool = False) -> dict[int, float]:
+        """Nats per scored token of the best evaluation or of the test, by seed; empty unless all runs are finished."""
         if self.missing:
             return {}
-        best = {seed: run.best_evaluation for seed, run in self.runs.items() if run is not None}
+        best = {seed: _quoted(run, on_test).best_evaluation for seed, run in self.runs.items() if run is not None}
         return {seed: found.nll for seed, found in best.items() if found is not None and found.nll is not None}
 
 
@@ -86,13 +87,29 @@ class AblationTable:
     baseline: str
     _same: dict[str, dict[int, bool | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def on_test(self) -> bool:
+        """Whether the numbers are of the test: all finished runs have one."""
+        finished = self._finished()
+        return bool(finished) and all(run.test_evaluation is not None for run in finished)
+
+    @property
+    def split(self) -> str:
+        """A sentence on which text the numbers are of, where some run has a test; else empty."""
+        return split_note(self._finished())
+
+    def _finished(self) -> list[Run]:
+        runs = [run for entry in self.entries for run in entry.runs.values()]
+        return [run for run in runs if run is not None and is_finished(run)]
+
     def to_text(self, width: int) -> str:
         """Return the table for a terminal, and below it what the differences mean."""
-        return "\n".join([text_table(self._headings(), self._cells(), width), *self._sentences()])
+        told = [self.split] if self.split else []
+        return "\n".join([text_table(self._headings(), self._cells(), width), *told, *self._sentences()])
 
     def to_markdown(self) -> str:
         """Return the table as markdown, and below it what the differences mean."""
-        parts = [markdown_table(self._headings(), self._cells(), left=1), "\n".join(self._sentences())]
+        parts = [markdown_table(self._headings(), self._cells(), left=1), self.split, "\n".join(self._sentences())]
         return "\n\n".join(part for part in parts if part)
 
     def data(self) -> list[dict[str, Any]]:
@@ -140,7 +157,7 @@ class AblationTable:
         Paired by seed where both runs of each are proved to have been evaluated on the same units; else of the two means.
         """
         base = self._baseline()
-        ours, theirs = entry.nll(), base.nll()
+        ours, theirs = entry.nll(self.on_test), base.nll(self.on_test)
         seeds = [seed for seed in ours if seed in theirs]
         if not seeds or any(_data(entry.runs[seed]) != _data(base.runs[seed]) for seed in seeds):
             return None
@@ -161,7 +178,9 @@ class AblationTable:
             base = self._baseline().runs
             pairs = {seed: (run, base.get(seed)) for seed, run in entry.runs.items()}
             self._same[entry.name] = {
-                seed: None if ours is None or theirs is None else same_units(ours, theirs)
+                seed: None
+                if ours is None or theirs is None
+                else same_units(_quoted(ours, self.on_test), _quoted(theirs, self.on_test))
                 for seed, (ours, theirs) in pairs.items()
             }
         return [self._same[entry.name][seed] for seed in seeds]
@@ -170,13 +189,14 @@ class AblationTable:
         return next(entry for entry in self.entries if entry.name == self.baseline)
 
     def _row(self, entry: Entry) -> dict[str, Any]:
-        nll, difference = entry.nll(), self.difference(entry)
+        nll, difference = entry.nll(self.on_test), self.difference(entry)
         found: dict[str, Any] = {
             "variant": entry.name,
             "seeds": list(entry.runs),
             "finished": [seed for seed in entry.runs if seed not in entry.missing],
             "verdict": self.verdict(entry),
             "bound": entry.bound,
+            "split": "test" if self.on_test else "eval",
             "eval_nll": _data_of(interval(nll.values())),
             "eval_native_nll": _data_of(self._mean(entry, _native)),
             "difference": _data_of(difference),
@@ -222,7 +242,8 @@ class AblationTable:
         return interval([value for value in values if value is not None])
 
     def _headings(self) -> list[str]:
-        native = ["native nats/token"] if self._has_native() else []
+        of = " (evaluation set)" if self.on_test else ""
+        native = [f"native nats/token{of}"] if self._has_native() else []
         return [
             "variant",
             "seeds",
@@ -250,7 +271,7 @@ class AblationTable:
                     entry.name,
                     str(len(entry.runs) - len(entry.missing)),
                     *([] if self._target() is None else self._spent_cells(entry)),
-                    _cell(interval(entry.nll().values())),
+                    _cell(interval(entry.nll(self.on_test).values())),
                     entry.bound or UNKNOWN,
                     *native,
                     difference.signed() if difference is not None else UNKNOWN,
@@ -282,6 +303,10 @@ def interval(values: Any) -> Interval | None:
         return Interval(mean, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (n - 1))
     return Interval(mean, half_interval(deviation / math.sqrt(n), n))
+
+
+def _quoted(run: Run, on_test: bool) -> Run:
+    return run.quoting_test() if on_test else run
 
 
 def _native(run: Run | None) -> float | None:

@@ -201,8 +201,8 @@ def compare_runs(runs: Sequence[Run | str | Path], names: Sequence[str] | None =
 
 
 def _compared(runs: Sequence[Run], names: Sequence[str] | None) -> Comparison:
+    split = split_note(runs)
     on_test = all(run.test_evaluation is not None for run in runs)
-    validation = [run for run in runs if run.test_evaluation is None]
     if on_test:
         runs = [run.quoting_test() for run in runs]
     called = bool(names)
@@ -228,17 +228,20 @@ def _compared(runs: Sequence[Run], names: Sequence[str] | None) -> Comparison:
         lossy=[note for run, name in named if (note := lossy_note(run, name)) is not None],
         chosen=[note for run, name in named if (note := _chosen_note(run, name)) is not None],
         on_test=on_test,
-        split=_TEST_NOTE if on_test else _validation_note(validation, len(runs)),
+        split=split,
     )
 
 
 _TEST_NOTE = "The numbers are of the test, text that had no say in which weights best/ holds."
 
 
-def _validation_note(without: Sequence[Run], runs: int) -> str:
-    """Say why the test of some runs is not quoted; nothing where none has one."""
-    if len(without) == runs:
+def split_note(runs: Sequence[Run]) -> str:
+    """Say that the test of some runs is quoted, or why it is not; nothing where none has one."""
+    without = [run for run in runs if run.test_evaluation is None]
+    if len(without) == len(runs):
         return ""
+    if not without:
+        return _TEST_NOTE
     names = ", ".join(shortened(run.name) for run in without)
     return (
         "The numbers are of the evaluation set that chose the weights in best/, since there is no test of "

@@ -124,7 +124,7 @@ METHODS = {
     "hyperparameter_search": Method(
         CHANGED,
         "compares trials by metric_for_best_model in the way in which it is better, takes settings of ours, and refuses "
-        "those that would have no effect; optuna is its only backend",
+        "those that would have no effect; optuna is its only backend, over several processes without pruning",
         _SEARCH + "test_each_trial_is_the_training_that_its_values_say",
     ),
     "floating_point_ops": Method(

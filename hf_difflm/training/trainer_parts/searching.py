@@ -37,6 +37,9 @@ _OF_THE_NAMED_OPTIMIZER = frozenset(
 )
 
 
+_ENDS_A_TRIAL = {"pruner": "prunes a trial", "timeout": "ends the search", "catch": "goes on after an error"}
+
+
 class SearchingPart(TrainerPart):
     """Searches hyper-parameters of :class:`DiffusionTrainer` with Optuna."""
 
@@ -64,10 +67,16 @@ class SearchingPart(TrainerPart):
             hp_name: names the folder of a trial; default: ``run-0`` and so on.
             kwargs: of ``optuna.create_study`` and ``Study.optimize``.
 
+        Returns:
+            The best run, or those of several objectives; under several processes None but on the first, as transformers does.
+
         Raises:
-            UserError: there is no ``model_init``, evaluation set or Optuna, or a value that no trial would differ by.
+            UserError: there is no ``model_init``, evaluation set or Optuna, or a value that no trial would differ by; under
+                several processes what would end a trial on the first alone.
         """
         self._check_search(backend, kwargs.get("n_jobs", 1))
+        if self.args.world_size > 1:
+            kwargs = _for_several_processes(kwargs)
         if compute_objective is None:
             metric = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
             better = "maximize" if self.args.greater_is_better else "minimize"
@@ -164,3 +173,19 @@ class SearchingPart(TrainerPart):
             self._tell_logs("mark", "interrupted", f"the search pruned the trial at step {step}")
             self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise optuna.TrialPruned()
+
+
+def _for_several_processes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study is made with where only the first process has it, and the others train what they are told.
+
+    Optuna prunes by default, which the others would not hear of: they would wait for the first for ever.
+    """
+    for name, what in _ENDS_A_TRIAL.items():
+        if given.get(name):
+            raise UserError(
+                f"{name} {what} on the first process alone, and the others would wait for it; leave it out, or search with "
+                "one process"
+            )
+    import optuna
+
+    return {**given, "pruner": optuna.pruners.NopPruner()}

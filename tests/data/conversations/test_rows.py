@@ -72,7 +72,8 @@ def test_sums_are_right_and_no_pair_is_in_two_splits() -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"text": "a"}, "line 1 of PATH has neither messages nor a prompt and a completion, its columns are text"),
+        ({"body": "a"}, "line 1 of PATH has neither messages nor a prompt and a completion, its columns are body"),
+        ({"text": 3}, "column 'text' in line 1 of PATH holds int, not text"),
         ({"mesages": []}, "did you mean 'mesages'?"),
         ({"prompt": "a"}, "has neither messages nor a prompt and a completion, its columns are prompt; rename them"),
         ({"prompt": "a", "completion": " \n"}, "the completion in line 1 of PATH is empty"),

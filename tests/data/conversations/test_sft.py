@@ -159,7 +159,8 @@ def test_conversations_longer_than_a_block_are_left_out_and_said(sft: Sft) -> No
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"streaming": True}, "leave out streaming"),
+        ({"sft_turns": "first"}, "sft_turns is 'first'; give one of last, all"),
+        ({"sft": False, "sft_turns": "all"}, "add sft"),
         ({"sft": False, "sft_fill_eos": True}, "add sft"),
     ],
 )

@@ -89,3 +89,61 @@ def test_bad_conversations_are_counted_and_left_out_in_the_same_way(tmp_path, ki
     data = prepare_data(DataOptions(**options, skip_bad_rows=True), load_tokenizer("bytes"))
     assert sum(count.documents for count in data.counts.values()) == 38
     assert "left out 2 bad rows" in data.summary()
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
+def test_bad_rows_of_csv_are_counted_and_left_out_too(tmp_path, name):
+    import gzip
+
+    good = [f"document {n:02} of some words,{n}" for n in range(30)]
+    lines = [line.encode() for line in good]
+    lines[4:4] = [b"one, two, three", b"\xff\xfe,1", b"alone"]
+    content = b"text,n\n" + b"\n".join(lines) + b"\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(UserError) as refused:
+        _prepare(path)
+    said = str(refused.value)
+    assert said.startswith(f"3 rows of {path} cannot be used: row 5 of {path} has 3 fields and the header 2")
+    assert f"row 6 of {path} is not UTF-8 text" in said
+    assert f"row 7 of {path} has 1 fields and the header 2" in said
+    data = _prepare(path, skip_bad_rows=True)
+    assert sum(count.documents for count in data.counts.values()) == 30
+    assert f"left out 3 bad rows of {path}" in data.summary()
+
+
+def test_bad_rows_of_a_streamed_hub_set_are_told_with_their_number_and_left_out(tmp_path, caplog):
+    """Conversations: in a column of text each value is text, or the set is refused at once."""
+    import datasets
+
+    def row(n, answer):
+        return {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": answer}]}
+
+    rows = [row(n, "" if n in (3, 5) else f"yes {n}") for n in range(40)]
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "hub" / "rows.parquet", batch_size=7)
+    (tmp_path / "hub" / "README.md").write_text(
+        '---\nconfigs:\n- config_name: c\n  data_files:\n  - split: train\n    path: "*.parquet"\n---\n'
+    )
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row(n, "no")) + "\n" for n in range(100, 104)))
+    options = {
+        "dataset": str(tmp_path / "hub"),
+        "dataset_config": "c",
+        "eval_dataset": str(tmp_path / "eval.jsonl"),
+        "sft": True,
+        "streaming": True,
+        "block_size": 64,
+        "shuffle_window": 8,
+    }
+    with pytest.raises(UserError) as refused:
+        prepare_data(DataOptions(**options), load_tokenizer("bytes")).train[3]
+    assert str(refused.value).startswith("the last message in row 4 of")  # and not that reading broke off
+    assert "leave such rows out by skip_bad_rows" in str(refused.value)
+    with caplog.at_level(logging.WARNING):
+        train = prepare_data(DataOptions(**options, skip_bad_rows=True), load_tokenizer("bytes")).train
+        found = [train[index] for index in range(100)]  # more than two passes
+    told = [record.message for record in caplog.records if "left out a bad row" in record.message]
+    assert len(told) == 2
+    assert f"row 6 of {str(tmp_path / 'hub')!r}" in told[1]
+    answers = {bytes(r["labels"][r["labels"] >= 0][:-1].tolist()).decode() for r in found}
+    assert answers == {f" yes {n}" for n in range(40) if n not in (3, 5)}

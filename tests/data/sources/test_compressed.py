@@ -17,6 +17,7 @@ from hf_difflm.data.sources.folders import find_files, left_out
 from hf_difflm.data.sources.local_files import load_local
 from hf_difflm.data.streaming.files import Files
 from hf_difflm.data.streaming.open import open_stream
+from hf_difflm.data.streaming.sources import TextColumn
 from hf_difflm.errors import UserError
 
 pytestmark = pytest.mark.borders
@@ -51,7 +52,9 @@ def test_shards_are_read_and_the_licence_is_not(tmp_path, suffix):
     folder = shards(tmp_path / "data", suffix)
     expected = [json.loads(line)["text"] for line in ROWS.decode().splitlines()]
     assert load_local(folder, "text")[0]["train"]["text"][:] == expected
-    assert [piece.text for piece in open_stream(str(folder), None, "text").source("train").pieces()] == expected
+    assert [
+        piece.text for piece in open_stream(str(folder), None, TextColumn("text")).source("train").pieces()
+    ] == expected
     assert left_out(folder) == f"left out 3 files of {folder}: LICENSE.txt, README.md, old.parquet.gz"
 
 
@@ -68,8 +71,8 @@ def test_a_stream_goes_on_at_any_piece(tmp_path, suffix):
     for name, content in (("rows.jsonl", ROWS), ("text.txt", TEXT)):
         (tmp_path / name).write_bytes(content)
         (tmp_path / f"{name}{suffix}").write_bytes(COMPRESS[suffix](content))
-        plain = list(Files("x", (tmp_path / name,), "text").pieces())
-        source = Files("x", (tmp_path / f"{name}{suffix}",), "text")
+        plain = list(Files("x", (tmp_path / name,), TextColumn("text")).pieces())
+        source = Files("x", (tmp_path / f"{name}{suffix}",), TextColumn("text"))
         assert list(source.pieces()) == plain
         for place in (1, len(plain) // 2, len(plain) - 1):
             assert list(source.pieces(plain[place].position)) == plain[place:]
@@ -105,7 +108,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, suffix):
         with pytest.raises(UserError, match=f"{name}.jsonl{suffix} cannot be decompressed"):
             load_local(path, "text")
         with pytest.raises(UserError, match=f"{name}.jsonl{suffix} cannot be decompressed"):
-            list(Files("x", (path,), "text").pieces())
+            list(Files("x", (path,), TextColumn("text")).pieces())
 
 
 def test_a_folder_of_licences_and_a_licence_by_its_name_are_text(tmp_path):

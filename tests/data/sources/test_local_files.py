@@ -39,7 +39,7 @@ def test_a_folder_may_mix_kinds_in_subfolders_and_ignores_others(tmp_path: Path)
     datasets.Dataset.from_dict({"body": ["from parquet"]}).to_parquet(str(tmp_path / "f.parquet"))
     (tmp_path / "g.pdf").write_bytes(b"%PDF")
     (tmp_path / ".hidden.txt").write_text("hidden")
-    expected = ["from txt", "from json", "from jsonl", "", "from\r\ncsv", "NA", "from parquet"]
+    expected = ["from txt", "from json", "from\r\ncsv", "NA", "from jsonl", "", "from parquet"]
     assert texts(tmp_path, "body") == expected
 
 
@@ -119,9 +119,9 @@ GOOD = json.dumps({"text": "good"})
         (file("a.txt", b"text \xfe\x00 noise"), r"a\.txt is not UTF-8 text \(byte 5 is 0xfe\): convert it"),
         (file("a.txt", "utf-16".encode("utf-16")), r"a\.txt is not UTF-8 text \(byte 0 is 0xff\)"),
         (file("a.csv", b"txt,n\na,1\n"), r"no column 'text', its columns are txt, n; did you mean 'txt'\?"),
-        (file("a.csv", b"text,n\n1,1\n2,1\n"), r"column 'text' of .*a\.csv holds int64, not text"),
-        (file("a.csv", b"text\n\xff\xfe\n"), r"cannot read .*a\.csv as \.csv"),
-        (file("a.csv", b""), r"cannot read .*a\.csv as \.csv"),
+        (file("a.csv", b"text,n\n1,1\n2,1\n"), r"column 'text' of .*a\.csv holds numbers, not text"),
+        (file("a.csv", b"text\n\xff\xfe\n"), r"row 1 of .*a\.csv is not UTF-8 text"),
+        (file("a.csv", b""), r"cannot read .*a\.csv as \.csv: it has no header"),
         (file("a.parquet", b"noise"), r"cannot read .*a\.parquet as \.parquet"),
         (file("a.pdf", b"%PDF"), r"cannot read .*a\.pdf: rename it to one of \.txt, \.jsonl"),
     ],

@@ -9,7 +9,8 @@ import pytest
 from made_runs import evaluated, make_run
 
 from hf_difflm.runs.comparing.ablation import AblationTable, Entry, interval
-from hf_difflm.runs.journal.schema import EventRecord
+from hf_difflm.runs.comparing.units import TEST_FILE
+from hf_difflm.runs.journal.schema import EventRecord, MeasurementRecord
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +104,37 @@ def test_variants_that_share_their_weights_say_so_and_have_their_own_texts():
     table = _table(base, drawn)
     assert table.verdict(drawn) == "same weights"
     assert "2.500" in next(line for line in table.to_text(200).splitlines() if "sampler" in line)
+
+
+def _tested(entry, finals):
+    """The runs of an entry with an nll on the test, of the same units in all."""
+    for run, nll in zip(entry.runs.values(), finals, strict=True):
+        run.measurements.append(
+            MeasurementRecord(iter=run.best_evaluation.iter, source="test", metrics={"test/nll": nll})
+        )
+        file = run.path.parent / "best_evaluation.json"
+        (run.path.parent / TEST_FILE).write_text(file.read_text().replace('"a', '"test a'))
+    return entry
+
+
+@pytest.mark.borders
+def test_the_test_is_quoted_where_all_runs_have_one_and_the_table_says_so():
+    base = _tested(_entry("base", [2.0, 3.0, 4.0]), [2.5, 3.5, 4.5])
+    better = _tested(_entry("better", [2.1, 3.1, 4.1]), [2.4, 3.41, 4.39])  # worse on the set that chose the weights
+    table = _table(base, better)
+    assert table.verdict(better) == "better bound"
+    assert table.difference(better).mean == pytest.approx(-0.1, abs=1e-6)
+    assert [row["split"] for row in table.data()] == ["test", "test"]
+    assert table.data()[0]["eval_nll"]["mean"] == pytest.approx(3.5)
+    for said in (table.to_text(200), table.to_markdown()):
+        assert "The numbers are of the test" in said
+
+
+@pytest.mark.borders
+def test_a_run_without_a_test_among_others_has_all_quote_their_evaluation():
+    base = _tested(_entry("base", [2.0, 3.0]), [2.5, 3.5])
+    other = _entry("other", [2.1, 3.1])
+    table = _table(base, other)
+    assert table.data()[0]["eval_nll"]["mean"] == pytest.approx(2.5, rel=1e-2)
+    assert table.data()[0]["split"] == "eval"
+    assert "there is no test of other-seed1, other-seed2" in table.to_markdown()

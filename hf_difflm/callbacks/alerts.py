@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..runs.journal.schema import FAILED, EventRecord, MeasurementRecord, Record, SampleRecord
 from ..runs.journal.tables import printable
-from .measuring.alarms import Alarm, GradientAlarm, LossAlarm, check_kinds, judge_sample, judge_waiting
+from .measuring.alarms import Alarm, GradientAlarm, LossAlarm, PlateauAlarm, check_kinds, judge_sample, judge_waiting
 from .reports import Reports, reports_of
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _FEW_TOKENS = 20  # of a text: the most frequent one of so few says little
 
 
 class AlertCallback(TrainerCallback):
-    """Watch a training for five alarms: an event ``alert`` in the run log, a line on the terminal, a stop on request.
+    """Watch a training for six alarms: an event ``alert`` in the run log, a line on the terminal, a stop on request.
 
     - ``loss_spike``: a loss 8 robust standard deviations and 20 % above the median of the 50 before it, or not finite;
     - ``exploding_gradients``: a pre-clip gradient norm above 10 times such a median, or not finite;
@@ -31,6 +31,8 @@ class AlertCallback(TrainerCallback):
       second, was waiting for data (what other callbacks do at the end of a step looks the same, but not twice);
     - ``degenerate_samples``: more than half of a text of at least 20 tokens is one token, where it was drawn by
       :class:`GenerationSamplesCallback` (greedy texts of a sound model repeat themselves too, so they are no alarm).
+    - ``unigram_plateau``: a loss within 2 % of the entropy of the training set's token frequencies for a tenth of the
+      training, and at least 20 steps (:class:`DiffusionTrainer` knows that entropy, a stock Trainer does not).
 
     A Trainer that tells each step (``on_training_iterations``) is judged by steps, any other by what it logs. After an
     alert its kind is silent for 100 steps.
@@ -65,6 +67,8 @@ class AlertCallback(TrainerCallback):
         self._stalled = False
         self._stop = False
         self._reports = reports_of(state)
+        entropy = self._reports.unigram_entropy
+        self._plateau = PlateauAlarm(entropy, state.max_steps) if entropy else None
         if state.is_world_process_zero:
             self._reports.listen(self._hear)
 
@@ -103,7 +107,9 @@ class AlertCallback(TrainerCallback):
     # ---- judging ----
 
     def _judge_step(self, step: int, values: Mapping[str, Any]) -> None:
-        for watch, name in ((self._loss, "loss"), (self._gradients, "grad_norm")):
+        for watch, name in ((self._loss, "loss"), (self._plateau, "loss"), (self._gradients, "grad_norm")):
+            if watch is None:
+                continue
             if values.get(name) is not None:
                 self._raise(watch.judge(step, float(values[name])))
 

@@ -32,12 +32,14 @@ class Reports:
     Attributes:
         journal_path: the journal of this training; None where no run log is kept, and on other processes than world zero.
         ending: how the training will have ended, and why, where a callback stops it: ``("failed", sentence)``.
+        unigram_entropy: of the training set's token frequencies, in nats per scored token; None where it is not known.
         gradient_norms: those of the newest step whose clipping has kept them; None where a Trainer does not tell.
     """
 
     def __init__(self) -> None:
         self.journal_path: Path | None = None
         self.ending: tuple[str, str] | None = None
+        self.unigram_entropy: float | None = None
         self.gradient_norms: GradientNorms | None = None
         self._record_listeners: list[Callable[[Record], None]] = []
         self._time_listeners: list[Callable[[str, float], None]] = []

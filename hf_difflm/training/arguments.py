@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.training_args import OptimizerNames
 
 from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
@@ -19,6 +20,8 @@ from .declarations.fields import find_field
 from .declarations.trainer_arguments import REFUSED, ROWS
 from .declarations.typed_values import check_value, shown
 from .launch.processes import asked_engine, build_models_whole, check_launch, check_sharding, use_one_gpu
+from .optimization.muon import MUON
+from .optimization.stable_decay import STABLE_DECAY, stable_decay_kwargs
 from .optimizer_choice import check_named_optimizer, word
 from .options import DiffusionOptions
 
@@ -48,6 +51,11 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
     # depend on the number of processes.
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "drop the incomplete optimiser batch at the end of an epoch; off is refused"}
+    )
+    # Parsers take no other word than those of an enumeration, which has no muon.
+    optim: str = field(
+        default=TrainingArguments.optim,
+        metadata={"help": "the optimiser", "choices": (*(name.value for name in OptimizerNames), MUON)},
     )
     as_given: InitVar[Mapping[str, tuple[Any, Any]] | None] = None
     """Name to what was given and what was made of it. ``dataclasses.replace`` hands it on, so that the copy derives anew."""
@@ -116,13 +124,20 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
             asked_engine(self.fsdp, self.deepspeed),
             ema=self.ema_decay is not None,
             load_best_model_at_end=self.load_best_model_at_end,
+            muon=self.optim == MUON,
         )
         Draws(self.eval_replicates, self.target_stderr, self.max_eval_replicates)  # a check
         self._find_direction()
+        optim = self.optim
+        if optim == MUON:  # of which transformers has no name
+            self.optim = "adamw_torch"
         super().__post_init__()
+        if optim == MUON:
+            self.optim = optim
         self._refuse_other_batches()
         check_named_optimizer(self)
         self._turn_plateau()
+        self._check_decay()
         build_models_whole()
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every parameter takes part in every step
@@ -176,6 +191,13 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
                 "greater_is_better out"
             )
         self.greater_is_better = better
+
+    def _check_decay(self) -> None:
+        """Whether warm-up and decay fit into the steps, where these are known before there are data."""
+        if word(self.lr_scheduler_type) == STABLE_DECAY:
+            steps = self.max_steps if self.max_steps > 0 else None
+            warmup = 0 if steps is None else self.get_warmup_steps(steps)
+            stable_decay_kwargs(self.lr_scheduler_kwargs or {}, warmup, steps)  # type: ignore[arg-type]
 
     def _turn_plateau(self) -> None:
         """Have a schedule that waits for a metric to improve look the way that is better: by itself it takes "min"."""

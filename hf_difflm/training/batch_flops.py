@@ -18,6 +18,10 @@ class BatchFlops:
         model: the network; of families that :mod:`hf_difflm.flops.network` does not know, and of weights beside adapters,
             nothing is counted.
         networks: what the objective trains beside it; each knows ``training_flops(lengths, predicted)``.
+
+    Attributes:
+        of_optimizer: FLOPs of an optimiser step, by its number of micro-batches: those of Newton-Schulz, counted once
+            though each process may compute them.
     """
 
     def __init__(self, model: Any, networks: nn.ModuleDict | None = None) -> None:
@@ -26,10 +30,11 @@ class BatchFlops:
         frozen = isinstance(model, nn.Module) and not all(p.requires_grad for p in model.parameters())
         known = hasattr(config, "to_dict") and not frozen
         self._architecture = Architecture.from_config(config.to_dict()) if known else None
+        self.of_optimizer = 0.0
         self._networks: list[Any] = [] if networks is None else list(networks.values())
 
     def __call__(self, batch: Batch, output: ObjectiveOutput) -> float | None:
-        """Return the model FLOPs of one forward and backward pass; None where they are not known.
+        """Return the model FLOPs of one forward and backward pass, with its share of the optimiser's; None if not known.
 
         Args:
             batch: on the host, see :data:`~hf_difflm.objectives.Batch`.
@@ -46,4 +51,4 @@ class BatchFlops:
         lengths = Counter({length: count * output.reads for length, count in lengths.items()})
         predicted = len(output.rows_N)
         beside = sum(network.training_flops(lengths, predicted) for network in self._networks)
-        return training_flops(self._architecture, lengths, predicted) + beside
+        return training_flops(self._architecture, lengths, predicted) + beside + self.of_optimizer

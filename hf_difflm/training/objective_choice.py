@@ -78,7 +78,7 @@ def objective_for(
                 f"importance {settings.importance} needs the token frequencies of a training set, and there is none; pass "
                 "train_dataset, or choose importance learned_only or none"
             )
-        counts_V = _counts(train_dataset, config.vocab_size, bos_token_id)
+        counts_V = token_counts(train_dataset, config.vocab_size, bos_token_id)
     objective = adaptive_objective(config, p0, settings, counts_V, args.seed)
     if args.max_steps > 0:
         objective.begin(args.max_steps)
@@ -137,15 +137,17 @@ def adaptive_settings(training: Mapping[str, Any]) -> AdaptiveSettings:
     )
 
 
-def _counts(dataset: Any, vocab_size: int, bos_token_id: int | None) -> np.ndarray:
-    """(V,) how often each token of the training set is scored; of a stream, of its first blocks."""
+def token_counts(
+    dataset: Any, vocab_size: int, bos_token_id: int | None, stream_rows: int = _STREAM_ROWS
+) -> np.ndarray:
+    """(V,) how often each token of the training set is scored; of a stream, of its first ``stream_rows`` blocks."""
     if getattr(dataset, "is_stream", False) and hasattr(dataset, "one_pass"):  # its own windows stay as they are
-        blocks = itertools.islice(dataset.one_pass(_STREAM_ROWS), 1)
+        blocks = itertools.islice(dataset.one_pass(stream_rows), 1)
         rows: Iterable[Any] = (
             {"input_ids": row} if isinstance(row, np.ndarray) else {"input_ids": row.ids, "labels": row.labels}
             for part in blocks
             for row in part
         )
         return count_tokens(rows, vocab_size, bos_token_id=bos_token_id)
-    most_rows = _STREAM_ROWS if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") else None
+    most_rows = stream_rows if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") else None
     return count_tokens(dataset, vocab_size, most_rows, bos_token_id)

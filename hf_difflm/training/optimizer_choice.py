@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import Trainer
 
 from ..errors import UserError
 from .declarations.complaints import complaints_about
 from .declarations.typed_values import shown
+from .optimization.muon import MUON, Muon
+from .optimization.named import named_optimizer
 from .schedule_free import SCHEDULE_FREE, refuse_second_average
 
 _OF_MODULES = {"galore": "galore_torch", "apollo": "apollo_torch"}
@@ -45,6 +46,16 @@ def check_named_optimizer(args: Any) -> None:
             f"optim {name} changes each weight within the backward pass, where max_grad_norm clips nothing and of "
             f"which checkpoints keep no state, whatever the log says{other or '; choose adafactor, which is small, too'}"
         )
+    if name == MUON and args.lora_r is not None:
+        raise UserError(
+            f"optim {MUON} makes the update of a whole matrix orthogonal, which lora_r {args.lora_r} trains as a product of "
+            "two thin ones; choose another optim such as adamw_torch, or leave lora_r out"
+        )
+    if name != MUON and args.adamw_learning_rate is not None:
+        raise UserError(
+            f"adamw_learning_rate {args.adamw_learning_rate:g} is for optim {MUON}, which has two learning rates, but optim "
+            f"is {name}; set learning_rate, or optim to {MUON}"
+        )
     if args.optim_target_modules is not None and of_modules is None:
         raise UserError(
             f"optim_target_modules={shown(args.optim_target_modules)} is for the GaLore and APOLLO optimisers, but optim is "
@@ -64,16 +75,16 @@ def check_named_optimizer(args: Any) -> None:
         )
     if of_modules is not None and importlib.util.find_spec(of_modules) is not None:
         return  # it is made for the modules of a network, and what it makes of its words hangs on them
-    tiny: Any = torch.nn.Linear(1, 1)
+    tiny: Any = torch.nn.Linear(2, 2)
     bare = _asked(args, None, tiny)
     for part in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
         if _asked(args, part, tiny) == bare:  # transformers drops it without a word
             raise UserError(f"optim_args has {part!r}, which has no effect on optim {name}; leave it out")
     kind, values = _asked(args, args.optim_args, tiny)
-    if inspect.isclass(kind) and kind.__module__.startswith("torch.optim"):
+    if inspect.isclass(kind) and (kind is Muon or kind.__module__.startswith("torch.optim")):
         made: Any = kind
         with complaints_about(f"optim {name} does not take these values", "change the one it names"):
-            made(tiny.parameters(), **values)
+            made(values.pop("params", tiny.parameters()), **values)
 
 
 def _asked(args: Any, words: str | None, model: Any) -> tuple[Any, dict[str, Any]]:
@@ -83,7 +94,7 @@ def _asked(args: Any, words: str | None, model: Any) -> tuple[Any, dict[str, Any
     beside = f"with optim_args {words!r}" if words else "here"
     advice = "change one of them" if words else "install what it names, or choose another optim such as adamw_torch"
     with complaints_about(f"optim {word(args.optim)} does not work {beside}", advice):
-        return Trainer.get_optimizer_cls_and_kwargs(asked, model)
+        return named_optimizer(asked, model)
 
 
 def check_given_optimizer(

@@ -279,11 +279,21 @@ class DiffusionOptions:
         default=1, metadata={"help": "micro-batches in an optimiser batch", "min": 1}
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate", "above": 0.0})
+    adamw_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "optim muon: peak learning rate of embeddings, LM head and norms, where learning_rate is that of the "
+            "weight matrices; default: learning_rate",
+            "above": 0.0,
+        },
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning-rate schedule"})
     warmup_steps: float = field(
         default=0.05, metadata={"help": "warm-up steps; below 1: share of all steps", "min": 0.0}
     )
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay of AdamW", "min": 0.0})
+    weight_decay: float = field(
+        default=0.0, metadata={"help": "decoupled weight decay, of AdamW and of muon", "min": 0.0}
+    )
     max_grad_norm: float = field(
         default=1.0, metadata={"help": "clip the gradient norm here; 0: do not clip", "min": 0.0}
     )

@@ -37,6 +37,8 @@ from .given_data import check_evaluation_sets, check_training_set
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
+from .optimization.matrices import parted_in_words
+from .optimization.muon import MUON, muon_of
 from .optimizer_choice import check_given_optimizer
 from .peft_adapters import with_adapters
 from .schedule_free import ScheduleFreeAverage, check_optimizer, schedule_free_average
@@ -134,6 +136,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             load_best_model_at_end=args.load_best_model_at_end,
             state_dict_type=fsdp_state_dict_type(),
             reads_padding=bool(getattr(getattr(self.model, "config", None), "reads_padding", None)),
+            muon=args.optim == MUON,
         )
         check_optimizer(self.optimizer, engine_of(args), args.ema_decay)
         # Not `objective`: that is where a hyperparameter search keeps the value of a trial.
@@ -323,6 +326,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         if self.ema is not None:
             self.ema.update()
         self._forget_gradients()
+        self._note_learning_rates()
 
     def _leave_out(self, what: str, seconds: float) -> None:
         self._window.leave_out(seconds)
@@ -347,6 +351,10 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             found["parent"] = parent
         if self._optimizer_given is not None:
             found["optimizer"] = self._optimizer_given
+        elif self.args.optim == MUON:
+            found["optimizer"] = parted_in_words(self.model)
+        if (entropy := self._unigram_entropy()) is not None:
+            found["unigram_entropy"] = entropy
         if self.backbone_verdict is not None:
             longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
             found["backbone"] = {
@@ -365,6 +373,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         ):
             self._router_loss = RouterLoss(self.model, self.args.router_aux_loss)
         prepared = super()._prepare_for_training(*args, **kwargs)
+        if (muon := muon_of(self.optimizer)) is not None:
+            parts = self.args.gradient_accumulation_steps * self.accelerator.num_processes
+            self._batch_flops.of_optimizer = muon.flops() / parts
         if self.args.ema_decay is not None:
             self.ema = ExponentialMovingAverage(self.model, self.args.ema_decay)
             if self._resumed_from is not None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_difflm.callbacks import AlertCallback, RunLogCallback
-from hf_difflm.callbacks.measuring.alarms import GradientAlarm, LossAlarm, judge_sample, judge_waiting
+from hf_difflm.callbacks.measuring.alarms import GradientAlarm, LossAlarm, PlateauAlarm, judge_sample, judge_waiting
 from hf_difflm.callbacks.reports import reports_of
 from hf_difflm.errors import UserError
 from hf_difflm.runs import load_run
@@ -50,6 +50,18 @@ def test_gradients_that_explode_vanish_or_are_no_numbers():
     assert judged(GradientAlarm(), [*calm, math.inf]) == ["exploding_gradients"]
     assert judged(GradientAlarm(), [*calm, 1e-5]) == ["vanishing_gradients"]
     assert judged(GradientAlarm(), [0.0]) == ["vanishing_gradients"]
+
+
+@pytest.mark.parametrize("steps", [50, 400])
+def test_a_loss_that_rests_at_the_entropy_for_a_tenth_is_an_alarm_and_one_that_passes_is_none(steps):
+    window = max(20, steps // 10)
+    noise = torch.randn(steps, generator=torch.Generator().manual_seed(0)).mul(0.1).tolist()
+    resting = [3.0 + x for x in noise]
+    assert judged(PlateauAlarm(3.0, steps), resting) == ["unigram_plateau"] * (steps // window)
+    assert judged(PlateauAlarm(3.0, steps), resting[: window - 1]) == []
+    assert judged(PlateauAlarm(2.9, steps), [*[5.0] * window, *resting]) == []
+    assert judged(PlateauAlarm(3.0, steps), [3.5 - step / window + x for step, x in enumerate(noise)]) == []
+    assert judged(PlateauAlarm(3.0, steps), [math.nan] * steps) == []
 
 
 def test_waiting_and_degenerate_texts_are_judged_by_more_than_half():

@@ -74,7 +74,9 @@ def sound_run(
         **config,
     }
     quantities = {"lr": learning_rate, **noise, **(columns or {})}
-    return make_run(steps=steps, objective=objective, columns=quantities, **settings)
+    run = make_run(steps=steps, objective=objective, columns=quantities, **settings)
+    run.header.metadata["unigram_entropy"] = 3.0  # its loss falls to 2
+    return run
 
 
 def learnt_importance(steps: int = STEPS, seed: int = 0) -> dict[str, np.ndarray]:

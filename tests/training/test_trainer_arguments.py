@@ -19,6 +19,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 
 from hf_difflm.errors import UserError
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
+from hf_difflm.training.optimization.muon import Muon
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +63,7 @@ def test_the_optimiser_is_the_one_that_is_named(make_diffusion_trainer, tmp_path
     optimizer = make_diffusion_trainer(optim="sgd", optim_args="momentum=0.5").create_optimizer()
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["momentum"] == 0.5
+    assert isinstance(make_diffusion_trainer(optim="muon").create_optimizer(), Muon)
     with pytest.raises(UserError, match=r"optim_args has 'momentm=0.5', which has no effect on optim sgd"):
         arguments(tmp_path, optim="sgd", optim_args="momentum=0.5, momentm=0.5")
     with pytest.raises(UserError, match="optim sgd does not work with optim_args 'momentum=a': could not convert"):
@@ -87,6 +89,10 @@ def test_target_modules_are_for_the_optimisers_that_have_them(make_diffusion_tra
     [
         ({"lr_scheduler_type": "constant"}, [1.0, 1.0, 1.0, 1.0]),
         ({"lr_scheduler_type": "linear", "warmup_steps": 2}, [0.0, 0.5, 1.0, 0.5]),
+        (
+            {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"decay_ratio": 0.5}},
+            [1.0, 1.0, 1.0, 0.5],
+        ),
         ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.4}}, [1.0, 0.85, 0.7, 0.55]),
     ],
 )

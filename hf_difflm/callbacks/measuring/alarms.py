@@ -9,8 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError, did_you_mean
+from ...runs.checklist.plateau import NEAR as PLATEAU_NEAR
+from ...runs.checklist.plateau import SHARE as PLATEAU_SHARE
 
-KINDS = ("loss_spike", "exploding_gradients", "vanishing_gradients", "data_stall", "degenerate_samples")
+KINDS = (
+    "loss_spike",
+    "exploding_gradients",
+    "vanishing_gradients",
+    "data_stall",
+    "degenerate_samples",
+    "unigram_plateau",
+)
 
 _WINDOW = 50
 _ENOUGH = 20  # values before a judgement: the first steps of a training are like none after them
@@ -117,6 +126,39 @@ class GradientAlarm:
             message = f"the gradient norm is {norm:.4g} at step {step}, the median of the steps before {middle:.4g}"
             return Alarm("exploding_gradients", step, norm, _EXPLODING * middle, message)
         return None
+
+
+class PlateauAlarm:
+    """A loss that rests at the entropy of the token frequencies: within 2 % of it in both halves of a tenth of the training.
+
+    Args:
+        entropy: in nats per scored token.
+        steps: of the whole training; a tenth, and at least 20, are looked at.
+    """
+
+    def __init__(self, entropy: float, steps: int) -> None:
+        self._entropy = entropy
+        self._losses: deque[float] = deque(maxlen=2 * math.ceil(max(PLATEAU_SHARE * steps, _ENOUGH) / 2))
+        self._since = 0
+
+    def judge(self, step: int, loss: float) -> Alarm | None:
+        """Judge the loss of a step, and remember it; again after as many steps as are looked at."""
+        self._losses.append(loss)
+        self._since += 1
+        if self._since < (self._losses.maxlen or 0):
+            return None
+        half = len(self._losses) // 2
+        values = list(self._losses)
+        means = [math.fsum(part) / half for part in (values[:half], values[half:])]
+        if any(not abs(mean - self._entropy) <= PLATEAU_NEAR * self._entropy for mean in means):
+            return None
+        self._since = 0
+        loss = sum(means) / 2
+        message = (
+            f"the loss has not left the unigram plateau: {loss:.4g} in the {len(values)} steps up to step {step}, where "
+            f"token frequencies alone give {self._entropy:.4g}; more warmup_steps, a lower learning_rate or optim muon help"
+        )
+        return Alarm("unigram_plateau", step, loss, (1 - PLATEAU_NEAR) * self._entropy, message)
 
 
 def judge_waiting(step: int, waited: float, seconds: float) -> Alarm | None:

@@ -15,6 +15,7 @@ _STATE_BYTES = {
     "adagrad": 4.0,
     "rmsprop": 4.0,
     "lion_32bit": 4.0,
+    "muon": 4.0,
     "paged_lion_32bit": 4.0,
     "adamw_8bit": 2.0,
     "adamw_bnb_8bit": 2.0,
@@ -61,12 +62,16 @@ def held_bytes(
         average: whether a moving average of the weights is kept.
 
     Raises:
-        UserError: an average under ZeRO-3.
+        UserError: an average under ZeRO-3; Muon under DeepSpeed.
     """
     if engine == "zero3" and average:
         raise UserError("zero3 keeps no moving average of the weights; leave out ema_decay, or use fsdp2")
+    if optimizer == "muon" and engine.startswith("zero"):
+        raise UserError(f"{engine} does not train with optim muon, which needs whole matrices; use fsdp2 or ddp")
     size, width = network.parameters, 2 if half else 4
     states = _STATE_BYTES.get(optimizer, 8.0) * size
+    if optimizer == "muon":  # matrices have their momentum alone, all else both moments of Adam
+        states += 4.0 * network.outside
     weights, buffers, kept_average = 4.0 * size, 0.0, 4.0 * size * average
     if engine == "ddp":
         buffers = 4.0 * size if devices > 1 else 0.0  # the buckets in which gradients are averaged

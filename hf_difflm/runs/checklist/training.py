@@ -22,6 +22,7 @@ from .checks import (
     unknown,
     warmup_steps,
 )
+from .plateau import plateau_check
 
 _LR_TOLERANCE = 0.02  # of the peak: steps that a float16 scaler skipped shift the schedule
 _SLOWEST = 0.5
@@ -34,6 +35,7 @@ def training_checks(run: Run) -> list[Check]:
         _status(run),
         _finite(run),
         _loss(run),
+        plateau_check(run),
         _learning_rate(run),
         _evaluations(run),
         _throughput(run),
@@ -82,9 +84,11 @@ def _learning_rate(run: Run) -> Check:
     if not len(rows) or not peak:
         return unknown(name, "the log has no learning rate, or not the one that was asked for")
     kind, warmup = str(run.config.get("lr_scheduler_type", "linear")), warmup_steps(run, planned)
-    if planned is None or warmup is None or run.config.get("lr_scheduler_kwargs"):
+    kwargs = run.config.get("lr_scheduler_kwargs")
+    ratio = kwargs.get("decay_ratio") if isinstance(kwargs, dict) and kwargs.keys() == {"decay_ratio"} else None
+    if planned is None or warmup is None or (kwargs and ratio is None):
         return unknown(name, f"now {rows[-1, 1]:.3g} of {peak:.3g}; where the schedule ends is not in the log")
-    wanted = _scheduled(kind, rows[:, 0] - 1, peak, warmup, planned)
+    wanted = _scheduled(kind, rows[:, 0] - 1, peak, warmup, planned, ratio)
     if wanted is None:
         return unknown(name, f"now {rows[-1, 1]:.3g} of {peak:.3g}; {printable(kind)} is a schedule not known here")
     distance = np.abs(rows[:, 1] - wanted)
@@ -98,7 +102,9 @@ def _learning_rate(run: Run) -> Check:
     )
 
 
-def _scheduled(kind: str, steps: np.ndarray, peak: float, warmup: int, planned: int) -> np.ndarray | None:
+def _scheduled(
+    kind: str, steps: np.ndarray, peak: float, warmup: int, planned: int, decay_ratio: float | None
+) -> np.ndarray | None:
     """The learning rate of the schedules of transformers that most use, after ``steps`` optimiser steps."""
     rest = np.clip((steps - warmup) / max(planned - warmup, 1), 0.0, 1.0)
     after = {
@@ -106,6 +112,8 @@ def _scheduled(kind: str, steps: np.ndarray, peak: float, warmup: int, planned: 
         "cosine": 0.5 * (1.0 + np.cos(math.pi * rest)),
         "constant_with_warmup": np.ones_like(rest),
     }
+    if kind == "warmup_stable_decay" and decay_ratio is not None:
+        after[kind] = np.clip((planned - steps) / max(1, round(decay_ratio * planned)), 0.0, 1.0)
     if kind == "constant":
         return np.full_like(rest, peak)
     if kind not in after:

@@ -5,6 +5,7 @@ Every number comes from finished runs; a variant that misses one of its runs has
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ..journal.run import Run
 from ..journal.schema import COMPLETED
 from ..journal.tables import UNKNOWN, count, markdown_table, number, text_table
 from .pairing import unpaired
+from .rates import Rates
 from .reaching import Reached, median_reached
 from .table import split_note
 from .units import same_units
@@ -65,6 +67,12 @@ class Entry:
         """``"nelbo"`` or ``"exact"``, as the logs of its runs say; None where they do not say one and the same."""
         bounds = {run.bound for run in self.runs.values() if run is not None}
         return bounds.pop() if len(bounds) == 1 else None
+
+    @property
+    def rates(self) -> Rates | None:
+        """Optimiser and learning rates of its runs; None where there are none, or they do not have the same."""
+        rates = {Rates.of(run) for run in self.runs.values() if run is not None}
+        return rates.pop() if len(rates) == 1 else None
 
     def nll(self, on_test: bool = False) -> dict[int, float]:
         """Nats per scored token of the best evaluation or of the test, by seed; empty unless all runs are finished."""
@@ -197,6 +205,7 @@ class AblationTable:
             "verdict": self.verdict(entry),
             "bound": entry.bound,
             "split": "test" if self.on_test else "eval",
+            **dataclasses.asdict(entry.rates or Rates(None, None, None)),
             "eval_nll": _data_of(interval(nll.values())),
             "eval_native_nll": _data_of(self._mean(entry, _native)),
             "difference": _data_of(difference),
@@ -246,6 +255,7 @@ class AblationTable:
         native = [f"native nats/token{of}"] if self._has_native() else []
         return [
             "variant",
+            *(["learning rate"] if self._has_rates() else []),
             "seeds",
             *([] if self._target() is None else [f"tokens to {number(self._target(), 4)}", "FLOPs to it"]),
             "nats/token (P0)",
@@ -256,6 +266,10 @@ class AblationTable:
             "tokens/s",
             *_text_headings(self._text_names()),
         ]
+
+    def _has_rates(self) -> bool:
+        """Whether the variants differ in them; the same for all is no column."""
+        return len({entry.rates for entry in self.entries} - {None}) > 1
 
     def _has_native(self) -> bool:
         return any(self._mean(entry, _native) is not None for entry in self.entries)
@@ -269,6 +283,7 @@ class AblationTable:
             rows.append(
                 [
                     entry.name,
+                    *([str(entry.rates or UNKNOWN)] if self._has_rates() else []),
                     str(len(entry.runs) - len(entry.missing)),
                     *([] if self._target() is None else self._spent_cells(entry)),
                     _cell(interval(entry.nll(self.on_test).values())),

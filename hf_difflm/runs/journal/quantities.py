@@ -71,6 +71,7 @@ _STEP = (
     Quantity("accuracy", "accuracy", "share", HIGHER, ESTIMATE, "predicted tokens"),
     Quantity("grad_norm", "gradient norm", "", None, EXACT, "parameters"),
     Quantity("lr", "learning rate", "", None, EXACT, "step"),
+    Quantity("adamw_learning_rate", "AdamW learning rate", "", None, EXACT, "step"),
     Quantity("time_ms", "step time", "ms", LOWER, ESTIMATE, "step"),
     Quantity("tokens_per_sec", "throughput", "tokens/s", HIGHER, ESTIMATE, "scored tokens"),
     Quantity("mfu", "MFU", "%", HIGHER, ESTIMATE, "step"),

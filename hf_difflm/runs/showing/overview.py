@@ -37,6 +37,7 @@ _QUANTITIES = (
     "accuracy",
     "grad_norm",
     "lr",
+    "adamw_learning_rate",
     "time_ms",
     "tokens_per_sec",
     "mfu",
@@ -181,6 +182,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
         *_reads(run),
         ("engine", _engine(run)),
         *_mixture(run),
+        *_optimizer(run),
         (
             "trained",
             f"{count(summary['total_iterations'])} {run.step_word}s, {count(summary['tokens_seen'])} scored tokens",
@@ -277,6 +279,12 @@ def _reads(run: Run) -> list[tuple[str, str]]:
     backbone = run.header.metadata.get("backbone")
     reads = backbone.get("reads") if isinstance(backbone, dict) else None
     return [("reads", reads)] if isinstance(reads, str) else []
+
+
+def _optimizer(run: Run) -> list[tuple[str, str]]:
+    """Which weights which rule trains, or what optimiser was given, where the log says so."""
+    said = run.header.metadata.get("optimizer")
+    return [("optimizer", said)] if isinstance(said, str) else []
 
 
 def _model(run: Run) -> str:

@@ -12,6 +12,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ...errors import UserError, did_you_mean
 from ..launch.liger import check_liger
+from ..optimization.stable_decay import STABLE_DECAY, stable_decay_kwargs
 from .complaints import complaints_about
 from .typed_values import shown
 
@@ -51,7 +52,8 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
     if name is None:
         return
     _one_of("lr_scheduler_type", name, [kind.value for kind in SchedulerType])
-    kind, arguments = SchedulerType(name), values.get("lr_scheduler_kwargs") or {}
+    kind, given = SchedulerType(name), values.get("lr_scheduler_kwargs") or {}
+    arguments = stable_decay_kwargs(given, 0, None) if kind == STABLE_DECAY else given
     function: Any = TYPE_TO_SCHEDULER_FUNCTION[kind]
     parameters = inspect.signature(function).parameters
     takes = [parameter for parameter in parameters if parameter not in _GIVEN_BY_TRAINER]
@@ -65,7 +67,7 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
     # The rest shows when it is built.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     with complaints_about(
-        f"lr_scheduler_type {kind.value} does not work with lr_scheduler_kwargs {dict(arguments)!r}",
+        f"lr_scheduler_type {kind.value} does not work with lr_scheduler_kwargs {dict(given)!r}",
         "give it what it needs as JSON, or choose another schedule",
     ):
         schedule = get_scheduler(

@@ -58,10 +58,15 @@ def trainer_fields() -> dict[str, Field]:
     from transformers import TrainingArguments
 
     theirs = {
-        name: dataclasses.replace(field, metadata={**field.metadata, **(ROWS[name].bounds if name in ROWS else {})})
+        name: dataclasses.replace(field, metadata={**field.metadata, **_said_of(name)})
         for name, field in fields_of(TrainingArguments, "training").items()
     }
     return {name: field for name, field in theirs.items() if name not in own_fields() and name not in NO_FLAGS}
+
+
+def _said_of(name: str) -> Mapping[str, Any]:
+    row = ROWS.get(name)
+    return {} if row is None else {**row.bounds, "words": row.words}
 
 
 def find_field(name: str) -> Field | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..optimization.stable_decay import STABLE_DECAY, decay_start
 from .fields import find_field, own_fields
 from .monitoring_options import MonitoringOptions
 
@@ -86,12 +87,21 @@ def refusal(what: str, changed: Changes, wanted: Mapping[str, Any]) -> str:
         advice = hint
     elif changed.keys() <= {"max_steps", "num_train_epochs"}:
         advice = (
-            "the learning-rate schedule is made for the whole length; train on from its weights with --init-from in another "
-            "--output-dir"
+            f"the learning-rate schedule is made for the whole length{_moved_decay(changed, wanted)}; train on from its "
+            "weights with --init-from in another --output-dir"
         )
     else:
         advice = "give the same recipe and flags, or start another run"
     return f"{what} with {now}, since it was started with {then}; {advice}"
+
+
+def _moved_decay(changed: Changes, wanted: Mapping[str, Any]) -> str:
+    """When the decay of a ``warmup_stable_decay`` would begin with another length, and when it did."""
+    steps, given = changed.get("max_steps", (-1, -1)), wanted.get("lr_scheduler_kwargs")
+    if _value(wanted, "lr_scheduler_type") != STABLE_DECAY or min(steps) < 1 or not isinstance(given, dict):
+        return ""
+    was, now = (decay_start(given, count) for count in steps)
+    return "" if was is None else f", and would decay from step {now} on instead of step {was}"
 
 
 def in_words(parts: list[str]) -> str:

@@ -62,7 +62,7 @@ class MonitoringOptions:
         default_factory=list,
         metadata={
             "help": "alerts that stop the run: loss_spike, exploding_gradients, vanishing_gradients, data_stall, "
-            "degenerate_samples, all or none"
+            "degenerate_samples, unigram_plateau, all or none"
         },
     )
     wandb_project: str | None = field(default=None, metadata={"help": "project of the Weights & Biases run"})

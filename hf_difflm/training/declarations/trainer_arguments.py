@@ -25,6 +25,7 @@ class Row:
         bounds: of the value: ``min``, ``max``, ``above`` and ``below``. Fields with a default of ours have theirs there.
         flag: the end of the sentence with which the command line refuses what Python takes, since it says it otherwise.
         needs: fields of which one must be set, for this one to have an effect.
+        words: of ours, beside those that transformers has a choice of.
     """
 
     verdict: str
@@ -33,6 +34,7 @@ class Row:
     bounds: Mapping[str, float] = field(default_factory=dict)
     flag: str = ""
     needs: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 def _works(test: str, flag: str = "", needs: tuple[str, ...] = (), **bounds: float) -> Row:
@@ -75,11 +77,16 @@ ROWS: dict[str, Row] = {
     "max_steps": _works("test_a_training_is_as_long_as_it_says"),
     "learning_rate": _works("test_the_optimiser_has_it"),
     "lr_scheduler_type": _works("test_the_learning_rate_follows_the_schedule"),
-    "lr_scheduler_kwargs": _works("test_the_learning_rate_follows_the_schedule"),
+    "lr_scheduler_kwargs": _changed(
+        "warmup_stable_decay takes decay_ratio, a share of all steps, too",
+        "test_the_learning_rate_follows_the_schedule",
+    ),
     "warmup_steps": _works("test_the_learning_rate_follows_the_schedule"),
-    "optim": _changed(
-        "Those that change weights within the backward pass are refused",
-        "test_the_optimiser_is_the_one_that_is_named",
+    "optim": Row(
+        CHANGED,
+        "muon is one more; those that change weights within the backward pass are refused",
+        _path("test_the_optimiser_is_the_one_that_is_named"),
+        words=("muon",),
     ),
     "optim_args": _changed(
         "Words that the optimiser does not read are refused", "test_the_optimiser_is_the_one_that_is_named"

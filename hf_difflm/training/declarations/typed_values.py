@@ -50,7 +50,7 @@ def check_value(field: Field, value: Any) -> None:
     value = getattr(value, "value", value)  # a member of an enumeration
     value = value.item() if hasattr(value, "item") else value  # a number of NumPy's
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_word = isinstance(value, str) and bool(field.metadata.get("choices"))
+    is_word = isinstance(value, str) and bool(field.metadata.get("choices") or field.metadata.get("words"))
     if is_word or (is_number and (_RANGE & field.metadata.keys() or field.name == "max_steps")):
         typed_value(field, value)
 
@@ -92,11 +92,11 @@ def alternatives(hint: Any) -> list[Any]:
 
 
 def _choices(field: Field, kinds: list[Any]) -> tuple[str, ...]:
-    """Return the allowed words: those the field declares, else the values of its enumeration."""
+    """Return the allowed words: those the field declares, else the values of its enumeration and ours beside them."""
     if field.metadata.get("choices"):
         return tuple(field.metadata["choices"])
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
-    return tuple(str(member.value) for kind in enums for member in kind)
+    return (*(str(member.value) for kind in enums for member in kind), *field.metadata.get("words", ()))
 
 
 def _one_of(name: str, choices: tuple[str, ...], value: Any, optional: bool) -> str:

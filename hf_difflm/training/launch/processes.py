@@ -87,6 +87,7 @@ def check_sharding(
     load_best_model_at_end: bool = False,
     state_dict_type: str | None = None,
     reads_padding: bool = False,
+    muon: bool = False,
 ) -> None:
     """Refuse what an engine that shards the weights cannot do.
 
@@ -96,11 +97,17 @@ def check_sharding(
         load_best_model_at_end: whether the model shall have the weights of ``best/`` after training.
         state_dict_type: of FSDP's plugin.
         reads_padding: whether the network reads padded rows one by one.
+        muon: whether the optimiser is Muon.
 
     Raises:
         UserError: a network whose forwards differ in number from process to process; a moving average under ZeRO-3; the
-            best weights in a model that is sharded; checkpoints of shards under FSDP2.
+            best weights in a model that is sharded; checkpoints of shards under FSDP2; Muon under DeepSpeed.
     """
+    if muon and engine.startswith("zero"):
+        raise UserError(
+            f"optim muon does not train under {engine}, since DeepSpeed gives an optimiser flat pieces of the weights, not "
+            "matrices; launch with accelerate_configs/fsdp2.yaml or ddp.yaml, or choose another optim such as adamw_torch"
+        )
     if reads_padding and engine in ("fsdp2", "zero3"):
         raise UserError(
             "padding changes a row of this backbone, so that padded rows go through it one by one, and processes that share "

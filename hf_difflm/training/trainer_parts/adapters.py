@@ -10,10 +10,12 @@ from accelerate.utils import extract_model_from_parallel
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ...callbacks.measuring.engines import engine_of
+from ...errors import UserError
 from ...models.adapters.files import load_adapter, save_adapter
 from ...models.adapters.folders import MERGED_ADAPTER, base_name
 from ...models.adapters.kinds import refuse_kind
 from ...models.adapters.merging import check_mergeable, config_of, has_adapters, merged, without_wrapper
+from ..optimization.muon import MUON
 from ..peft_adapters import check_engine
 from .base import TrainerPart
 
@@ -32,6 +34,11 @@ class AdapterPart(TrainerPart):
         if not self._has_adapters():
             return
         check_engine(engine_of(self.args))
+        if self.args.optim == MUON:
+            raise UserError(
+                f"optim {MUON} makes the update of a whole matrix orthogonal, which the adapters of the model train as a "
+                "product of two thin ones; choose another optim such as adamw_torch"
+            )
         model = self._plain_model()
         config = config_of(model)
         refuse_kind(config.to_dict(), "the adapter of the model", trained=True)

@@ -11,12 +11,14 @@ import torch
 from accelerate.data_loader import DataLoaderDispatcher, DataLoaderShard
 from torch.utils.data import DataLoader, IterableDataset
 
+from ...callbacks.reports import reports_of
 from ...errors import UserError
 from ...objectives import Batch
 from ...objectives.base import to_device
 from ..data_order import order_of
 from ..given_data import check_batch
 from ..stream_position import StreamPosition
+from ..unigram_entropy import unigram_entropy
 from .base import TrainerPart
 
 
@@ -47,6 +49,20 @@ class LoadingPart(TrainerPart):
             generator=torch.Generator().manual_seed(seed),  # iterating must not move the global generator
         )
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
+
+    def _unigram_entropy(self) -> float | None:
+        """That of the training set, in nats per scored token; asked of the process that keeps the log, and read once."""
+        kept = self._of_sets.get(self.train_dataset, "unigram_entropy")
+        if kept is None and self.train_dataset is not None and self.is_world_process_zero():
+            size = getattr(getattr(self.model, "config", None), "vocab_size", None)
+            kept = (unigram_entropy(self.train_dataset, size, getattr(self.processing_class, "bos_token_id", None)),)
+            self._of_sets.keep(self.train_dataset, "unigram_entropy", kept)
+        return kept and kept[0]
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        position = super()._init_training_state(*args, **kwargs)
+        reports_of(self.state).unigram_entropy = self._unigram_entropy()
+        return position
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(train_dataloader, DataLoaderShard):  # of an overridden get_train_dataloader

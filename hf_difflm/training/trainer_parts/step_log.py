@@ -7,17 +7,23 @@ import time
 from typing import Any
 
 import torch
+from transformers.optimization import get_wsd_schedule
 from transformers.trainer_utils import IntervalStrategy
 
 from ...callbacks.reports import reports_of
 from ...flops.network import mfu
 from ...runs.journal.schema import EventRecord
+from ..optimization.muon import muon_of
+from ..optimization.named import named_optimizer
+from ..optimization.stable_decay import STABLE_DECAY, stable_decay_kwargs
 from ..schedule_free import SCHEDULE_FREE, learning_rate_of, set_warmup
 from .base import TrainerPart
 
 
 class StepLogPart(TrainerPart):
     """Logs the optimiser steps of :class:`DiffusionTrainer`."""
+
+    _adamw_learning_rate: float | None = None
 
     def _maybe_log_save_evaluate(
         self,
@@ -33,7 +39,9 @@ class StepLogPart(TrainerPart):
         # Called after each optimiser step, and once more at the end of an epoch.
         if self._window.has_open_step():
             self.training_objective.after_step(self.state.global_step)
-            self._window.close_step(self.state.global_step, grad_norm, learning_rate or 0.0, self.state.epoch)
+            self._window.close_step(
+                self.state.global_step, grad_norm, learning_rate or 0.0, self.state.epoch, self._adamw_learning_rate
+            )
         if self.control.should_log and self._window:
             self._log_window(tr_loss)
         busy = self.control.should_evaluate or self.control.should_save
@@ -43,14 +51,31 @@ class StepLogPart(TrainerPart):
         if busy:
             self._window.restart_clock()
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        """As the Trainer's own, with Muon beside its names."""
+        return named_optimizer(args, model)
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.args.optim.startswith(SCHEDULE_FREE):
             set_warmup(optimizer or self.optimizer, self.args.get_warmup_steps(num_training_steps))
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == STABLE_DECAY:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            given: Any = self.args.lr_scheduler_kwargs or {}
+            kwargs = stable_decay_kwargs(given, warmup, num_training_steps)
+            scheduled: Any = optimizer or self.optimizer
+            self.lr_scheduler = get_wsd_schedule(scheduled, warmup, num_training_steps=num_training_steps, **kwargs)
+            self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_learning_rate(self) -> float:
         own = learning_rate_of(self.optimizer)
         return super()._get_learning_rate() if own is None else own
+
+    def _note_learning_rates(self) -> None:
+        """Keep the rate of AdamW's weights beside Muon's, which the step just taken had; the schedule moves it next."""
+        muon = muon_of(self.optimizer)
+        self._adamw_learning_rate = None if muon is None else muon.adamw_learning_rate
 
     def _log_window(self, tr_loss: torch.Tensor) -> None:
         """Fetch the steps since the last logging step and report them; the one place where training waits."""

@@ -32,6 +32,7 @@ class _Step:
     flops: float | None
     epoch: float | None
     summaries: list[Summary]
+    adamw_learning_rate: float | None
 
 
 @dataclass
@@ -80,7 +81,12 @@ class MetricsWindow:
         self._aux_losses.append(loss)
 
     def close_step(
-        self, step: int, grad_norm: torch.Tensor | float | None, learning_rate: float, epoch: float | None = None
+        self,
+        step: int,
+        grad_norm: torch.Tensor | float | None,
+        learning_rate: float,
+        epoch: float | None = None,
+        adamw_learning_rate: float | None = None,
     ) -> None:
         """An optimiser step is done; ``step`` counts from 1, ``epoch`` is how many passes over the data that makes."""
         now = time.perf_counter()
@@ -102,6 +108,7 @@ class MetricsWindow:
                     flops=self._flops,
                     epoch=epoch,
                     summaries=self._summaries,
+                    adamw_learning_rate=adamw_learning_rate,
                 ),
             )
         )
@@ -183,6 +190,8 @@ def _row(number: int, step: _Step, device_R4: np.ndarray, host_RX: np.ndarray) -
     }
     if step.aux_loss is not None:
         row["aux_loss"] = float(device_R4[:, 3].mean())
+    if step.adamw_learning_rate is not None:
+        row["adamw_learning_rate"] = step.adamw_learning_rate
     if step.flops is not None:
         row["flops"] = float(host_RX[:, 2].sum())
     if step.epoch is not None:

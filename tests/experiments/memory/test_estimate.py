@@ -22,6 +22,8 @@ from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.adaptive.masking import corrupt, draw
 from hf_difflm.objectives.adaptive.odds_scaling import centred_r
 from hf_difflm.training import DiffusionTrainer
+from hf_difflm.training.optimization.matrices import hidden_matrices
+from hf_difflm.training.optimization.muon import Muon
 
 SMALL = {"block_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 WIDE = {"block_size": 96, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -217,6 +219,24 @@ def test_the_states_of_an_optimizer_are_as_large_as_torch_makes_them(name, make)
     states = sum(value.nbytes for value in optimizer.state[weight].values() if value.ndim)
     held = held_bytes(Network(weight.numel(), 0, 0), "ddp", 1, half=False, optimizer=name, average=False)
     assert held == {"weights": weight.nbytes, "optimizer": states, "average": 0, "buffers": 0}
+
+
+@pytest.mark.parametrize("objective", ["mdlm", "ar"])
+def test_muon_keeps_one_state_of_matrices_and_two_of_all_else(tiny_denoiser, tiny_causal, objective):
+    model = tiny_denoiser() if objective == "mdlm" else tiny_causal()
+    matrices, others = hidden_matrices(model)
+    optimizer = Muon([{"params": matrices, "muon": True}, {"params": others}])
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim)
+    outside = sum(p.numel() for name, p in model.named_parameters() if ".layers." not in name)
+    size = sum(p.numel() for p in model.parameters())
+    held = held_bytes(Network(size, 0, outside), "ddp", 1, half=False, optimizer="muon", average=False)
+    assert held["optimizer"] == pytest.approx(states, rel=0.01)  # norms within layers are the rest
+    assert held["optimizer"] <= states
+    with pytest.raises(UserError, match="zero2 does not train with optim muon"):
+        held_bytes(Network(size, 0, outside), "zero2", 2, half=False, optimizer="muon", average=False)
 
 
 def test_an_unknown_optimizer_is_taken_for_adam_and_that_is_said():

@@ -17,7 +17,14 @@ from hf_difflm.runs.journal.schema import EvaluationRecord, EventRecord, Measure
 from hf_difflm.runs.journal.steps import Steps
 from hf_difflm.runs.journal.strict_json import dumps, plain
 
-TRAINING = {"run", "numbers are finite", "loss falls", "learning rate follows its schedule", "evaluation loss falls"}
+TRAINING = {
+    "run",
+    "numbers are finite",
+    "loss falls",
+    "loss has left the unigram plateau",
+    "learning rate follows its schedule",
+    "evaluation loss falls",
+}
 
 
 # ---- sound runs ----
@@ -248,17 +255,17 @@ def test_settings_of_other_kinds_break_nothing(name):
     for value in ODD:
         run = atat(40, **{name: value})
         run.header.metadata["world_size"] = value
-        assert len(check_run(run)) == 15
+        assert len(check_run(run)) == 16
         run.headers[0].objective = "mdlm"
-        assert len(check_run(run)) == 15
+        assert len(check_run(run)) == 16
 
 
 def test_text_has_one_line_a_check_and_json_the_same():
     run = nan_run()
     checks = check_run(run)
     head, *lines = checklist_text(run, checks).splitlines()
-    assert head.endswith("7 ✓, 1 ✗, 7 –")
-    assert len(lines) == len(checks) == 15
+    assert head.endswith("8 ✓, 1 ✗, 7 –")
+    assert len(lines) == len(checks) == 16
     assert [line[0] for line in lines if "finite" in line] == ["✗"]
     data = json.loads(dumps(plain(checklist_data(run, checks))))
     assert (data["sound"], data["status"], data["objective"]) == (False, "completed", "mdlm")

@@ -51,6 +51,25 @@ def test_the_verdict_is_of_the_difference_paired_by_seed_and_not_of_the_two_mean
     assert table.difference(better).mean == pytest.approx(-0.1, abs=1e-6)
 
 
+def test_a_column_has_the_learning_rates_where_variants_differ_in_them():
+    def entry(name, final, **config):
+        run = make_run(f"{name}-seed1", final=final, seed=1, **config)
+        return Entry(name, {1: evaluated(run, run.path.parent), 2: None})
+
+    base = entry("base", 2.0, optim="adamw_torch", learning_rate=0.002)
+    same = entry("same", 2.1, optim="adamw_torch", learning_rate=0.002)
+    muon = entry("muon", 1.9, optim="muon", learning_rate=0.015, adamw_learning_rate=0.008)
+    alike = entry("alike", 1.9, optim="muon", learning_rate=0.015)
+    assert "learning rate" not in _table(base, same).to_text(200)
+    assert "learning rate" not in _table(base, Entry("none", {1: None})).to_text(200)
+    table = _table(base, muon, alike)
+    assert table.to_markdown().splitlines()[0].startswith("| variant | learning rate | seeds |")
+    cells = [line.split(" | ")[1] for line in table.to_markdown().splitlines()[2:5]]
+    assert cells == ["adamw_torch 0.002", "muon 0.015, AdamW 0.008", "muon 0.015, AdamW 0.015"]
+    rows = [(row["optim"], row["learning_rate"], row["adamw_learning_rate"]) for row in table.data()]
+    assert rows == [("adamw_torch", 0.002, None), ("muon", 0.015, 0.008), ("muon", 0.015, 0.015)]
+
+
 @pytest.mark.borders
 def test_runs_that_scored_other_text_are_not_compared_and_those_that_do_not_say_are_not_paired():
     base = _entry("base", [2.0, 3.0, 4.0])

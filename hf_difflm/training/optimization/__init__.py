@@ -1,0 +1,1 @@
+"""The optimisers and schedules that transformers has no name for."""

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.likelihood.draws import Draws
 from ..models.options import ModelOptions
 from ..objectives.names import OBJECTIVES
-from ..recipes import OF_A_DATA_SET, OF_A_NETWORK, Layer, Sourced, overlay, recipe_layers
+from ..recipes import OF_A_BEGINNING, OF_A_DATA_SET, OF_A_NETWORK, OF_MUON, Layer, Sourced, overlay, recipe_layers
 from ..runs.journal.quantities import evaluation_quantity, ranked
 from ..runs.journal.redaction import REDACTED
 from ..training.declarations.fields import find_field, own_fields, trainer_fields
@@ -188,14 +188,27 @@ def _left_out(layers: Iterable[Layer], objective: str, values: Mapping[str, Sour
     found: dict[tuple[str, str], list[str]] = {}
     for layer in layers:
         said = layer.values | layer.by_objective.get(objective, {})
-        for what, keys in (("data set", OF_A_DATA_SET), ("network", OF_A_NETWORK)):
+        for what, keys in _LEFT_OUT.items():
             for name in keys:
-                if name in said and name not in values and said[name] != own_fields()[name].default:
+                if name in said and name not in values and said[name] != _default(name):
                     found.setdefault((layer.source, what), []).append(name)
     return [
-        f"left out {', '.join(names)} of {source}, which {'is' if len(names) == 1 else 'are'} of its own {what}"
+        f"left out {', '.join(names)} of {source}, which {'is' if len(names) == 1 else 'are'} {what}"
         for (source, what), names in found.items()
     ]
+
+
+_LEFT_OUT = {
+    "of its own data set": OF_A_DATA_SET,
+    "of its own network": OF_A_NETWORK,
+    "for a network that begins with nothing": (*OF_MUON, *OF_A_BEGINNING),
+}
+"""What keys of a recipe are, where they do not count."""
+
+
+def _default(name: str) -> Any:
+    field = find_field(name)
+    return None if field is None else field.default
 
 
 def _objective(layers: list[Layer]) -> str:

@@ -34,6 +34,19 @@ OF_A_NETWORK = (
 )
 """Keys that weights decide which a training begins with."""
 
+OF_A_BEGINNING = (
+    "count_law",
+    "count_law_exponent",
+    "count_law_centre",
+    "count_law_width",
+    "count_law_uniform_share",
+    "loss_weight",
+)
+"""Keys that were measured where networks begin with nothing, and say nothing of those that have learnt."""
+
+OF_MUON = ("optim", "adamw_learning_rate", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
+"""So do these, where the optimiser is Muon: its rates are none for AdamW."""
+
 
 class Sourced(NamedTuple):
     """A value and the recipe that gave it ("recipe demo"); the source of a flag is empty."""
@@ -100,7 +113,8 @@ def overlay(layers: Iterable[Layer], objectives: Sequence[str]) -> dict[str, dic
     A plain key overrides what a lower layer says, for one objective or for all. A layer that gives both the micro-batch
     and the accumulation, and no global batch size, overrides a lower layer's global batch size: it has said it all. One
     that names another data set overrides what lower layers say of theirs (:data:`OF_A_DATA_SET`), one that names weights to
-    begin with what they say of a new network (:data:`OF_A_NETWORK`).
+    begin with what they say of a new network (:data:`OF_A_NETWORK`)
+    and of how it is best trained (:data:`OF_A_BEGINNING`, and all that is Muon's).
     """
     result: dict[str, dict[str, Sourced]] = {objective: {} for objective in objectives}
     for layer in layers:
@@ -112,7 +126,8 @@ def overlay(layers: Iterable[Layer], objectives: Sequence[str]) -> dict[str, dic
                 for key in OF_A_DATA_SET:
                     values.pop(key, None)
             if new.get("init_from") is not None:
-                for key in OF_A_NETWORK:
+                is_muon = "optim" in values and values["optim"].value == "muon"
+                for key in (*OF_A_NETWORK, *OF_A_BEGINNING, *(OF_MUON if is_muon else ())):
                     values.pop(key, None)
             values.update({key: Sourced(value, layer.source) for key, value in new.items()})
     return result

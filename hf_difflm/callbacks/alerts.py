@@ -68,7 +68,8 @@ class AlertCallback(TrainerCallback):
         self._stop = False
         self._reports = reports_of(state)
         entropy = self._reports.unigram_entropy
-        self._plateau = PlateauAlarm(entropy, state.max_steps) if entropy else None
+        warmup, muon = args.get_warmup_steps(state.max_steps), getattr(args, "optim", "") == "muon"
+        self._plateau = PlateauAlarm(entropy, state.max_steps, warmup, muon) if entropy else None
         if state.is_world_process_zero:
             self._reports.listen(self._hear)
 

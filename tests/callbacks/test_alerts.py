@@ -62,6 +62,7 @@ def test_a_loss_that_rests_at_the_entropy_for_a_tenth_is_an_alarm_and_one_that_p
     assert judged(PlateauAlarm(2.9, steps), [*[5.0] * window, *resting]) == []
     assert judged(PlateauAlarm(3.0, steps), [3.5 - step / window + x for step, x in enumerate(noise)]) == []
     assert judged(PlateauAlarm(3.0, steps), [math.nan] * steps) == []
+    assert judged(PlateauAlarm(3.0, steps, warmup=1), resting[:window]) == []
 
 
 def test_waiting_and_degenerate_texts_are_judged_by_more_than_half():

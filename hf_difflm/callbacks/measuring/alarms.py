@@ -134,15 +134,21 @@ class PlateauAlarm:
     Args:
         entropy: in nats per scored token.
         steps: of the whole training; a tenth, and at least 20, are looked at.
+        warmup: the first of them, in which no loss has yet had the time to leave it.
+        muon: whether Muon is the optimiser already.
     """
 
-    def __init__(self, entropy: float, steps: int) -> None:
+    def __init__(self, entropy: float, steps: int, warmup: int = 0, muon: bool = False) -> None:
         self._entropy = entropy
+        self._warmup = warmup
+        self._advice = "more warmup_steps or a lower learning_rate" + ("" if muon else ", or optim muon,")
         self._losses: deque[float] = deque(maxlen=2 * math.ceil(max(PLATEAU_SHARE * steps, _ENOUGH) / 2))
         self._since = 0
 
     def judge(self, step: int, loss: float) -> Alarm | None:
         """Judge the loss of a step, and remember it; again after as many steps as are looked at."""
+        if step <= self._warmup:
+            return None
         self._losses.append(loss)
         self._since += 1
         if self._since < (self._losses.maxlen or 0):
@@ -156,7 +162,7 @@ class PlateauAlarm:
         loss = sum(means) / 2
         message = (
             f"the loss has not left the unigram plateau: {loss:.4g} in the {len(values)} steps up to step {step}, where "
-            f"token frequencies alone give {self._entropy:.4g}; more warmup_steps, a lower learning_rate or optim muon help"
+            f"token frequencies alone give {self._entropy:.4g}; {self._advice} may help"
         )
         return Alarm("unigram_plateau", step, loss, (1 - PLATEAU_NEAR) * self._entropy, message)
 

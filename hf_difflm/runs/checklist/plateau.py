@@ -45,5 +45,10 @@ def plateau_check(run: Run) -> Check:
     rests = all(abs(part.mean() - entropy) <= NEAR * entropy for part in (late[:half, 1], late[half:, 1]))
     if loss > (1 + NEAR) * entropy or not (rests or run.status == COMPLETED):
         return unknown(_NAME, f"{finding}: it does not rest there")
-    bell = "" if run.objective == "ar" else ", masking rates from a bell (count_law)"
-    return failed(_NAME, finding, f"what helps: more warmup_steps, a lower learning_rate, optim muon{bell}")
+    muon = "" if run.config.get("optim") == "muon" else ", optim muon"
+    bell = (
+        ""
+        if run.objective == "ar" or run.config.get("count_law") == "bell"
+        else ", masking rates from a bell (count_law)"
+    )
+    return failed(_NAME, finding, f"what helps: more warmup_steps, a lower learning_rate{muon}{bell}")

@@ -285,3 +285,24 @@ def test_a_run_is_named_after_ones_own_data_where_the_recipe_is_for_another(reci
     assert load_settings(path, {}).named_after == path
     assert load_settings(path, {"dataset": "my.txt"}).named_after == "my.txt"
     assert load_settings(recipe("without", seed=1), {}).named_after.endswith("without.yaml")
+
+
+def test_beside_weights_to_begin_with_a_recipe_for_a_new_network_keeps_its_steps_and_not_its_rates(tmp_path):
+    recipe = tmp_path / "new.yaml"
+    recipe.write_text(
+        "optim: muon\nlearning_rate: 0.015\nadamw_learning_rate: 0.008\nlr_scheduler_type: warmup_stable_decay\n"
+        "lr_scheduler_kwargs: {decay_ratio: 0.3}\nmax_steps: 30\nmdlm: {count_law: bell, loss_weight: flat}\n"
+    )
+    new = load_settings(str(recipe), {})
+    assert (new.training["optim"], new.training["count_law"]) == ("muon", "bell")
+    tuned = load_settings(str(recipe), {"init_from": "somewhere", "loss_weight": "0.5"})
+    kept = {
+        name: tuned.training.get(name) for name in ("optim", "learning_rate", "count_law", "loss_weight", "max_steps")
+    }
+    assert kept == {"optim": None, "learning_rate": 3e-4, "count_law": "uniform", "loss_weight": "0.5", "max_steps": 30}
+    assert any(
+        "optim, adamw_learning_rate, learning_rate" in note and "begins with nothing" in note for note in tuned.notes
+    )
+    recipe.write_text("learning_rate: 0.002\ncount_law: bell\n")
+    plain = load_settings(str(recipe), {"init_from": "somewhere"})
+    assert (plain.training["learning_rate"], plain.training["count_law"]) == (0.002, "uniform")

@@ -49,6 +49,21 @@ _WATCHING = {
     "wandb_project",
     "wandb_run_name",
 }
+# How noise is drawn and weighed, of which an autoregressive model has none.
+_OF_DIFFUSION = {
+    "count_law",
+    "count_law_centre",
+    "count_law_exponent",
+    "count_law_uniform_share",
+    "count_law_width",
+    "loss_form",
+    "loss_weight",
+    "noise_sampling",
+    "noise_schedule",
+    "schedule_exponent",
+    "sigma_max",
+    "sigma_min",
+}
 UNSAID = "objective, data and size may differ: the log of {names} does not tell them."
 SEED_KEYS = ("seed", "data_seed")
 _MOST_VALUES = 4  # of a setting in a sentence; the HTML page has a table of all
@@ -66,12 +81,30 @@ def settings_of(run: Run) -> dict[str, Any]:
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return every setting, data property and size that differs: ``{key: [value in each run]}``, None where not set.
 
-    Left out is what is meant to differ: the objective, names and paths.
+    Left out is what is meant to differ: the objective, names and paths; and what only masked diffusion has, but between runs
+    of it.
     """
     settings = [settings_of(run) for run in runs]
     keys = list(dict.fromkeys(key for setting in settings for key in setting))
     columns = {key: [setting.get(key) for setting in settings] for key in keys}
-    return {key: values for key, values in columns.items() if any(value != values[0] for value in values[1:])}
+    found = {}
+    for key, values in columns.items():
+        counted = [
+            value for run, value in zip(runs, values, strict=True) if key not in _OF_DIFFUSION or run.objective != "ar"
+        ]
+        if any(value != counted[0] for value in counted[1:]):
+            found[key] = values
+    return found
+
+
+def minimised_notes(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """Say of each run that minimised another weighting of the cross-entropies than the bound's what it was."""
+    said = [(name, run.header.metadata.get("train_objective")) for run, name in zip(runs, names, strict=True)]
+    return [
+        f"{name} minimised {shortened(what)}, which is its own part of the training; its evaluations are of P0, as ever."
+        for name, what in said
+        if isinstance(what, str) and what.startswith("p0+")
+    ]
 
 
 def tells_of_settings_alone(run: Run) -> bool:

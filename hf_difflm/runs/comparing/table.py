@@ -16,7 +16,7 @@ from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from ..reading.load import as_runs
 from .accuracies import accuracy_cells, accuracy_headings
-from .fairness import SEED_KEYS, differences, fairness_notes, tells_of_settings_alone
+from .fairness import SEED_KEYS, differences, fairness_notes, minimised_notes, tells_of_settings_alone
 from .lossy import lossy_note
 from .pairing import Difference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
@@ -84,6 +84,7 @@ class Comparison:
         lossy: a sentence for each run whose tokenizer does not give the evaluation text back.
         unsaid: names of runs whose logs hold settings, but tell neither objective nor data nor size.
         chosen: a sentence for each run of which another metric than the nll has chosen the evaluation that is quoted.
+        minimised: a sentence for each run whose training loss is not the bound.
         split: a sentence on which text the numbers are of, where some run has a test; else empty.
         on_test: whether that text is the test of every run.
     """
@@ -98,6 +99,7 @@ class Comparison:
     lossy: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
+    minimised: list[str] = field(default_factory=list)
     split: str = ""
     on_test: bool = False
 
@@ -128,6 +130,7 @@ class Comparison:
         if self.source_nll is not None:
             notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
         if len(self.rows) > 1:
+            notes += self.minimised
             notes += fairness_notes([row.run for row in self.rows], self.differences, self.silent, self.unsaid)
         return notes
 
@@ -227,6 +230,7 @@ def _compared(runs: Sequence[Run], names: Sequence[str] | None) -> Comparison:
         unsaid=[name for run, name in named if run.config and tells_of_settings_alone(run)],
         lossy=[note for run, name in named if (note := lossy_note(run, name)) is not None],
         chosen=[note for run, name in named if (note := _chosen_note(run, name)) is not None],
+        minimised=minimised_notes(runs, names),
         on_test=on_test,
         split=split,
     )

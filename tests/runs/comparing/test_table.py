@@ -108,3 +108,15 @@ def test_numbers_print_short_and_unknown_ones_as_a_dash(value):
     assert with_error(1.25, 0.5) == "1.2500 ± 0.5000"
     assert with_error(1.25, math.nan) == "1.2500"
     assert with_error(None, 0.5) == "-"
+
+
+def test_what_only_masked_diffusion_has_is_no_difference_to_its_twin_and_what_it_minimised_is_said():
+    own = make_run("mine", count_law="bell", loss_weight="flat")
+    own.header.metadata["train_objective"] = "p0+bell(0.4, 0.2, 0.1)+flat"
+    twin = make_run("twin", objective="ar", bound="exact", count_law="uniform", loss_weight="nelbo")
+    comparison = compare_runs([own, twin])
+    assert comparison.differences == {}
+    assert "mine minimised p0+bell(0.4, 0.2, 0.1)+flat, which is its own part" in comparison.to_text()
+    assert differences([own, make_run("other", count_law="uniform", loss_weight="flat")]) == {
+        "count_law": ["bell", "uniform"]
+    }

@@ -42,6 +42,7 @@ class BlockMaker:
         self.tokenizer = tokenizer
         self.text = text or TextIds.of(tokenizer, trained_here=True)
         self.encoder = DocumentEncoder(tokenizer)
+        self.holds_out = False  # a share of the text for evaluation, where it has no split for that
         self.notes: list[str] = []
         self.counts: dict[str, SideCounts] = {}
         self.round_trip: dict[str, Any] = {}

@@ -77,6 +77,7 @@ def prepare_mixture(options: DataOptions, tokenizer: PreTrainedTokenizerBase, ne
         test=test,
         mixture=shares,
         conventions=makers[0].text.facts,
+        held_out=any(maker.holds_out for maker in makers),
     )
 
 

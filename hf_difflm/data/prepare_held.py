@@ -50,6 +50,7 @@ class Preparation(BlockMaker):
             round_trip=self.round_trip,
             test=test,
             conventions=self.text.facts,
+            held_out=self.holds_out,
         )
 
     def sides(self, need_train: bool) -> tuple[Documents | None, Any, Any, list[Documents]]:
@@ -117,6 +118,7 @@ class Preparation(BlockMaker):
 
     def _held_out(self, corpus: Corpus) -> tuple[Documents, Documents, Documents | None]:
         fraction, for_test = self.options.eval_fraction, self.options.share_for_test
+        self.holds_out = True
         documents = self._hashed(corpus, self.options.train_split)
         self.train_source = self.eval_source = corpus.source
         if len(set(documents.keys.tolist())) == 1:

@@ -50,6 +50,7 @@ class StreamPreparation(BlockMaker):
             notes=self.notes,
             round_trip=self.round_trip,
             test=test,
+            held_out=self.holds_out,
         )
 
     def sides(self, need_train: bool) -> tuple[None, Any, Any, LeftOut]:
@@ -97,6 +98,7 @@ class StreamPreparation(BlockMaker):
             spec = options.eval_split or _evaluation_split(corpus, None) or corpus.splits[0]
         shares: list[LeftOut | None] = [None]
         if spec is None:
+            self.holds_out = True
             shares = [LeftOut(options.eval_fraction)]
             if options.share_for_test:
                 shares.append(LeftOut(options.share_for_test, beyond=options.eval_fraction))

@@ -54,6 +54,7 @@ class PreparedData:
             ``num_bytes`` then.
         mixture: share of the training tokens by data set, where the training text is of several.
         test: as ``eval``, for the headline alone; None where nothing was held out for it.
+        held_out: whether ``eval`` is a share that was held out, of text without an evaluation split.
         conventions: ``add_bos`` and ``bos_token`` of the blocks; empty where they are those of a training.
     """
 
@@ -68,6 +69,7 @@ class PreparedData:
     test: Any = None
     mixture: dict[str, float] = field(default_factory=dict)
     conventions: dict[str, Any] = field(default_factory=dict)
+    held_out: bool = False
 
     def summary(self) -> str:
         """Return a line for each side and each note, for the terminal."""

@@ -63,3 +63,22 @@ def test_a_comparison_quotes_one_kind_of_set_for_all_runs(hf, tiny, own_text):
 def test_a_data_set_with_splits_of_its_own_keeps_its_evaluation_set(trained):
     run = load_run(trained)
     assert (run.test_evaluation, compare_runs([run]).split) == (None, "")
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_what_was_trained_on_is_never_evaluated_as_held_out(hf, tiny, own_text, streaming, split):
+    """A run with an evaluation file of its own has trained on all of its text: no share of it is held out afterwards."""
+    lines = own_text.read_text().splitlines(keepends=True)
+    Path("mine.jsonl").write_text("".join(lines[:90]))
+    Path("held.jsonl").write_text("".join(lines[90:]))
+    flags = [*tiny[2:], "--dataset", "mine.jsonl", "--eval-dataset", "held.jsonl", "--max-steps", "3", *streaming]
+    assert hf("train", *flags, "--output-dir", "run").code == 0
+    refused = hf("eval", "run", "--split", split)
+    assert (refused.code, refused.out) == (2, "")
+    errors = [line for line in refused.err.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        f"error: run/best held out no {split} split: its eval_dataset is held.jsonl, and it trained on all of its own text; leave "
+        "--split out, or name a text with --dataset"
+    ]
+    assert load_run("run").test_evaluation is None

@@ -43,6 +43,16 @@ LONGEST_BLOCK = 1024
 """Tokens in a block for a model without a run log, unless it takes fewer: the context of the MDLM paper."""
 
 
+def _refuse_trained(target: Target, changes: dict[str, Any], data: PreparedData) -> None:
+    """Raise UserError where a share of the text would be held out now that the run has trained on."""
+    own = [name for name in ("eval_dataset", "eval_split") if target.config.get(name) is not None]
+    if data.held_out and own and "eval_split" in changes:
+        raise UserError(
+            f"{target.source} held out no {changes['eval_split']} split: its {own[0]} is {target.config[own[0]]}, and it "
+            "trained on all of its own text; leave --split out, or name a text with --dataset"
+        )
+
+
 def evaluation_data(
     target: Target, changes: dict[str, Any]
 ) -> tuple[DataOptions, PreparedData, ZeroShotOptions | None]:
@@ -73,7 +83,9 @@ def evaluation_data(
             raise UserError(
                 "--detokenizer and --packing are for a data set that the model was not trained on; add --dataset"
             )
-        return options, prepare_data(options, target.tokenizer, need_train=False, text=text), None
+        data = prepare_data(options, target.tokenizer, need_train=False, text=text)
+        _refuse_trained(target, changes, data)
+        return options, data, None
     held = Path(name).exists() or name in EMBEDDED
     options = dataclasses.replace(
         options, sft=False, sft_fill_eos=False, sft_turns=LAST, streaming=options.streaming and not held

@@ -78,7 +78,7 @@ def test_what_was_trained_on_is_never_evaluated_as_held_out(hf, tiny, own_text, 
     assert (refused.code, refused.out) == (2, "")
     errors = [line for line in refused.err.splitlines() if line.startswith("error: ")]
     assert errors == [
-        f"error: run/best held out no {split} split: its eval_dataset is held.jsonl, and it trained on all of its own text; leave "
-        "--split out, or name a text with --dataset"
+        f"error: run/best held out no {split} split: its eval_dataset is held.jsonl, and it trained on all of its own "
+        "text; leave --split out, or name a text with --dataset"
     ]
     assert load_run("run").test_evaluation is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
 from .options import GenerationOptions
+
+logger = logging.getLogger(__name__)
 
 DENOISER_OPTIONS = (
     "max_denoising_steps",
@@ -122,6 +125,9 @@ def generate_samples(
     if encoded is None:
         text = texts_of(model, tokenizer)
         encoded = [encoded_prompt(model, text, prompt, options.infill is not False) for prompt in prompts]
+        mask = tokenizer.mask_token
+        if not denoises and options.infill is None and mask and any(mask in prompt for prompt in prompts):
+            logger.warning("a causal LM goes on from a prompt and fills no holes: %s in it stays text", mask)
     default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
     by_length: dict[tuple[int, int], list[int]] = {}
     apart = not denoises and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)

@@ -182,10 +182,15 @@ class Run:
         return "epoch" if self.header.metadata.get(COUNTS) == EPOCHS else "step"
 
     @property
+    def minimises_no_bound(self) -> bool:
+        """Whether training minimised another weighting of the cross-entropies than that of a bound."""
+        minimised = self.header.metadata.get("train_objective")
+        return isinstance(minimised, str) and "+" in minimised
+
+    @property
     def training_loss_label(self) -> str:
         """What stands beside a training loss: its unit; or that it is a weighted one, which is no bound on anything."""
-        minimised = self.header.metadata.get("train_objective")
-        if isinstance(minimised, str) and "+" in minimised:
+        if self.minimises_no_bound:
             return "weighted loss"
         return f"loss ({self.loss_unit})" if self.loss_unit else "loss"
 

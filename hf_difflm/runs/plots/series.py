@@ -49,7 +49,10 @@ class Drawing:
     def loss_label(self) -> str:
         """What stands beside the losses, with the unit that all of them have."""
         labels = {run.training_loss_label for run in self.runs}
-        return labels.pop() if len(labels) == 1 else "loss"
+        if len(labels) == 1:
+            return labels.pop()
+        weighted = [name for run, name in zip(self.runs, self.names, strict=True) if run.minimises_no_bound]
+        return f"loss (of {', '.join(weighted)} a weighted one)" if 0 < len(weighted) <= _NAMED else "loss"
 
     @property
     def nll_label(self) -> str:
@@ -66,6 +69,9 @@ class Drawing:
         """Stop with :class:`NothingToDraw` where nothing is known."""
         if not known:
             raise NothingToDraw(what if self.x == "step" else f"{what}, or none with its {AXES[self.x].label}")
+
+
+_NAMED = 2  # runs that a label has room for
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def generate_samples(
     if encoded is None:
         text = texts_of(model, tokenizer)
         encoded = [encoded_prompt(model, text, prompt, options.infill is not False) for prompt in prompts]
-        mask = tokenizer.mask_token
+        mask = getattr(tokenizer, "mask_token", None)
         if not denoises and options.infill is None and mask and any(mask in prompt for prompt in prompts):
             logger.warning("a causal LM goes on from a prompt and fills no holes: %s in it stays text", mask)
     default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS

@@ -114,7 +114,7 @@ def test_flags_that_only_training_arguments_know_count_too(hf):
         (["--block-size", "64"], "these flags need --recipe or --init-from"),
         (["--recipe", "nowhere"], "recipe 'nowhere' is unknown"),
         (["--recipe", "demo", "--devices", "0"], "invalid value for '--devices'"),
-        (["--recipe", "demo", "--devices", "5"], "global_batch_size 32 cannot be divided among 5 processes"),
+        (["--recipe", "demo", "--devices", "5"], "global_batch_size 16 cannot be divided among 5 processes"),
         (["--recipe", "demo", "--device-memory", "eight"], "device_memory must be a size such as 80GB"),
         (["--recipe", "demo", "--device-memory", "0"], "device_memory must be a size such as 80GB"),
         (

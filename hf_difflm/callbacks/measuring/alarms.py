@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError, did_you_mean
-from ...runs.checklist.plateau import NEAR as PLATEAU_NEAR
-from ...runs.checklist.plateau import SHARE as PLATEAU_SHARE
+from ...runs.checklist.plateau_limits import NEAR as PLATEAU_NEAR
+from ...runs.checklist.plateau_limits import SHARE as PLATEAU_SHARE
 
 KINDS = (
     "loss_spike",

@@ -7,11 +7,8 @@ import math
 from ..journal.run import Run
 from ..journal.schema import COMPLETED
 from .checks import FEW, Check, failed, known_rows, passed, planned_steps, unknown
+from .plateau_limits import NEAR, SHARE
 
-NEAR = 0.02
-"""Share of the entropy within which a loss is at it."""
-SHARE = 0.1
-"""Of the run that is spent there before it counts as resting."""
 _NAME = "loss has left the unigram plateau"
 
 

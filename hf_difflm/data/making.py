@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from hf_difflm.errors import UserError
@@ -72,8 +73,13 @@ class BlockMaker:
         key = [documents.fingerprint, self.encoder.fingerprint]
         blocks, dropped = pack_documents(encoded, packer, key=key, where=where)
         if most is not None and most < len(blocks):
-            self.notes.append(f"{side}: used the first {most:,} of {plural(len(blocks), 'block')}")
-            blocks = blocks.select(range(most))
+            whole, blocks = plural(len(blocks), "block"), blocks.select(range(most))
+            of = (
+                ""
+                if side == "train"
+                else f", which are of {_documents_of(blocks):,} of {plural(len(documents), 'document')}"
+            )
+            self.notes.append(f"{side}: used the first {most:,} of {whole}{of}")
         if side != "train":
             workers = self.options.num_preprocessing_workers
             trip = round_trip(documents.dataset, self.encoder, key=documents.fingerprint, workers=workers)
@@ -129,3 +135,9 @@ class BlockMaker:
                 "the data set markov needs a tokenizer that makes one token of each letter, so that a document is a "
                 "block: set tokenizer to bytes"
             )
+
+
+def _documents_of(blocks: datasets.Dataset) -> int:
+    """How many documents some blocks are of, by their ``document_ids``."""
+    ids = blocks.with_format("numpy")["document_ids"]
+    return int(np.unique(np.concatenate([np.unique(row) for row in ids]) if len(blocks) else []).size - 1)  # -1 is BOS

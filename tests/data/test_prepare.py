@@ -190,6 +190,8 @@ def test_limits_keep_the_first_blocks(prepare: Prepare, tmp_path: Path) -> None:
     ]
     assert limited.counts["eval"].blocks == 2
     assert any("train: used the first 3 of" in note for note in limited.notes)
+    held = len({id for row in limited.eval for id in row["document_ids"].tolist()} - {-1})
+    assert any("eval: used the first 2 of" in note and f"of {held} of" in note for note in limited.notes)
 
 
 @pytest.mark.parametrize("block_size", [2, 16])

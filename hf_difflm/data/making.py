@@ -74,11 +74,8 @@ class BlockMaker:
         blocks, dropped = pack_documents(encoded, packer, key=key, where=where)
         if most is not None and most < len(blocks):
             whole, blocks = plural(len(blocks), "block"), blocks.select(range(most))
-            of = (
-                ""
-                if side == "train"
-                else f", which are of {_documents_of(blocks):,} of {plural(len(documents), 'document')}"
-            )
+            every = plural(len(documents), "document")
+            of = "" if side == "train" else f", which are of {_documents_of(blocks):,} of {every}"
             self.notes.append(f"{side}: used the first {most:,} of {whole}{of}")
         if side != "train":
             workers = self.options.num_preprocessing_workers
@@ -139,5 +136,5 @@ class BlockMaker:
 
 def _documents_of(blocks: datasets.Dataset) -> int:
     """How many documents some blocks are of, by their ``document_ids``."""
-    ids = blocks.with_format("numpy")["document_ids"]
-    return int(np.unique(np.concatenate([np.unique(row) for row in ids]) if len(blocks) else []).size - 1)  # -1 is BOS
+    found = [np.unique(row) for row in blocks.with_format("numpy")["document_ids"]]
+    return int((np.unique(np.concatenate(found)) >= 0).sum()) if found else 0  # BOS is of none

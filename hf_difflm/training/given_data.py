@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch.utils.data import IterableDataset
 from ..data import Collator
 from ..errors import UserError
 
+_MOST_ROWS = 2000  # of a fingerprint
 _UNREAD = {
     "position_ids": "positions are counted from the start of each row; leave the column out",
     "inputs_embeds": "noise is drawn over tokens; give input_ids",
@@ -64,6 +66,38 @@ def check_evaluation_set(dataset: Any, name: str) -> Any:
     if len(dataset) == 0:
         raise UserError(f"{name} has no rows; give some")
     return dataset
+
+
+def fingerprint(dataset: Any) -> str | None:
+    """Return what tells a set of rows from others: a digest over their number and up to 2,000 of them, evenly spread.
+
+    Of a row count its ``input_ids`` and ``labels``, so that equal rows in a list and in a ``datasets.Dataset`` have one
+    digest, which the set's own ``_fingerprint`` has not.
+    None for streams, for no set, and for rows without ``input_ids`` that are numbers.
+    """
+    if isinstance(dataset, Mapping):
+        parts = {str(name): fingerprint(inner) for name, inner in dataset.items()}
+        known = [f"{name}={part}" for name, part in sorted(parts.items()) if part is not None]
+        return hashlib.sha256("\n".join(known).encode()).hexdigest() if known and len(known) == len(parts) else None
+    if isinstance(dataset, IterableDataset) or getattr(dataset, "is_stream", False):
+        return None
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
+        return None
+    digest = hashlib.sha256(str(len(dataset)).encode())
+    with _random_numbers_kept():  # rows may be drawn
+        for place in np.unique(np.linspace(0, len(dataset) - 1, _MOST_ROWS).astype(np.int64)).tolist():
+            row = dataset[place]
+            if not isinstance(row, Mapping) or "input_ids" not in row:
+                return None
+            for name in ("input_ids", "labels"):
+                if row.get(name) is None:
+                    continue
+                try:
+                    ids = np.asarray(row[name], dtype=np.int64)
+                except (TypeError, ValueError):  # no ids of one row on the host: a collator of the user's reads them
+                    return None
+                digest.update(f"{name} {ids.shape} ".encode() + ids.tobytes())
+    return digest.hexdigest()
 
 
 def check_batch(batch: Any, collator: Any) -> None:

@@ -33,7 +33,7 @@ from .data_order import EpochSampler
 from .declarations.trainer_arguments import OF_THE_TRAINER
 from .declarations.trainer_methods import check_overrides
 from .ema import ExponentialMovingAverage
-from .given_data import check_evaluation_sets, check_training_set
+from .given_data import check_evaluation_sets, check_training_set, fingerprint
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
@@ -159,6 +159,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self._evaluated: dict[str, Evaluated] = {}
         self._of_sets = OfSets()
         self._own_log: RunLogCallback | None = None
+        self._data_told: dict[str, str] = {}
         self._window = MetricsWindow()
         self._router_loss: RouterLoss | None = None
         self._clock_started = False
@@ -286,8 +287,10 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             self._own_log = self._run_log()
             self.add_callback(self._own_log)
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, RunLogCallback) and (callback.resume or self._resumed_from):
-                callback.resume_trackers(self.args)
+            if isinstance(callback, RunLogCallback):
+                self._tell_data(callback)
+                if callback.resume or self._resumed_from:
+                    callback.resume_trackers(self.args)
         if self.args.use_liger_kernel and self.model_init is None:
             apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
         try:
@@ -321,6 +324,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self._batch_flops = BatchFlops(self.model, self.training_objective.networks)
         if self._own_log is not None:
             self._own_log.header = self._run_log().header
+            self._tell_data(self._own_log)
 
     def _after_update(self) -> None:
         if self.ema is not None:
@@ -343,6 +347,14 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
                 "metadata": self.facts(),
             },
         )
+
+    def _tell_data(self, log: RunLogCallback) -> None:
+        """Have the header of a run log tell the data sets from others, where nobody has given it what it says of them."""
+        if self.is_world_process_zero() and log.header.get("data") in (None, {}, self._data_told):
+            sides = {"train_fingerprint": self.train_dataset, "eval_fingerprint": self.eval_dataset}
+            told = {name: found for name, side in sides.items() if (found := fingerprint(side)) is not None}
+            self._data_told = told
+            log.header = {**log.header, "data": told}
 
     def facts(self) -> dict[str, Any]:
         """What the header of a run log says of objective and network beyond the settings."""

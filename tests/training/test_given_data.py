@@ -11,8 +11,11 @@ from accelerate.state import PartialState
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, default_data_collator
 
+from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.errors import UserError
+from hf_difflm.runs import compare_runs, load_run
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
+from hf_difflm.training.given_data import fingerprint
 
 pytestmark = pytest.mark.borders
 
@@ -176,3 +179,52 @@ def test_a_noise_schedule_that_the_model_has_not_is_refused(make_diffusion_train
     model = tiny_denoiser(**asked)
     assert make_diffusion_trainer(model=model, **asked).training_objective.schedule == model.config.schedule()
     assert make_diffusion_trainer(model=model).training_objective.schedule == model.config.schedule()
+
+
+def test_the_log_tells_one_training_set_from_another(given, train_rows, tmp_path):
+    runs = []
+
+    def header(train: Any, callbacks: Any = None) -> dict[str, Any]:
+        trainer = given(train_dataset=train, eval_dataset=train_rows(8), callbacks=callbacks)
+        trainer.args.save_log_to_json = callbacks is None
+        trainer.train()
+        runs.append(load_run(tmp_path / "run"))
+        return runs[-1].header.data
+
+    rows = train_rows(24)
+    one, other = header(rows), header(train_rows(24, seed=1))
+    assert one["train_fingerprint"] != other["train_fingerprint"]
+    assert one["eval_fingerprint"] == other["eval_fingerprint"]
+    text = compare_runs(runs, ["a", "b"]).to_text(200)
+    assert "- data.train_fingerprint: " in text
+    assert "are equal" not in text
+    assert header(datasets.Dataset.from_list(rows)) == one
+    assert header(rows[:-1])["train_fingerprint"] not in (one["train_fingerprint"], None)
+    assert header(rows, [RunLogCallback()]) == one
+    assert header(rows, [RunLogCallback(header={"data": {"name": "mine"}})]) == {"name": "mine"}
+
+
+def test_a_fingerprint_reads_few_rows_and_no_stream(train_rows):
+    class Counted(list):
+        read = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            self.read += 1
+            return super().__getitem__(place)
+
+    class Drawn(list):
+        def __getitem__(self, place: Any) -> Any:
+            return {"input_ids": torch.randint(0, 256, (4,))}
+
+    many = Counted(train_rows(5000))
+    changed = Counted([*many[:-1], {"input_ids": [256, 1, 2]}])
+    many.read = 0
+    assert fingerprint(many) != fingerprint(changed)
+    assert many.read <= 2000
+    assert fingerprint(datasets.Dataset.from_list(many[:5]).to_iterable_dataset()) is None
+    assert fingerprint([{"input_ids": [[1], [2, 3]]}]) is fingerprint([{"input_ids": "text"}]) is None
+    before = torch.get_rng_state()
+    assert fingerprint(Drawn(many[:3])) is not None
+    assert torch.equal(torch.get_rng_state(), before), "reading rows draws nothing from the training"
+    assert fingerprint([{"text": "a"}]) is fingerprint(None) is fingerprint([]) is None
+    assert fingerprint({"a": many, "b": changed}) != fingerprint({"a": changed, "b": many})

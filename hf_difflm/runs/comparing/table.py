@@ -16,7 +16,7 @@ from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from ..reading.load import as_runs
 from .accuracies import accuracy_cells, accuracy_headings
-from .fairness import SEED_KEYS, differences, fairness_notes, minimised_notes, tells_of_settings_alone
+from .fairness import SEED_KEYS, differences, fairness_notes, minimised_notes, verdict
 from .lossy import lossy_note
 from .pairing import Difference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
@@ -82,9 +82,11 @@ class Comparison:
             over the seeds both have; None where neither is known.
         unit: of what the runs are ranked by; empty where not all of them log a nll per token.
         lossy: a sentence for each run whose tokenizer does not give the evaluation text back.
-        unsaid: names of runs whose logs hold settings, but tell neither objective nor data nor size.
+        fairness: what the fairness check has to say, one line each; empty for one run.
+        verdict: what of it is not about one setting, in sentences without a capital.
         chosen: a sentence for each run of which another metric than the nll has chosen the evaluation that is quoted.
         minimised: a sentence for each run whose training loss is not the bound.
+        sets: a sentence for each run on which of several evaluation sets it is quoted with.
         split: a sentence on which text the numbers are of, where some run has a test; else empty.
         on_test: whether that text is the test of every run.
     """
@@ -97,9 +99,11 @@ class Comparison:
     paired: Difference | None
     unit: str = NATS
     lossy: list[str] = field(default_factory=list)
-    unsaid: list[str] = field(default_factory=list)
+    fairness: list[str] = field(default_factory=list)
+    verdict: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
     minimised: list[str] = field(default_factory=list)
+    sets: list[str] = field(default_factory=list)
     split: str = ""
     on_test: bool = False
 
@@ -126,12 +130,11 @@ class Comparison:
     def notes(self) -> list[str]:
         """Return what there is to say besides the numbers, one line each: the pair, the source, fairness."""
         notes = [] if self.paired is None else [str(self.paired)]
-        notes += [*filter(None, [self.split]), *self.chosen, *self.lossy]
+        notes += [*filter(None, [self.split]), *self.sets, *self.chosen, *self.lossy]
         if self.source_nll is not None:
             notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
         if len(self.rows) > 1:
-            notes += self.minimised
-            notes += fairness_notes([row.run for row in self.rows], self.differences, self.silent, self.unsaid)
+            notes += [*self.minimised, *self.fairness]
         return notes
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
@@ -219,17 +222,20 @@ def _compared(runs: Sequence[Run], names: Sequence[str] | None) -> Comparison:
         found = {key: values for key, values in found.items() if key not in SEED_KEYS}
     sources = {run.source_nll for run in runs}
     named = list(zip(runs, names, strict=True))
+    silent = [name for run, name in named if not run.config]
     return Comparison(
         rows=[_row(run, name) for run, name in zip(runs, names, strict=True)],
         seed_rows=[_seed_row(group) for group in groups] if several else [],
         differences=found,
-        silent=[name for run, name in named if not run.config],
+        silent=silent,
         source_nll=sources.pop() if len(sources) == 1 else None,
         paired=_paired(runs, names if called else None, groups),
         unit=common_loss_unit(runs),
-        unsaid=[name for run, name in named if run.config and tells_of_settings_alone(run)],
+        fairness=fairness_notes(runs, names, found, silent) if len(runs) > 1 else [],
+        verdict=verdict(runs, names, found, silent) if len(runs) > 1 else [],
         lossy=[note for run, name in named if (note := lossy_note(run, name)) is not None],
         chosen=[note for run, name in named if (note := _chosen_note(run, name)) is not None],
+        sets=[f"Of {name}: {run.headline_note}." for run, name in named if run.headline_note],
         minimised=minimised_notes(runs, names),
         on_test=on_test,
         split=split,

@@ -136,6 +136,7 @@ def up_to(run: Run, step: int) -> Run:
         events=[event for event in run.events if event.iter is None or event.iter <= step],
         damaged_lines=run.damaged_lines,
         epoch_losses=run.epoch_losses,
+        headline_set=run.headline_set,
     )
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..journal.schema import Record, RunRecord
-from .names import iso_time
-from .scalars import EndsWithinRecord, needs, read_points
+from .names import is_evaluation, iso_time
+from .scalars import EndsWithinRecord, NoScalars, needs, read_points
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = 4
 _NUMBERS = frozenset({1, 2, 3, 9})  # float, double, int32, int64: bfloat16 and half are not logged
+_HPARAMS = "_hparams_/"  # of SummaryWriter.add_hparams, which writes its own file
 _ARGUMENTS = "args/text_summary"  # transformers' TrainingArguments as JSON
 
 
@@ -37,15 +38,17 @@ def read_event_files(paths: Sequence[Path], name: str) -> tuple[list[Record], li
     The settings that a transformers Trainer writes beside its scalars become those of the run.
 
     Raises:
-        NoScalars: there is no scalar in them.
+        NoScalars: there is no scalar in them, or none with a step.
     """
     points: list[tuple[int, str, float, str]] = []
     config: dict[str, Any] = {}
     cut: list[Path] = []
+    hparams = False
     for path in sorted(paths, key=_first_time):
         try:
             for event in _events(path.read_bytes()):
                 for logged in event.summary.value:
+                    hparams = hparams or logged.tag.startswith(_HPARAMS)
                     value = _scalar(logged)
                     if isinstance(value, str) and logged.tag == _ARGUMENTS:
                         config = _settings(value)
@@ -53,7 +56,14 @@ def read_event_files(paths: Sequence[Path], name: str) -> tuple[list[Record], li
                         points.append((event.step, logged.tag, value, iso_time(event.wall_time)))
         except EndsWithinRecord:
             cut.append(path)
+    if points and all(step == 0 for step, _, _, _ in points) and (hparams or not any(map(_evaluates, points))):
+        raise NoScalars("its scalars have no steps: all of them are at step 0")
     return read_points(points, RunRecord(run_name=name, config=config), paths[0]), cut
+
+
+def _evaluates(point: tuple[int, str, float, str]) -> bool:
+    """Whether it is of an evaluation, which there may be before the first step."""
+    return is_evaluation(point[1].replace("/", "_"))
 
 
 def _first_time(path: Path) -> tuple[float, str]:

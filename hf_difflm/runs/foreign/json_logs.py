@@ -11,7 +11,7 @@ from ...errors import UserError
 from ..journal.schema import CheckpointRecord, EventRecord, Record, RunRecord
 from ..journal.strict_json import loads, plain
 from .documents import read_document, read_losses
-from .names import counts_epochs, counts_steps, is_evaluation
+from .names import counts_epochs, counts_steps, is_evaluation, spelling
 from .partial_json import salvage
 from .scalars import NoScalars, read_rows
 
@@ -67,7 +67,7 @@ def is_log(value: Any) -> bool:
 def tells_steps(names: Collection[str]) -> bool:
     """Whether rows of these names are those of a training: a data set may have a column of steps or epochs, too."""
     return (counts_steps(names) or counts_epochs(names)) and any(
-        name.lower() in _TELLING or is_evaluation(name) for name in names
+        spelling(name) in _TELLING or is_evaluation(name) for name in names
     )
 
 

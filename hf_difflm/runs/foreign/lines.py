@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ..journal.schema import EventRecord, Record, RunRecord
 from .scalars import NoScalars, read_rows
 
 _DELIMITERS = (",", ";", "\t")
+_WITH_POINT = re.compile(r"[-+]?\d*\.\d+(?:[eE][-+]?\d+)?")
+_WITH_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
 _LLAMA_FACTORY = {"current_steps", "total_steps"}
 _PROGRESS = frozenset({"total_steps", "percentage", "elapsed_time", "remaining_time"})
 _LOGGED = ("loss", "eval_loss", "predict_loss", "reward", "lr")
@@ -44,6 +47,8 @@ def read_json_lines(text: str, name: str, path: Path) -> tuple[list[Record], int
 def read_csv(text: str, name: str, path: Path) -> list[Record]:
     """Return the records of CSV whose first line names the columns; numbers as Python reads them, empty cells unknown.
 
+    Columns are parted by commas, semicolons or tabs; where by semicolons and no number has a point, decimals follow a comma.
+
     The export of a W&B chart (columns ``run - metric``) is read where it holds the curves of one run.
 
     Raises:
@@ -53,10 +58,13 @@ def read_csv(text: str, name: str, path: Path) -> list[Record]:
     lines = text.splitlines()
     first = lines[0] if lines else ""
     delimiter = max(_DELIMITERS, key=first.count)
-    table = csv.DictReader(lines, delimiter=delimiter)
+    table = list(csv.DictReader(lines, delimiter=delimiter))
+    comma = delimiter == ";" and not any(
+        isinstance(cell, str) and _WITH_POINT.fullmatch(cell.strip()) for cells in table for cell in cells.values()
+    )
     rows: list[dict[str, Any]] = []
     for cells in table:
-        row = {key.strip(): _cell(cell) for key, cell in cells.items() if key and isinstance(cell, str)}
+        row = {key.strip(): _cell(cell, comma) for key, cell in cells.items() if key and isinstance(cell, str)}
         rows.append({key: cell for key, cell in row.items() if cell is not None})
     return read_rows(_without_chart(rows), RunRecord(run_name=name), path)
 
@@ -79,11 +87,13 @@ def _llama_factory(rows: list[Mapping[str, Any]], name: str, path: Path) -> list
     return records
 
 
-def _cell(cell: str) -> Any:
-    """A number where it is one, else text; None where it is empty."""
+def _cell(cell: str, comma: bool = False) -> Any:
+    """A number where it is one, its decimals after a comma where ``comma`` says so, else text; None where it is empty."""
     cell = cell.strip()
     if not cell:
         return None
+    if comma and _WITH_COMMA.fullmatch(cell):
+        cell = cell.replace(",", ".")
     for kind in (int, float):
         try:
             return kind(cell)

@@ -20,7 +20,7 @@ _SYNONYMS = {
     "grad_norm": ("grad_norm", "train/grad_norm"),
     "epoch": ("epoch", "train/epoch", "trainer/epoch"),
     "tokens_seen": ("tokens_seen", "num_input_tokens_seen", "train/num_input_tokens_seen"),
-    "time": ("time", "timestamp", "_timestamp", "wall_time", "wall time", "created_at"),
+    "time": ("time", "timestamp", "_timestamp", "wall_time", "created_at"),
     "eval_loss": (
         *("eval_loss", "eval/loss", "val_loss", "val/loss", "valid_loss", "valid/loss"),
         *("validation_loss", "validation/loss", "dev_loss", "dev/loss", "loss/val", "loss/validation"),
@@ -39,8 +39,8 @@ def renamed(names: Collection[str]) -> dict[str, str]:
 
     ``train/`` and ``eval/``, which transformers writes for a tracker, are taken back: ``eval/f1`` is ``eval_f1``.
     """
-    # Names in lower case to those that the log has: ``Loss/train`` is one of PyTorch's own examples.
-    spelt = {name.lower(): name for name in reversed(list(names))}
+    # ``Loss/train`` is one of PyTorch's own examples, ``Train Loss`` a heading as people write it.
+    spelt = {spelling(name): name for name in reversed(list(names))}
     found: dict[str, str] = {}
     for ours, synonyms in _SYNONYMS.items():
         theirs = next((spelt[synonym] for synonym in synonyms if synonym in spelt), None)
@@ -65,17 +65,22 @@ def renamed(names: Collection[str]) -> dict[str, str]:
 
 def counts_steps(names: Iterable[str]) -> bool:
     """Whether one of these names counts steps."""
-    return not {name.lower() for name in names}.isdisjoint(STEP_NAMES)
+    return not {spelling(name) for name in names}.isdisjoint(STEP_NAMES)
 
 
 def counts_epochs(names: Iterable[str]) -> bool:
     """Whether one of these names counts epochs, which takes the place of steps where a log has none."""
-    return not {name.lower() for name in names}.isdisjoint(_SYNONYMS["epoch"])
+    return not {spelling(name) for name in names}.isdisjoint(_SYNONYMS["epoch"])
 
 
 def is_evaluation(name: str) -> bool:
     """Whether a scalar belongs to evaluations, by the prefix that programs give it."""
-    return _OF_EVALUATIONS.match(name) is not None
+    return _OF_EVALUATIONS.match(spelling(name)) is not None
+
+
+def spelling(name: str) -> str:
+    """Return a name as names are compared: in lower case, ``_`` for blanks."""
+    return "_".join(name.lower().split())
 
 
 def iso_time(value: Any) -> str:

@@ -118,6 +118,11 @@ def describe(record: Record) -> str:
         unit = f" {NATS}" if record.number("eval_nll") is not None else ""
         text = f"eval {record.iter:>7,}  {with_error(record.nll, record.nll_stderr)}{unit}"
         text += f"  {number(record.number('eval_bpb'), 4)} bits/byte" if record.number("eval_bpb") is not None else ""
+        if record.nll is None:  # of one of several sets, which has its name in those of its metrics
+            losses = [name for name in record.metrics if name.endswith(("_loss", "_nll"))]
+            text = "  ".join(
+                [f"eval {record.iter:>7,}", *(f"{name} {number(record.number(name), 4)}" for name in losses)]
+            )
         text += f"  accuracy {record.number('eval_accuracy'):.3f}" if record.number("eval_accuracy") is not None else ""
     elif isinstance(record, CheckpointRecord):
         text = f"save {record.iter:>7,}  {record.path}"

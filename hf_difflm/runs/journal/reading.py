@@ -126,7 +126,9 @@ class GrowingRun:
             *run.samples,
             *run.measurements,
         ]
-        return Run.from_records(self._path, [*known, *records], run.damaged_lines + damaged)
+        return Run.from_records(
+            self._path, [*known, *records], run.damaged_lines + damaged, headline_set=run.headline_set
+        )
 
 
 def _end_of_lines(file: IO[bytes], size: int) -> int:

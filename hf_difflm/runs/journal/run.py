@@ -42,6 +42,8 @@ NOT_SAID = "not said"
 
 _NLL = "eval_nll"
 _OF_A_SET = re.compile(r"eval_(.+)_runtime")
+_LOSS_OF_A_SET = re.compile(r"eval_(.+)_(?:nll|loss)")
+_HEADLINES = (_NLL, "eval_loss")
 _TEST = "test"
 _Stepped = TypeVar("_Stepped", EvaluationRecord, CheckpointRecord, SampleRecord, MeasurementRecord)
 
@@ -58,6 +60,8 @@ class Run:
         events: all of them, those of earlier attempts too.
         damaged_lines: lines of the journal that could not be read.
         epoch_losses: mean loss of each epoch (from 1), where a log says it instead of the epoch of each step.
+        headline_set: of several evaluation sets the one whose metrics stand for the run, where no metric has chosen it: the
+            first that was evaluated.
         on_test: whether ``evaluations`` are that of the test alone, see :meth:`quoting_test`.
     """
 
@@ -71,15 +75,18 @@ class Run:
     events: list[EventRecord] = field(default_factory=list)
     damaged_lines: int = 0
     epoch_losses: dict[int, float] = field(default_factory=dict)
+    headline_set: str | None = None
     on_test: bool = False
 
     @classmethod
-    def from_records(cls, path: Path, records: Iterable[Record | Steps], damaged_lines: int = 0) -> Run | None:
-        """Fold the records of a journal; None where no header is among them.
+    def from_records(
+        cls, path: Path, records: Iterable[Record | Steps], damaged_lines: int = 0, headline_set: str | None = None
+    ) -> Run | None:
+        """Fold the records of a journal; None where no header is among them. ``headline_set`` is known of earlier ones.
 
         After an event ``resumed`` from step N, what earlier attempts did beyond N is superseded and left out.
         """
-        run = cls(path, headers=[], damaged_lines=damaged_lines)
+        run = cls(path, headers=[], damaged_lines=damaged_lines, headline_set=headline_set)
         parts: list[Steps] = []
         single: list[StepRecord] = []
         for record in records:
@@ -114,7 +121,7 @@ class Run:
         """Add an evaluation; those of several sets at one step are one, in which each has its metrics under its name.
 
         The set that chooses the best weights stands for the run: what it has as ``eval_NAME_nll`` is there as ``eval_nll``,
-        too.
+        too. Where no metric says which, as in the log of a stock Trainer, it is the first set with a loss.
         """
         sets = _sets_of(record)
         last = self.evaluations[-1] if self.evaluations else None
@@ -129,9 +136,13 @@ class Run:
         )
         chosen = [name for name in sets if metric.startswith(f"eval_{name}_")]
         if chosen:
-            prefix = f"eval_{max(chosen, key=len)}_"
-            own = {name: value for name, value in record.metrics.items() if name.startswith(prefix)}
-            record.metrics.update({f"eval_{name.removeprefix(prefix)}": value for name, value in own.items()})
+            _put_in_front(record, max(chosen, key=len))
+        elif not any(name in record.metrics for name in _HEADLINES) or self.headline_set in sets:
+            scored = _scored_sets(record)
+            if self.headline_set is None and scored:
+                self.headline_set = scored[0]
+            if self.headline_set in scored:
+                _put_in_front(record, self.headline_set)
 
     def _supersede_beyond(self, step: int) -> None:
         self.evaluations = _up_to(step, self.evaluations)
@@ -175,6 +186,16 @@ class Run:
     def loss_unit(self) -> str:
         """Unit of loss and evaluation: ``"nats/token"``; empty where a Trainer minimises something else, or does not say."""
         return loss_unit(self.objective, self.bound, {name for record in self.evaluations for name in record.metrics})
+
+    @property
+    def headline_note(self) -> str:
+        """Say which of several evaluation sets stands for the run, where it is the first; else nothing."""
+        if self.headline_set is None or self.on_test:
+            return ""
+        sets = dict.fromkeys(name for record in self.evaluations for name in _scored_sets(record))
+        if len(sets) < 2:
+            return f"its evaluations are of the set {self.headline_set}"
+        return f"its evaluations are of {self.headline_set}, the first of the sets {', '.join(sets)}"
 
     @property
     def step_word(self) -> str:
@@ -365,6 +386,28 @@ def common_loss_unit(runs: Iterable[Run]) -> str:
 def _sets_of(record: EvaluationRecord) -> list[str]:
     """Names of the evaluation sets that a record has metrics of; none where there is only one."""
     return [found[1] for name in record.metrics if (found := _OF_A_SET.fullmatch(name))]
+
+
+def _scored_sets(record: EvaluationRecord) -> list[str]:
+    """Names of the sets that have a loss or an nll, in the order in which they were evaluated."""
+    found = [
+        match[1]
+        for name in record.metrics
+        if record.number(name) is not None and (match := _LOSS_OF_A_SET.fullmatch(name))
+    ]
+    return list(dict.fromkeys(name for name in found if name != "native"))
+
+
+def _put_in_front(record: EvaluationRecord, name: str) -> None:
+    """Have the metrics of a set stand for the evaluation, besides under the name of the set."""
+    others = [f"eval_{other}_" for other in _sets_of(record) if other.startswith(f"{name}_")]
+    prefix = f"eval_{name}_"
+    own = {
+        key.removeprefix(prefix): value
+        for key, value in record.metrics.items()
+        if key.startswith(prefix) and not key.startswith(tuple(others))
+    }
+    record.metrics.update({f"eval_{key}": value for key, value in own.items()})
 
 
 def _seconds(moment: str) -> float:

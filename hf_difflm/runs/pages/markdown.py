@@ -107,8 +107,11 @@ def _curve_note(runs: Sequence[Run]) -> str:
 def _evaluations(run: Run, name: str) -> str:
     rows = evaluation_cells(run)
     if not rows:
-        return f"### {name}\n\nNo evaluation was logged."
-    return f"### {name} ({run.shown_status})\n\n{markdown_table(evaluation_headings(run), rows)}"
+        said = "The evaluations that were logged have no loss." if run.evaluations else "No evaluation was logged."
+        return f"### {name}\n\n{said}"
+    note = run.headline_note
+    note = f"{note[:1].upper()}{note[1:]}.\n\n" if note else ""
+    return f"### {name} ({run.shown_status})\n\n{note}{markdown_table(evaluation_headings(run), rows)}"
 
 
 def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..comparing.accuracies import accuracy_cells, accuracy_headings
 from ..comparing.evaluation_table import evaluation_cells, evaluation_headings, evaluation_note
-from ..comparing.fairness import UNSAID, settings_of
+from ..comparing.fairness import differ_heading, settings_of
 from ..comparing.table import SEED_COLUMNS, Comparison
 from ..comparing.verdicts import bound_note
 from ..derived.document import summarize
@@ -79,7 +79,7 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
         parts += ["<h3>Mean over seeds</h3>", _table(head, seeds, "summary")]
     if comparison.paired is not None:
         parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}</p>")
-    parts += [f"<p>{text(note)}</p>" for note in comparison.lossy]
+    parts += [f"<p>{text(note)}</p>" for note in (*comparison.sets, *comparison.lossy)]
     if comparison.source_nll is not None:
         parts.append(f"<p>The source itself has {number(comparison.source_nll, 4)} nats/token on these blocks.</p>")
     notes = f"{evaluation_note(comparison.unit)} Each line quotes the evaluation whose weights are in best/, with the lowest "
@@ -99,15 +99,10 @@ def fairness_section(names: Sequence[str], comparison: Comparison) -> str:
         )
     if comparison.differences:
         rows = [[key, *map(_value, values)] for key, values in comparison.differences.items()]
-        parts.append("<p>Besides the objective, names and places, these differ:</p>")
+        heading = differ_heading(row.objective for row in comparison.rows)
+        parts.append(f"<p>{heading[:1].upper() + heading[1:]}</p>")
         parts.append(_table(["setting", *names], rows, "settings"))
-    if comparison.unsaid:
-        sentence = UNSAID.format(names=", ".join(comparison.unsaid))
-        parts.append(f"<p>{text(sentence[:1].upper() + sentence[1:])}</p>")
-    elif not comparison.differences and not comparison.silent:
-        parts.append(
-            "<p>The runs differ in their objective only; every other setting, the data and the size are equal.</p>"
-        )
+    parts += [f"<p>{text(sentence[:1].upper() + sentence[1:])}</p>" for sentence in comparison.verdict]
     return section("fairness", "Fairness check", *parts)
 
 

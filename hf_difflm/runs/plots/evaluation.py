@@ -142,7 +142,11 @@ def _best_note(group: SeedGroup) -> str:
     best = [
         run.best_evaluation.nll for run in group.runs if run.best_evaluation and run.best_evaluation.nll is not None
     ]
-    return f"best {min(best):.4f}" if best else "not evaluated"
+    sets = {run.headline_set for run in group.runs} - {None}
+    of = f" of {', '.join(sorted(map(str, sets)))}" if sets else ""
+    if best:
+        return f"best {min(best):.4f}{of}"
+    return "no evaluation has a loss" if any(run.evaluations for run in group.runs) else "not evaluated"
 
 
 def _draw_nll(axes: Axes, drawing: Drawing) -> tuple[list, list[str]]:

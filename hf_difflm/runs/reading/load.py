@@ -179,6 +179,10 @@ def _logs_in(folder: Path, names: Sequence[str], problems: list[str], tracked: b
             continue
         try:
             if not looks_like_log(path):
+                if name.endswith(".csv"):
+                    problems.append(
+                        f"{str(path)!r} is left out: it has no column of steps or epochs beside one of losses"
+                    )
                 continue
             if ".tfevents" in name and is_generic(path):
                 events.append(path)

@@ -188,6 +188,7 @@ def show_text(run: Run, width: int, settings: bool = False) -> str:
             f"{count(summary['total_iterations'])} {run.step_word}s, {count(summary['tokens_seen'])} scored tokens",
         ),
         ("best", f"{_with_unit(run, best)} at {run.step_word} {best.iter:,}" if best else UNKNOWN),
+        *([("", run.headline_note)] if run.headline_note else []),
         *([("test", f"{_with_unit(run, test)} at step {test.iter:,}")] if (test := run.test_evaluation) else []),
         ("also", f"{len(run.evaluations)} evaluations, {len(run.checkpoints)} checkpoints, {len(run.samples)} samples"),
         ("command", command if isinstance(command, str) else UNKNOWN),

@@ -10,6 +10,7 @@ from made_runs import make_run
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, differences
+from hf_difflm.runs.comparing.fairness import NOT_TOLD
 from hf_difflm.runs.comparing.table import labels
 from hf_difflm.runs.journal.tables import count, number, with_error
 
@@ -120,3 +121,43 @@ def test_what_only_masked_diffusion_has_is_no_difference_to_its_twin_and_what_it
     assert differences([own, make_run("other", count_law="uniform", loss_weight="flat")]) == {
         "count_law": ["bell", "uniform"]
     }
+
+
+def test_what_no_log_tells_is_not_said_to_be_equal():
+    first, second = make_run("one"), make_run("two", objective="ar", bound="exact")
+    for run in (first, second):
+        run.header.data = {}
+    text = compare_runs([first, second]).to_text(200)
+    assert "the runs differ in their objective; every other setting and the size are equal." in text
+    assert "data may differ: the log of one, two does not tell them." in text
+    second.header.model = {}
+    text = compare_runs([first, second]).to_text(200)
+    assert "every other setting is equal." in text
+    assert "data and size may differ: the log of two does not tell them." in text
+    first.header.data, second.header.data = {"fingerprint": "f"}, {"train_fingerprint": "g", "eval_fingerprint": "g"}
+    text = compare_runs([first, second]).to_text(200)
+    assert "data may differ: the logs tell it in ways that cannot be compared." in text
+    assert "the data and" not in text
+
+
+def test_runs_of_one_objective_are_not_said_to_differ_in_it(write_run):
+    text = compare_runs([make_run("one"), make_run("two")]).to_text(200)
+    assert "Fairness: every setting, the data and the size are equal." in text
+    assert "Fairness: these differ:\n- width: 1 / 2" in compare_runs(
+        [make_run("a", width=1), make_run("b", width=2)]
+    ).to_text(200)
+
+
+def test_a_setting_that_a_program_does_not_know_is_counted_and_not_called_unset(write_run):
+    ours = [make_run("a", own=1, **{f"ours_{place}": False for place in range(40)}), make_run("b", own=2)]
+    state = write_run("state", config={"learning_rate": 2.0, "max_steps": 3})
+    silent = write_run("silent")
+    comparison = compare_runs([ours[0], state, silent])
+    assert comparison.differences == {"learning_rate": [1e-3, 2.0, NOT_TOLD]}
+    text = comparison.to_text(200)
+    assert "not set" not in text
+    assert "besides the objective" not in text, "nobody knows that of the others"
+    assert "44 settings are told by some of the logs alone and could not be compared." in text
+    # What differs among those that know it is there, what only one of ours has is unset in the other.
+    found = compare_runs([*ours, state]).differences
+    assert (found["own"], found["ours_3"]) == ([1, 2, NOT_TOLD], [False, None, NOT_TOLD])

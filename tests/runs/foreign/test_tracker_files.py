@@ -272,7 +272,9 @@ def test_a_data_set_in_a_folder_is_no_log_and_two_logs_of_one_training_are_one(t
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3}\n')
     (tmp_path / "other.csv").write_text("step,loss\n1,4\n")
     runs, problems = load_runs([tmp_path])
-    assert ([run.path.name for run in runs], problems) == (["metrics.jsonl", "other.csv"], [])
+    assert [run.path.name for run in runs] == ["metrics.jsonl", "other.csv"]
+    (left_out,) = problems
+    assert "people.csv' is left out: it has no column of steps or epochs beside one of losses" in left_out
 
 
 def test_bytes_that_are_no_protocol_buffers_are_a_sentence(tmp_path):
@@ -289,3 +291,59 @@ def test_what_we_export_as_csv_is_read_back_as_the_same_steps(write_run, tmp_pat
     found = load_run(tmp_path / "steps.csv")
     assert [{**row} for row in found.steps.rows()] == [{**row} for row in run.steps.rows()]
     assert found.shown_status == "not said"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_with_headings_as_people_write_them(tmp_path, delimiter):
+    text = "Step,Train Loss,Val Loss,Val Accuracy\n1,2.5,,\n2,2.25,2.0,0.5\n"
+    (tmp_path / "mine.csv").write_text(text.replace(",", delimiter))
+    for path in (tmp_path / "mine.csv", tmp_path):
+        run = load_run(path)
+        assert (run.column("iter").tolist(), run.column("loss").tolist()) == ([1, 2], [2.5, 2.25])
+        assert [(record.iter, record.nll) for record in run.evaluations] == [(2, 2.0)]
+        assert run.evaluations[0].metrics["Val Accuracy"] == 0.5
+
+
+def test_csv_with_semicolons_has_its_decimals_after_a_point_or_a_comma(tmp_path):
+    (tmp_path / "a.csv").write_text("Step;Train Loss;Val Loss\n1;2,5;\n2;1,25e-1;2\n")
+    run = load_run(tmp_path / "a.csv")
+    assert (run.column("loss").tolist(), run.evaluations[0].nll) == ([2.5, 0.125], 2.0)
+    (tmp_path / "a.csv").write_text("Step;Loss;note\n1;2.5;3,5\n2;2.25;\n")
+    run = load_run(tmp_path / "a.csv")
+    assert run.column("loss").tolist() == [2.5, 2.25]
+    assert "note" not in run.steps.quantities, "beside numbers with a point 3,5 is text"
+
+
+def test_of_a_folder_of_csv_files_what_is_left_out_is_said(tmp_path):
+    (tmp_path / "good.csv").write_text("step,loss\n1,3\n")
+    (tmp_path / "bare.csv").write_text("loss,lr\n1,3\n")
+    for named in (tmp_path, tmp_path / "*.csv"):
+        runs, problems = load_runs([named])
+        assert [run.name for run in runs] == ["good"]
+        assert len(problems) == 1
+        assert "bare.csv" in problems[0]
+
+
+def test_event_files_without_scalars_or_steps_are_no_runs(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "text")) as writer:
+        writer.add_text("args", "x", 3)
+    with SummaryWriter(str(tmp_path / "no_steps")) as writer:
+        writer.add_scalar("final", 1.0)
+    with SummaryWriter(str(tmp_path / "tuned")) as writer:
+        writer.add_hparams({"lr": 1.0}, {"eval/loss": 2.0})
+    with SummaryWriter(str(tmp_path / "before")) as writer:
+        writer.add_scalar("eval/loss", 2.0, 0)
+    with SummaryWriter(str(tmp_path / "trained")) as writer:
+        for step in range(3):
+            writer.add_scalar("Loss/train", 3.0 - step, step)
+    runs, problems = load_runs([tmp_path])
+    assert [run.name for run in runs] == ["before", "trained"]
+    assert problems == []
+    for name, words in (("text", "is not a run"), ("no_steps", "is not a run")):
+        with pytest.raises(UserError, match=words):
+            load_run(tmp_path / name)
+    (file,) = (tmp_path / "no_steps").iterdir()
+    with pytest.raises(UserError, match="its scalars have no steps: all of them are at step 0"):
+        load_run(file)

@@ -9,10 +9,19 @@ import shutil
 import numpy as np
 import pytest
 
+from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.errors import UserError
 from hf_difflm.runs import compare_runs, load_run, load_runs
 from hf_difflm.runs.comparing.best import best_run
+from hf_difflm.runs.comparing.seeds import seed_groups
 from hf_difflm.runs.derived.document import build_document, summarize
+from hf_difflm.runs.journal.following import describe
+from hf_difflm.runs.journal.reading import GrowingRun
+from hf_difflm.runs.journal.schema import EvaluationRecord
+from hf_difflm.runs.pages.html import write_html_report
+from hf_difflm.runs.pages.markdown import write_report
+from hf_difflm.runs.plots.evaluation import _best_note
+from hf_difflm.runs.showing.overview import show_text
 
 pytestmark = pytest.mark.borders
 
@@ -139,7 +148,8 @@ def test_several_evaluation_sets_and_text_in_an_evaluation_are_kept(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(log))
     run = load_run(tmp_path / "a.json")
     (record,) = run.evaluations
-    assert record.metrics == {"eval_wiki_loss": 1.5, "eval_bound": "nelbo", "eval_code_loss": 1.0}
+    kept = {"eval_wiki_loss": 1.5, "eval_bound": "nelbo", "eval_code_loss": 1.0}
+    assert record.metrics == {**kept, "eval_loss": 1.5}, "the first set stands for the run"
     assert list(run.steps.rows()) == [{"iter": 4, "steps": 4, "loss": 2.0, "my_own": 3.0}]
 
 
@@ -181,3 +191,60 @@ def test_another_shape_is_refused_in_one_sentence_that_says_which_are_known(tmp_
     assert words in str(error.value)
     assert "trainer_log.jsonl" in str(error.value) or "run folder" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def two_sets(make, tmp_path_factory):
+    """The output folder of a stock Trainer with two evaluation sets, TensorBoard and our run log."""
+    from transformers import Trainer, TrainingArguments
+
+    out = tmp_path_factory.mktemp("stock") / "two-sets"
+    arguments = make.arguments(TrainingArguments, output_dir=str(out), report_to=["tensorboard"])
+    sets = {"b": make.rows(8), "a": make.rows(4)}
+    trainer = Trainer(
+        make.tiny_model(),
+        arguments,
+        train_dataset=make.rows(32),
+        eval_dataset=sets,
+        callbacks=[RunLogCallback(log_dir=out / "ours")],
+    )
+    trainer.train()
+    return out, [row["eval_b_loss"] for row in trainer.state.log_history if "eval_b_loss" in row]
+
+
+def test_of_several_evaluation_sets_the_first_stands_for_the_run_and_is_named(two_sets, tmp_path):
+    out, losses = two_sets
+    for path in (out, out / "runs", out / "ours"):
+        run = load_run(path)
+        assert [record.nll for record in run.evaluations] == pytest.approx(losses)
+        assert run.best_evaluation.nll == pytest.approx(min(losses))
+        note = "its evaluations are of b, the first of the sets b, a"
+        assert f"eval_loss {min(losses):.4f} at step" in show_text(run, 120)
+        assert note in show_text(run, 120)
+        assert f"Of {run.name}: {note}." in compare_runs([run]).notes()
+        page = write_report([run], tmp_path / "page.md")[0].read_text()
+        assert "No evaluation was logged" not in page
+        assert f"\n\n{note.capitalize()}.\n\n" in page
+        assert note in write_html_report([run], tmp_path / "page.html").read_text()
+        assert best_run([run], "eval_a_loss", "lower")["value"] != best_run([run])["value"] == run.best_evaluation.nll
+        assert "eval_accuracy" not in run.evaluations[0].metrics
+    path = tmp_path / "journal.jsonl"
+    lines = (out / "ours" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-2]))
+    growing = GrowingRun(path)
+    growing.read()
+    path.write_bytes(b"".join(lines))
+    assert growing.read()[0].headline_note == note
+    lines = [describe(record) for record in load_run(out).evaluations]
+    assert len(lines) == len(losses)
+    alone = EvaluationRecord(iter=4, metrics={"eval_a_loss": 1.5, "eval_a_runtime": 1.0})
+    assert describe(alone) == "eval       4  eval_a_loss 1.5000"
+
+
+def test_the_picture_of_milestones_names_the_set_and_evaluations_without_a_loss(two_sets):
+    run = load_run(two_sets[0])
+    (group,) = seed_groups([run], ["x"])
+    assert _best_note(group) == f"best {min(two_sets[1]):.4f} of b"
+    for record in run.evaluations:
+        record.metrics = {"eval_f1": 0.5}
+    assert _best_note(group) == "no evaluation has a loss"

@@ -77,7 +77,7 @@ _AT_ONCE = ("plain", "accumulation", "average", "atat")
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in _AT_ONCE else pytest.mark.slow) for c in MDLM])
 def test_nothing_waits_for_the_device_between_logging_steps(waits_of, case):
     waits = waits_of(**MDLM[case])
-    assert [step for step, found in waits.items() if found] == [EVERY, 2 * EVERY]
+    assert [step for step, found in waits.items() if found] == [EVERY, 2 * EVERY], waits
 
 
 class _Stream(IterableDataset):

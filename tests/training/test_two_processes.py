@@ -48,7 +48,13 @@ def ragged_rows(count: int, seed: int) -> list[dict[str, Any]]:
     return [{"input_ids": [256, *(97 + generator.integers(0, 6, n)).tolist()], "num_bytes": int(n)} for n in sizes]
 
 
-gradient_moments._PERIOD, gradient_moments._DELAY = 2, 1  # measured, and in use, within these few steps
+PERIOD, DELAY = 2, 1  # the optimal law is measured, and in use, within these few steps
+
+
+@pytest.fixture(autouse=True)
+def measured_soon(monkeypatch):
+    monkeypatch.setattr(gradient_moments, "_PERIOD", PERIOD)
+    monkeypatch.setattr(gradient_moments, "_DELAY", DELAY)
 
 
 def make_trainer(
@@ -113,6 +119,7 @@ def train_and_resume(
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    gradient_moments._PERIOD, gradient_moments._DELAY = PERIOD, DELAY
     results = {name: train_and_resume(folder / name, *run, ranks=2) for name, run in RUNS.items()}
     torch.save(results, folder / f"rank{os.environ['RANK']}.pt")
 

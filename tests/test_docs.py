@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -80,6 +81,21 @@ def test_the_example_of_reading_back_prints_what_the_log_holds(workplace, stock_
         str(first.metrics["grad_norm/layer_01"]),
     ]
     assert sample.endswith(str(load_run(stock_run).samples[-1].extra["distinct_2"]))
+
+
+@pytest.mark.slow
+def test_the_example_of_fine_tuning_in_python_trains_on_conversations(workplace):
+    page = (ROOT / "docs/fine-tuning.md").read_text(encoding="utf-8")
+    (example,) = [one for one in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "sft=True" in one]
+    said = [{"role": role, "content": "ab"} for role in ("user", "assistant") * 2]
+    rows = [{"messages": [{**one, "content": f"{number}"} for one in said]} for number in range(100)]
+    (workplace / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _run(example, workplace)
+    run = load_run(workplace / "runs/chats")
+    assert (run.status, run.last_step) == ("completed", 20)
+    counts = run.header.data["counts"]["train"]
+    assert counts["blocks"] == 2 * counts["conversations"]
+    assert any("have several answers" in note for note in run.header.data["notes"])
 
 
 def test_every_example_is_run_by_a_test():

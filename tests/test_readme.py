@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +29,18 @@ def test_the_python_example_runs_as_written_and_prints_a_bound(tmp_path: Path) -
     assert "bound: nelbo" in done.stdout
     assert (tmp_path / "runs/example/best/model.safetensors").exists()
     assert (tmp_path / "runs/example/journal.jsonl").exists()
+
+
+def test_the_python_example_builds_the_same_model_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    built = []
+    for _ in range(2):
+        names: dict[str, Any] = {}
+        exec(example.partition("args = ")[0], names)
+        built.append(list(names["model"].parameters()))
+        torch.rand(1)
+    assert all(torch.equal(one, other) for one, other in zip(*built, strict=True))
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))

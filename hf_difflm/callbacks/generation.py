@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..evaluation.generation.chat_prompts import chat_prompt
 from ..evaluation.generation.holes import PromptIds
 from ..evaluation.generation.options import GenerationOptions
+from ..evaluation.generation.prompts import checked_prompt
 from ..evaluation.generation.texts import GeneratedText, encoded_prompt, generate_samples, length_limit, texts_of
 from ..evaluation.quality.reference_model import ReferenceModel, load_reference
 from ..evaluation.quality.reference_perplexity import ReferencePerplexity, pooled, reference_perplexities
@@ -28,8 +29,8 @@ from .reports import reports_of
 logger = logging.getLogger(__name__)
 
 DEFAULT_PROMPTS = ("", "To be or not to be", "Once upon a time", "In a galaxy far, far away")
-Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]
-"""A text, the messages of a conversation, or ids."""
+Prompt = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Sequence[int]
+"""A text; a conversation, or its messages alone; or ids."""
 GREEDY, SAMPLED = "greedy", "sampled"
 _TEMPERATURES = {GREEDY: 0.0, SAMPLED: 1.0}
 
@@ -50,7 +51,8 @@ class GenerationSamplesCallback(TrainerCallback):
 
     Args:
         prompts: what to go on from: texts, the empty one is text from nothing; lists of messages, which the chat template
-            writes; or lists of ids, which are taken as they are.
+            writes; lists of ids, which are taken as they are; or objects as in a file of ``--generation-prompts``, with
+            ``prompt``, a text, or ``messages``, and perhaps ``tools`` and ``chat_template_kwargs``.
         interval: optimiser steps between samples.
         max_new_tokens: tokens of each text; None: as many as the model's length leaves, at most 1024.
         greedy_and_sampled: a text of the likeliest tokens and a drawn one for each prompt; else the drawn one alone.
@@ -84,7 +86,8 @@ class GenerationSamplesCallback(TrainerCallback):
             raise UserError(f"max_new_tokens is {max_new_tokens}; give at least 1")
         if seed < 0:
             raise UserError(f"seed is {seed}; give 0 or more")
-        self.prompts = tuple({repr(prompt): prompt for prompt in prompts}.values())
+        checked = [checked_prompt(prompt, f"prompts[{number}]") for number, prompt in enumerate(prompts)]
+        self.prompts = tuple({repr(prompt): prompt for prompt in checked}.values())
         self.interval = interval
         self.max_new_tokens = max_new_tokens
         self.modes = (GREEDY, SAMPLED) if greedy_and_sampled else (SAMPLED,)
@@ -198,9 +201,9 @@ class GenerationSamplesCallback(TrainerCallback):
         try:
             if isinstance(prompt, str):
                 return prompt, encoded_prompt(model, text, prompt, infill=True)
-            if prompt and not isinstance(prompt[0], Mapping):
-                return text.shown(prompt), PromptIds(list(prompt))  # type: ignore[arg-type]
-            return chat_prompt(text, prompt)  # type: ignore[arg-type]
+            if isinstance(prompt, Mapping):
+                return chat_prompt(text, prompt)
+            return text.shown(prompt), PromptIds(list(prompt))  # type: ignore[arg-type]
         except UserError:
             return None
 

@@ -52,7 +52,8 @@ class RunLogCallback(TrainerCallback):
         log_save_interval: optimiser steps between rebuilds of the derived files.
         header: what is known better than this callback can see: ``objective``, ``bound``, ``config`` (instead of the
             training arguments), ``data``, ``parent_run`` (id or path of the run whose weights this one begins with), and
-            entries for ``model`` and ``metadata`` (its ``command`` may be a list).
+            entries for ``model`` and ``metadata`` (its ``command`` may be a list). What a Trainer of this library knows is
+            there by itself (:meth:`fill_header`).
         resume: append to the journal that is there, even from step 0; implied by a Trainer that begins beyond step 0. A
             W&B run is only gone on with where this is given (or the Trainer calls :meth:`resume_trackers`).
         overwrite: replace the run that is there, instead of setting it aside.
@@ -88,6 +89,7 @@ class RunLogCallback(TrainerCallback):
         self.run_name = run_name
         self.log_save_interval = log_save_interval
         self.header = header or {}
+        self._of_trainer: Mapping[str, Any] = {}
         self.resume = resume
         self.overwrite = overwrite
         self.experiment_name = experiment_name
@@ -109,6 +111,15 @@ class RunLogCallback(TrainerCallback):
     def journal_path(self) -> Path | None:
         """Where the journal is; None before training and on other processes than world zero."""
         return None if self._log is None else self._log.journal.path
+
+    def fill_header(self, known: Mapping[str, Any]) -> None:
+        """Take what a Trainer knows of itself, by the keys of ``header``, which goes before it; call it before training."""
+        self._of_trainer = known
+
+    def _whole_header(self) -> dict[str, Any]:
+        known, given = self._of_trainer, self.header
+        both = {name: {**known.get(name, {}), **given.get(name, {})} for name in ("model", "metadata")}
+        return {"experiment_name": self.experiment_name, **known, **given, **both}
 
     # ---- hooks of any Trainer ----
 
@@ -137,7 +148,7 @@ class RunLogCallback(TrainerCallback):
             self.close("failed", "the training ended with an error")
         step = state.global_step
         place = Place(journal, self._name(args, trial_of(args, state)), resumed, self.overwrite)
-        attempt = begin_attempt(place, args, model, {"experiment_name": self.experiment_name, **self.header}, step)
+        attempt = begin_attempt(place, args, model, self._whole_header(), step)
         self._log = LogWriter(journal, attempt.derived, self.log_save_interval)
         self._step = self._logged_step = step
         self._rates = StepRates(args, state, model, attempt.flops_until(step), self.peak_flops)

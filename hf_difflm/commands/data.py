@@ -46,7 +46,7 @@ def prepare(
     for name in [*names_of(options.dataset), *([] if options.eval_dataset is None else [options.eval_dataset])]:
         refuse_missing(name)
     tokenizer = load_tokenizer(options.tokenizer)
-    data = prepare_data(options, tokenizer)
+    data = prepare_data(options, tokenizer, tell=False)
     counts = write_prepared(data, output_dir, options, tokenizer, overwrite=overwrite)
     if as_json:
         print(json.dumps({side: asdict(count) for side, count in counts.items()}, indent=2))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_difflm.errors import UserError
 
@@ -20,6 +24,8 @@ from .prepared import PreparedData
 from .prepared_folder import is_prepared, load_prepared
 from .text_ids import TextIds
 
+logger = logging.getLogger(__name__)
+
 
 def prepare_data(
     options: DataOptions,
@@ -27,6 +33,7 @@ def prepare_data(
     *,
     need_train: bool = True,
     text: TextIds | None = None,
+    tell: bool = True,
 ) -> PreparedData:
     """Load the documents, keep training and evaluation apart, tokenise and pack; cached by `datasets`.
 
@@ -50,10 +57,15 @@ def prepare_data(
         tokenizer: as from `load_tokenizer`.
         need_train: whether to make training blocks at all.
         text: what a block begins with; None: BOS, as in training. Held running text alone is made otherwise.
+        tell: log each of the notes as a warning, on the first process; off where the caller shows them.
 
     Raises:
         UserError: for whatever is wrong with the data.
     """
+    options = replace(options, dataset=_name(options.dataset, "dataset"))
+    if options.eval_dataset is not None:
+        options = replace(options, eval_dataset=_name(options.eval_dataset, "eval_dataset"))
+    _check_tokenizer(tokenizer, begins_with_bos=text is None)
     if options.block_size < 2:
         raise UserError(
             f"block_size is {options.block_size}: a block needs BOS and at least one token, so give 2 or more"
@@ -67,17 +79,55 @@ def prepare_data(
         )
     _check_sft(options)
     with _first_local_process_goes_first():
-        if mixture_of(options.dataset):
-            return prepare_mixture(options, tokenizer, need_train)
-        if is_prepared(options.dataset):
-            return load_prepared(options, tokenizer, need_train=need_train)
-        check_cache()
-        if options.sft:
-            made = SftStreamPreparation if options.streaming else SftPreparation
-            return made(options, tokenizer).run(need_train)
-        if options.streaming:
-            return StreamPreparation(options, tokenizer).run(need_train)
-        return Preparation(options, tokenizer, text).run(need_train)
+        data = _prepared(options, tokenizer, need_train, text)
+    if tell and int(os.environ.get("RANK", "0")) == 0:
+        for note in data.notes:
+            logger.warning("%s", note)
+    return data
+
+
+def _prepared(
+    options: DataOptions, tokenizer: PreTrainedTokenizerBase, need_train: bool, text: TextIds | None
+) -> PreparedData:
+    if mixture_of(options.dataset):
+        return prepare_mixture(options, tokenizer, need_train)
+    if is_prepared(options.dataset):
+        return load_prepared(options, tokenizer, need_train=need_train)
+    check_cache()
+    if options.sft:
+        made = SftStreamPreparation if options.streaming else SftPreparation
+        return made(options, tokenizer).run(need_train)
+    if options.streaming:
+        return StreamPreparation(options, tokenizer).run(need_train)
+    return Preparation(options, tokenizer, text).run(need_train)
+
+
+def _name(dataset: Any, called: str) -> str:
+    """A name or path as text; raises UserError for rows in memory, and for a mixture that is no text."""
+    if isinstance(dataset, (str, os.PathLike)):
+        return os.fspath(dataset)
+    if isinstance(dataset, Mapping) and all(isinstance(share, (int, float)) for share in dataset.values()):
+        said = " ".join(f"{name}={share}" for name, share in dataset.items())
+        raise UserError(f"{called} is a dict of shares; write them as text: {called}={said!r}")
+    raise UserError(
+        f"{called} is a {type(dataset).__name__}, but what is prepared is read by name; save it with "
+        f"save_to_disk(FOLDER) and give {called}=FOLDER"
+    )
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, begins_with_bos: bool) -> None:
+    """Raise UserError where a tokenizer lacks what blocks are made of."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(
+            f"the tokenizer is a {type(tokenizer).__name__}, which has no fast form (tokenizer.json); load it with "
+            "hf_difflm.data.load_tokenizer"
+        )
+    if begins_with_bos:
+        for role in ("bos", "eos"):
+            if getattr(tokenizer, f"{role}_token_id") is None:
+                raise UserError(
+                    f"the tokenizer has no {role.upper()} token; load it with hf_difflm.data.load_tokenizer, which adds one"
+                )
 
 
 def _check_sft(options: DataOptions) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .sentences import plural
+
+_described: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+"""By training set, for as long as it is there: a Trainer is given the set alone."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class PreparedData:
         fingerprint: SHA-256 of the documents of both sides, the tokenizer and the block size.
         counts: by side, ``train``, ``eval`` and ``test``; no ``train`` where that is a stream without an end.
         block_size: tokens in a block, BOS included.
-        notes: sentences on what was decided on the way.
+        notes: sentences on what was decided on the way, as what was left out; ``prepare_data`` logs them as warnings.
         round_trip: where the tokenizer does not give the evaluation text back, how much of it; else empty. There are no
             ``num_bytes`` then.
         mixture: share of the training tokens by data set, where the training text is of several.
@@ -71,6 +75,21 @@ class PreparedData:
     conventions: dict[str, Any] = field(default_factory=dict)
     held_out: bool = False
 
+    def __post_init__(self) -> None:
+        if self.train is not None:
+            _described[self.train] = self.description()
+
+    def description(self) -> dict[str, Any]:
+        """Return what the header of a run log says of the data."""
+        return {
+            "fingerprint": self.fingerprint,
+            "counts": {side: asdict(counts) for side, counts in self.counts.items()},
+            "source_nll": self.source_nll,
+            **({"mixture": self.mixture} if self.mixture else {}),
+            **({"round_trip": self.round_trip} if self.round_trip else {}),
+            "notes": self.notes,
+        }
+
     def summary(self) -> str:
         """Return a line for each side and each note, for the terminal."""
         lines = [f"{side}: {count.sentence(self.block_size)}" for side, count in self.counts.items()]
@@ -81,6 +100,14 @@ class PreparedData:
         if self.mixture:
             lines.append(f"train: {mixture_said(self.mixture)}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def described(train: Any) -> dict[str, Any]:
+    """Return the description of the data whose ``train`` this very object is; of any other training set nothing is known."""
+    try:
+        return _described.get(train, {})
+    except TypeError:  # a list of rows, of which there is no hash
+        return {}
 
 
 def mixture_said(mixture: dict[str, float]) -> str:

@@ -141,7 +141,7 @@ def _disk(subject: _Subject) -> str:
 
 def _data(subject: _Subject) -> str:
     subject.tokenizer = open_tokenizer(subject.settings)
-    subject.data = prepare_data(subject.settings.data, subject.tokenizer)
+    subject.data = prepare_data(subject.settings.data, subject.tokenizer, tell=False)
     counts = subject.data.counts
     return f"{subject.settings.data.dataset}: " + ", ".join(f"{side} {c.blocks:,} blocks" for side, c in counts.items())
 

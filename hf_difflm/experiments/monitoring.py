@@ -25,6 +25,7 @@ from ..callbacks.generation import Prompt
 from ..callbacks.text_log import TextLogCallback
 from ..data import PreparedData
 from ..data.collator import IGNORED
+from ..data.conversations.messages import MESSAGES
 from ..evaluation.generation.line_files import read_lines
 from ..evaluation.generation.prompts import prompts_of_file
 from ..evaluation.quality.reference_model import check_reference
@@ -107,7 +108,8 @@ def _of_file(file: str) -> Sequence[Prompt]:
     """Lines of text, or of JSON with messages or a prompt."""
     if Path(file).suffix != ".jsonl":
         return read_lines(file, "generation_prompts")
-    return [prompt.text if prompt.messages is None else prompt.messages for prompt in prompts_of_file(file, chat=True)]
+    prompts = prompts_of_file(file, chat=True)
+    return [p.text if p.messages is None else {**p.extra, MESSAGES: p.messages} for p in prompts]
 
 
 def _beginnings(trainer: DiffusionTrainer, data: PreparedData) -> Sequence[Prompt]:

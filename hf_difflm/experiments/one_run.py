@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +132,7 @@ def train_run(
             f"{'reading' if ready else 'preparing'} {settings.data.dataset}{'' if ready else ' (cached for the next run)'}",
             flush=True,
         )
-    data = prepare_data(settings.data, tokenizer)
+    data = prepare_data(settings.data, tokenizer, tell=False)
     _set_seed(arguments.seed)
     model = build_model(settings, tokenizer)
     trainer: DiffusionTrainer | None = None
@@ -261,12 +260,5 @@ def _header(settings: Settings, trainer: DiffusionTrainer, data: PreparedData) -
         "parent_run": None if settings.start is None else settings.start.parent,
         "metadata": trainer.facts() | ({"parent": settings.start.ancestry} if settings.start else {}),
         "config": config,
-        "data": {
-            "fingerprint": data.fingerprint,
-            "counts": {side: dataclasses.asdict(counts) for side, counts in data.counts.items()},
-            "source_nll": data.source_nll,
-            **({"mixture": data.mixture} if data.mixture else {}),
-            **({"round_trip": data.round_trip} if data.round_trip else {}),
-            "notes": data.notes,
-        },
+        "data": data.description(),
     }

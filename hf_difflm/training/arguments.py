@@ -178,10 +178,16 @@ class DiffusionTrainingArguments(DiffusionOptions, TrainingArguments):  # type: 
         name = str(self.metric_for_best_model)
         known = evaluation_quantity(name)
         if known is None or known.better is None:
-            if self.greater_is_better is None:
+            if self.greater_is_better is None and known is not None:
                 raise UserError(
                     f"metric_for_best_model is {name!r}, of which it is not known whether more is better; say it with "
-                    f"greater_is_better, or take one of ours: {', '.join(ranked())}"
+                    f"greater_is_better, or take one of {', '.join(ranked())}"
+                )
+            if self.greater_is_better is None:
+                raise UserError(
+                    f"metric_for_best_model is {name!r}, which no evaluation of DiffusionTrainer has; take one of "
+                    f"{', '.join(ranked())} (of several sets eval_NAME_nll, ...), or, where a subclass of yours adds it, "
+                    "say with greater_is_better whether more is better"
                 )
             return
         better = known.better == HIGHER

@@ -14,6 +14,8 @@ import torch
 from torch.utils.data import IterableDataset
 
 from ..data import Collator
+from ..data.conversations.formats import format_of
+from ..data.conversations.marked_text import TEXT
 from ..errors import UserError
 
 _MOST_ROWS = 2000  # of a fingerprint
@@ -135,17 +137,26 @@ def _check_first_row(dataset: Any, name: str, collator: Callable[[list[Any]], An
     row = dataset[0]
     if isinstance(collator, Collator):
         if not isinstance(row, Mapping) or "input_ids" not in row:
-            has = f"only {_names(row)}" if isinstance(row, Mapping) else f"each is a {type(row).__name__}"
-            raise UserError(
-                f"the rows of {name} have no input_ids, {has}; tokenise them first, as by "
-                "dataset.map(lambda row: tokenizer(row['text']))"
-            )
+            raise UserError(f"the rows of {name} have no input_ids, {_to_tokenise(row)}")
         for key, advice in _UNREAD.items():
             if key in row:
                 raise UserError(f"the rows of {name} have {key}, which are not read: {advice}")
         return
     with _random_numbers_kept():
         check_batch(collator([copy.copy(row)]), collator)
+
+
+def _to_tokenise(row: Any) -> str:
+    """What a row without ids has, and what makes ids of it."""
+    if not isinstance(row, Mapping):
+        return f"each is a {type(row).__name__}; give dicts with input_ids"
+    found = format_of(column for column, value in row.items() if value is not None and column != TEXT)
+    if found is not None:
+        return (
+            f"only {_names(row)}, which is a conversation ({found.name}); write the rows to a .jsonl file, or with "
+            "save_to_disk, and take train and eval of prepare_data(DataOptions(dataset=PATH, sft=True), tokenizer)"
+        )
+    return f"only {_names(row)}; tokenise them first, as by dataset.map(lambda row: tokenizer(row['text']))"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ..callbacks import RunLogCallback
 from ..callbacks.measuring.device_peak import device_peak
 from ..callbacks.measuring.engines import engine_of, fsdp_state_dict_type
 from ..data import Collator
+from ..data.prepared import described
 from ..errors import UserError
 from ..evaluation.ancestry import ancestry_of_model
 from ..evaluation.likelihood.evaluate import LikelihoodResult
@@ -158,8 +159,6 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self.last_evaluation: LikelihoodResult | None = None
         self._evaluated: dict[str, Evaluated] = {}
         self._of_sets = OfSets()
-        self._own_log: RunLogCallback | None = None
-        self._data_told: dict[str, str] = {}
         self._window = MetricsWindow()
         self._router_loss: RouterLoss | None = None
         self._clock_started = False
@@ -271,6 +270,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         """
         if trial is not None and self._before_search is not None:  # its seed makes its model, so now
             self.args = dataclasses.replace(self._before_search, **self.hp_space(trial))
+            self.args.derive(
+                "metric_for_best_model", self._before_search.metric_for_best_model
+            )  # a copy has it as given
         elif trial is not None and (self.model_init is None or number_of_arguments(self.model_init) == 0):
             raise UserError(
                 "train was given a trial that nothing reads: hyperparameter_search passes its own, and model_init takes none"
@@ -284,13 +286,10 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         if self.args.save_log_to_json and not any(
             isinstance(c, RunLogCallback) for c in self.callback_handler.callbacks
         ):
-            self._own_log = self._run_log()
-            self.add_callback(self._own_log)
+            self.add_callback(self._run_log())
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, RunLogCallback):
-                self._tell_data(callback)
-                if callback.resume or self._resumed_from:
-                    callback.resume_trackers(self.args)
+            if isinstance(callback, RunLogCallback) and (callback.resume or self._resumed_from):
+                callback.resume_trackers(self.args)
         if self.args.use_liger_kernel and self.model_init is None:
             apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
         try:
@@ -313,18 +312,15 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
 
     def _hp_search_setup(self, trial: Any) -> None:
         super()._hp_search_setup(trial)
-        if self.model_init is None:
-            return
-        # The model is another one than the Trainer was made with, and a trial may have another objective.
-        if self.args.use_liger_kernel:
-            apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
-        if not self._objective_given:
-            self.training_objective = self._objective_of_arguments()
-            self._adopt_networks()
-        self._batch_flops = BatchFlops(self.model, self.training_objective.networks)
-        if self._own_log is not None:
-            self._own_log.header = self._run_log().header
-            self._tell_data(self._own_log)
+        if self.model_init is not None:
+            # The model is another one than the Trainer was made with, and a trial may have another objective.
+            if self.args.use_liger_kernel:
+                apply_liger(self.model, self.args.liger_kernel_config, self.args.device)
+            if not self._objective_given:
+                self.training_objective = self._objective_of_arguments()
+                self._adopt_networks()
+            self._batch_flops = BatchFlops(self.model, self.training_objective.networks)
+        self._fill_headers()  # of each training, a search or none
 
     def _after_update(self) -> None:
         if self.ema is not None:
@@ -341,20 +337,27 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             experiment_name=self.args.experiment_name,
             log_save_interval=self.args.log_save_interval,
             log_eval_only=self.args.log_eval_only,
-            header={
-                "objective": self.training_objective.name,
-                "bound": self.training_objective.bound,
-                "metadata": self.facts(),
-            },
         )
 
-    def _tell_data(self, log: RunLogCallback) -> None:
-        """Have the header of a run log tell the data sets from others, where nobody has given it what it says of them."""
-        if self.is_world_process_zero() and log.header.get("data") in (None, {}, self._data_told):
-            sides = {"train_fingerprint": self.train_dataset, "eval_fingerprint": self.eval_dataset}
-            told = {name: found for name, side in sides.items() if (found := fingerprint(side)) is not None}
-            self._data_told = told
-            log.header = {**log.header, "data": told}
+    def _fill_headers(self) -> None:
+        """Tell the run logs, whoever made them, what this class knows of the training."""
+        logs = [c for c in self.callback_handler.callbacks if isinstance(c, RunLogCallback)]
+        if logs:
+            known = {
+                "objective": self.training_objective.name,
+                "bound": self.training_objective.bound,
+                "data": described(self.train_dataset) or self._told_apart(),
+                "metadata": self.facts(),
+            }
+            for log in logs:
+                log.fill_header(known)
+
+    def _told_apart(self) -> dict[str, str]:
+        """What tells the data sets from others, of which nobody has given it a description."""
+        if not self.is_world_process_zero():
+            return {}
+        sides = {"train_fingerprint": self.train_dataset, "eval_fingerprint": self.eval_dataset}
+        return {name: found for name, side in sides.items() if (found := fingerprint(side)) is not None}
 
     def facts(self) -> dict[str, Any]:
         """What the header of a run log says of objective and network beyond the settings."""

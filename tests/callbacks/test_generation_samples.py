@@ -16,11 +16,13 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerFast, Trainer
 from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.generation import DEFAULT_PROMPTS, GenerationSamplesCallback
 from hf_difflm.callbacks.reports import reports_of
+from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.generation.options import GenerationOptions
 from hf_difflm.evaluation.quality.reference_model import load_reference
 from hf_difflm.evaluation.quality.reference_perplexity import reference_perplexity
 from hf_difflm.evaluation.quality.text_statistics import text_quality
+from hf_difflm.experiments.monitoring import _of_file
 from hf_difflm.runs import load_run
 
 GENERATIVE = ("causal", "diffusion", "sft")
@@ -332,3 +334,40 @@ def test_messages_and_ids_are_prompts_with_their_control_tokens(tiny_denoiser):
     callback = GenerationSamplesCallback([question, ids, text], tokenizer=tokenizer)
     assert callback._prepare(tiny_denoiser(), None, warn=False) is None
     assert [(shown, prompt.ids) for shown, prompt in callback._usable] == [(text, ids)] * 3
+
+
+@pytest.mark.borders
+def test_prompts_may_be_objects_as_in_a_file(tiny_denoiser, tmp_path):
+    tokenizer = load_tokenizer("bytes")
+    tokenizer.chat_template = CHATML + "{{ tools | tojson if tools else '' }}"
+    question, tools = [{"role": "user", "content": "a"}], [{"type": "function"}]
+    lines = [{"messages": question}, {"prompt": "ab"}, {"messages": question, "tools": tools}]
+    callback = GenerationSamplesCallback([*lines, tuple(question), "ab"], tokenizer=tokenizer)
+    asked = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    assert callback._prepare(tiny_denoiser(), None, warn=False) is None
+    shown = [asked, "ab", asked + '[{"type": "function"}]']
+    long = callback._encoded(tiny_denoiser(), callback.prompts[2])
+    assert [callback._encoded(tiny_denoiser(), prompt)[0] for prompt in callback.prompts] == shown
+    assert long is not None
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert GenerationSamplesCallback(_of_file(str(path))).prompts == callback.prompts
+
+
+@pytest.mark.borders
+@pytest.mark.parametrize(
+    ("prompt", "what"),
+    [
+        ({"text": "a"}, r"prompts\[1\] is \{'text': 'a'\}; give a text, a list of messages"),
+        (3, r"prompts\[1\] is 3; give a text"),
+        (["a", "b"], r"prompts\[1\] is \['a', 'b'\]; give a text"),
+        ([{"content": "a"}], r"message 1 in prompts\[1\] has no role and content"),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}]},
+            r"the last message in prompts\[1\] is an answer already",
+        ),
+    ],
+)
+def test_what_is_no_prompt_is_refused(prompt, what):
+    with pytest.raises(UserError, match=what):
+        GenerationSamplesCallback(["a", prompt])

@@ -9,6 +9,8 @@ import sys
 import datasets
 import pytest
 
+from hf_difflm.runs import load_run
+
 pytestmark = pytest.mark.borders
 
 _GREETED = """
@@ -67,3 +69,12 @@ def test_a_training_says_where_in_what_and_how_much_it_computes_before_its_first
     assert result.out.index(line) < result.out.index("done:")
     again = hf("train", *tiny, *batch, "--max-steps", "4", "--save-steps", "2", "--bf16", "--output-dir", "other")
     assert line.replace("float32", "bfloat16") in again.out
+
+
+def test_the_notes_of_the_data_are_said_once(start, tiny, tmp_path):
+    process = start("train", *tiny, "--max-steps", "1", "--max-eval-blocks", "2", "--output-dir", tmp_path / "run")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    notes = load_run(tmp_path / "run").header.data["notes"]
+    assert notes
+    assert [(out + err).count(note) for note in notes] == [1] * len(notes)

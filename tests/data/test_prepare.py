@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import datasets
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from hf_difflm.data import Collator, MarkovSource, PreparedData, load_tokenizer
+from hf_difflm.data import Collator, DataOptions, MarkovSource, PreparedData, load_tokenizer, prepare_data
 from hf_difflm.data.prepared import SideCounts
 from hf_difflm.errors import UserError
 
@@ -386,3 +388,41 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_what_was_decided_on_the_way_is_logged_once(tmp_path, prepare, caplog):
+    path = tmp_path / "text.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in ["", *("abcdefgh" * n for n in range(1, 60))])
+    )
+    with caplog.at_level(logging.WARNING, "hf_difflm.data.prepare"):
+        data = prepare(path, max_train_blocks=3)
+    assert any("left out 1 empty document" in note for note in data.notes)
+    assert [record.getMessage() for record in caplog.records] == data.notes
+
+
+def test_a_tokenizer_that_lacks_what_blocks_are_made_of_is_refused(tmp_path, gpt2_like):
+    path = write_jsonl(tmp_path / "a.jsonl", [words(number) for number in range(40)])
+    bare = PreTrainedTokenizerFast(tokenizer_file=str(gpt2_like))
+    with pytest.raises(
+        UserError, match=r"has no BOS token; load it with hf_difflm\.data\.load_tokenizer, which adds one"
+    ):
+        prepare_data(DataOptions(dataset=str(path), block_size=8), bare)
+    bare.bos_token = "<|endoftext|>"
+    with pytest.raises(UserError, match="has no EOS token"):
+        prepare_data(DataOptions(dataset=str(path), block_size=8), bare)
+    with pytest.raises(UserError, match="is a object, which has no fast form"):
+        prepare_data(DataOptions(dataset=str(path), block_size=8), object())
+
+
+def test_rows_in_memory_are_refused_and_a_path_is_taken(tmp_path, byte_level):
+    rows = datasets.Dataset.from_list([{"text": words(number) * 9} for number in range(60)])
+    for options in (DataOptions(dataset=rows), DataOptions(dataset="markov", eval_dataset=rows)):
+        with pytest.raises(UserError, match=r"dataset is a Dataset, .* save_to_disk\(FOLDER\)"):
+            prepare_data(options, byte_level)
+    with pytest.raises(UserError, match=r"write them as text: dataset='a=0\.7 b=0\.3'"):
+        prepare_data(DataOptions(dataset={"a": 0.7, "b": 0.3}), byte_level)
+    rows.save_to_disk(tmp_path / "rows")
+    named = [prepare_data(DataOptions(dataset=name, block_size=8), byte_level)
+             for name in (tmp_path / "rows", str(tmp_path / "rows"))]  # fmt: skip
+    assert named[0].fingerprint == named[1].fingerprint

@@ -90,7 +90,7 @@ def test_the_direction_of_our_metrics_is_known_to_the_best_checkpoint_and_to_pla
     [
         (
             {"metric_for_best_model": "f1"},
-            "metric_for_best_model is 'f1', of which it is not known whether more is better",
+            "metric_for_best_model is 'f1', which no evaluation of DiffusionTrainer has; take one of eval_",
         ),
         ({"metric_for_best_model": "eval_replicates"}, "not known whether more is better"),
         ({"metric_for_best_model": "eval_ppl", "greater_is_better": True}, "eval_ppl is better when it is lower"),

@@ -228,3 +228,23 @@ def test_a_fingerprint_reads_few_rows_and_no_stream(train_rows):
     assert torch.equal(torch.get_rng_state(), before), "reading rows draws nothing from the training"
     assert fingerprint([{"text": "a"}]) is fingerprint(None) is fingerprint([]) is None
     assert fingerprint({"a": many, "b": changed}) != fingerprint({"a": changed, "b": many})
+
+
+CONVERSATIONS = [
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    {"prompt": "a", "completion": "b"},
+    {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+]
+
+
+@pytest.mark.parametrize("row", CONVERSATIONS, ids=["messages", "prompt", "ShareGPT"])
+def test_conversations_are_sent_to_prepare_data(given, row):
+    what = r"is a conversation \(.*prepare_data\(DataOptions\(dataset=PATH, sft=True\), tokenizer\)"
+    with pytest.raises(UserError, match=f"rows of train_dataset .*{what}"):
+        given(train_dataset=[row] * 8)
+    with pytest.raises(UserError, match=f"rows of test_dataset .*{what}"):
+        given().predict([row] * 8)
+    with pytest.raises(UserError, match=r"tokenise them first, as by dataset\.map"):
+        given(train_dataset=[{"text": "a"}] * 8)
+    with pytest.raises(UserError, match="each is a str; give dicts with input_ids"):
+        given(train_dataset=["a"] * 8)

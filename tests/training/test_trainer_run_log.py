@@ -10,7 +10,9 @@ import time
 import pytest
 from transformers import TrainerCallback
 
+from hf_difflm.callbacks import RunLogCallback
 from hf_difflm.callbacks.measuring import training_clock
+from hf_difflm.data import DataOptions, prepare_data
 from hf_difflm.flops.network import Architecture, training_flops
 from hf_difflm.runs import load_run
 from hf_difflm.training.trainer_parts import step_log, window
@@ -154,3 +156,31 @@ def test_a_slow_log_is_no_time_of_training(make_diffusion_trainer, monkeypatch):
     trainer.train()
     assert clock.passed == 3e4
     assert max(run_of(trainer).column("time_ms")) < 1e6
+
+
+def test_a_run_log_that_the_user_gives_knows_what_the_trainers_own_knows(make_diffusion_trainer, tmp_path):
+    own = make_diffusion_trainer(max_steps=2)
+    own.train()
+    header = {"metadata": {"note": "mine"}, "bound": "my own"}
+    given = make_diffusion_trainer(RunLogCallback(header=header), max_steps=2, output_dir=str(tmp_path / "given"))
+    given.train()
+    ours, theirs = run_of(own).header, run_of(given).header
+    assert theirs.objective == ours.objective == "mdlm"
+    assert (ours.bound, theirs.bound, theirs.metadata["note"]) == ("nelbo", "my own", "mine")
+    for name in ("backbone", "unigram_entropy"):
+        assert theirs.metadata[name] == ours.metadata[name] is not None
+    assert set(theirs.metadata) == {*ours.metadata, "note"}
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_the_log_tells_of_prepared_data(make_diffusion_trainer, tokenizer, tmp_path, mine):
+    data = prepare_data(DataOptions(dataset="markov", block_size=12, max_train_blocks=24, max_eval_blocks=4), tokenizer)
+    callbacks = [RunLogCallback()] if mine else []
+    make_diffusion_trainer(*callbacks, train=data.train, evaluation=data.eval, max_steps=1).train()
+    kept = load_run(tmp_path / "run").header.data
+    assert (kept["fingerprint"], kept["source_nll"], kept["notes"]) == (data.fingerprint, data.source_nll, data.notes)
+    assert data.notes
+    assert kept["counts"]["train"]["blocks"] == 24
+    other = make_diffusion_trainer(train=data.train.select(range(8)), max_steps=1)  # is other data
+    other.train()
+    assert set(run_of(other).header.data) == {"train_fingerprint"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...data.conversations.chat_template import unwritten, up_to_answer
@@ -35,21 +35,24 @@ def written(tokenizer: Any, prompts: Iterable[Prompt], name: str) -> Iterator[Pr
     return (_written(tokenizer, prompt) for prompt in prompts)
 
 
-def chat_prompt(text: TextIds, messages: Sequence[Mapping[str, Any]]) -> tuple[str, PromptIds]:
+def chat_prompt(text: TextIds, conversation: Mapping[str, Any]) -> tuple[str, PromptIds]:
     """Return a conversation as text up to where the answer begins, and as the model gets it.
 
     Raises:
         UserError: there is no chat template, or it refuses the conversation.
     """
-    prompt = up_to_answer(text.tokenizer, {MESSAGES: messages})
+    prompt = _asked(text.tokenizer, conversation)
     return prompt, PromptIds(text.prompt(prompt))
 
 
 def _written(tokenizer: Any, prompt: Prompt) -> Prompt:
     messages = list(prompt.messages) if prompt.messages is not None else [{"role": USER, "content": prompt.text}]
     given = {key: prompt.extra[key] for key in (TOOLS, TEMPLATE_OPTIONS) if prompt.extra.get(key)}
-    conversation = {MESSAGES: messages, **given}
+    text = _asked(tokenizer, {MESSAGES: messages, **given})
+    return dataclasses.replace(prompt, text=text, extra={**prompt.extra, MESSAGES: messages})
+
+
+def _asked(tokenizer: Any, conversation: Mapping[str, Any]) -> str:
     if TOOLS in conversation and TOOLS in unwritten(tokenizer, conversation):
         raise UserError("the tokenizer's chat template has no place for tools; leave them out")
-    text = up_to_answer(tokenizer, conversation)
-    return dataclasses.replace(prompt, text=text, extra={**prompt.extra, MESSAGES: messages})
+    return up_to_answer(tokenizer, conversation)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from ...data.conversations.messages import ASSISTANT, MESSAGES, TOOLS, checked_messages, checked_tools
+from ...data.conversations.messages import ASSISTANT, MESSAGES, TEMPLATE_OPTIONS, TOOLS, checked_messages, checked_tools
 from ...errors import UserError
 from ...runs.journal.strict_json import loads
 from .line_files import read_lines
@@ -58,6 +59,34 @@ def prompts_of_file(path: str, file_format: str | None = None, chat: bool = Fals
     return iter(checked)
 
 
+def checked_prompt(value: Any, place: str) -> Any:
+    """Return a prompt of Python: a text, ids, or a conversation (``messages``, and ``tools`` and so on where it has them).
+
+    Args:
+        value: a text; a list of ids; a list of messages; or an object with ``prompt`` or ``messages``, as in a file.
+        place: where it stands, for the sentence.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and value.get(MESSAGES) is not None:
+        return _conversation(value, place)
+    if isinstance(value, Mapping) and isinstance(value.get("prompt"), str):
+        return value["prompt"]
+    if not isinstance(value, (Mapping, bytes)) and hasattr(value, "__len__") and hasattr(value, "__getitem__"):
+        parts = list(value)
+        if parts and all(isinstance(part, Mapping) for part in parts):
+            return _conversation({MESSAGES: [dict(part) for part in parts]}, place)
+        if all(isinstance(part, Integral) for part in parts):
+            return [int(part) for part in parts]
+    raise UserError(
+        f"{place} is {value!r:.80}; give a text, a list of messages with role and content, a list of ids, or an object with "
+        "prompt or messages"
+    )
+
+
 def whole_stdin() -> str:
     """Return all of stdin as one prompt, without the newline at its end.
 
@@ -100,12 +129,19 @@ def _from_chat_json(line: str, place: str) -> Prompt:
     value = _json(line, place)
     if not isinstance(value, dict) or value.get(MESSAGES) is None:
         return _from_json(line, place)
-    messages = checked_messages(value.pop(MESSAGES), place)
-    if value.get(TOOLS) is not None:
-        value[TOOLS] = checked_tools(value[TOOLS], place)
+    conversation = _conversation(value, place)
+    messages = conversation.pop(MESSAGES)
+    return Prompt("", {**{key: part for key, part in value.items() if key != MESSAGES}, **conversation}, messages)
+
+
+def _conversation(value: Mapping[str, Any], place: str) -> dict[str, Any]:
+    messages = checked_messages(value[MESSAGES], place)
     if messages[-1]["role"] == ASSISTANT:
         raise UserError(f"the last message in {place} is an answer already; leave it out, or let a question follow")
-    return Prompt("", value, messages)
+    given = {key: value[key] for key in (TOOLS, TEMPLATE_OPTIONS) if value.get(key) is not None}
+    if TOOLS in given:
+        given[TOOLS] = checked_tools(given[TOOLS], place)
+    return {MESSAGES: messages, **{key: part for key, part in given.items() if part}}
 
 
 def _json(line: str, place: str) -> Any:

@@ -83,7 +83,7 @@ def evaluation_data(
             raise UserError(
                 "--detokenizer and --packing are for a data set that the model was not trained on; add --dataset"
             )
-        data = prepare_data(options, target.tokenizer, need_train=False, text=text)
+        data = prepare_data(options, target.tokenizer, need_train=False, text=text, tell=False)
         _refuse_trained(target, changes, data)
         return options, data, None
     held = Path(name).exists() or name in EMBEDDED
@@ -100,7 +100,7 @@ def evaluation_data(
             f"the blocks of {name} begin with BOS, and the texts of {target.source} do not; add --add-bos, or give the text "
             "itself"
         )
-    return options, prepare_data(read, target.tokenizer, need_train=False, text=text), how
+    return options, prepare_data(read, target.tokenizer, need_train=False, text=text, tell=False), how
 
 
 def _packed(text: TextIds, how: ZeroShotOptions, changes: dict[str, Any]) -> TextIds:

@@ -131,3 +131,11 @@ def test_a_subclass_may_add_metrics(tiny_denoiser, train_rows, tokenizer, tmp_pa
     trainer = Mine(tiny_denoiser(), args, train_rows(24), train_rows(4), tokenizer)
     trainer.train()
     assert (trainer.state.best_metric, trainer.state.best_global_step) == (1.0, 2)
+
+
+def test_an_unknown_metric_is_one_sentence_whatever_greater_is_better(make_diffusion_trainer, sets):
+    with pytest.raises(UserError) as refused:
+        make_diffusion_trainer(evaluation=sets, metric_for_best_model="eval_wiki_exact_match")
+    said = str(refused.value)
+    assert "no evaluation of DiffusionTrainer has; take one of eval_" in said
+    assert "where a subclass of yours adds it, say with greater_is_better" in said

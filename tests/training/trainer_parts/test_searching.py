@@ -26,10 +26,10 @@ def searching(tiny_denoiser, train_rows, tokenizer, tmp_path):
     """``searching(**arguments)``: a Trainer whose models are drawn by the seed of the trial."""
     config = tiny_denoiser().config
 
-    def make(**arguments: Any) -> DiffusionTrainer:
+    def make(evaluation: Any = None, **arguments: Any) -> DiffusionTrainer:
         args = DiffusionTrainingArguments(**{"output_dir": str(tmp_path / "search"), **FIXED, **arguments})
         return DiffusionTrainer(
-            None, args, train_rows(24), train_rows(4, seed=1), tokenizer,
+            None, args, train_rows(24), evaluation or train_rows(4, seed=1), tokenizer,
             model_init=lambda: MaskedDiffusionForMaskedLM(config),
         )  # fmt: skip
 
@@ -135,3 +135,23 @@ def test_a_model_init_that_takes_the_trial_builds_what_is_counted(tiny_denoiser,
     trainer.hyperparameter_search(n_trials=1)
     assert trainer.training_objective.schedule.name == "cosine"
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("metric", "chosen"), [(None, "eval_code_nll"), ("eval_wiki_nll", "eval_wiki_nll")])
+def test_of_several_evaluation_sets_the_chosen_one_compares_the_trials(searching, train_rows, metric, chosen):
+    given = {} if metric is None else {"metric_for_best_model": metric}
+    sets = {"code": train_rows(4, seed=1), "wiki": train_rows(4, seed=2)}
+    trainer = searching(sets, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3, **given)
+    seen: dict[str, list[float]] = {"eval_code_nll": [], "eval_wiki_nll": []}
+    log = trainer.log
+
+    def listening(logs, *args, **kwargs):
+        for name in seen.keys() & logs.keys():
+            seen[name].append(logs[name])
+        log(logs, *args, **kwargs)
+
+    trainer.log = listening
+    best = trainer.hyperparameter_search(lambda trial: {"seed": trial.number}, n_trials=2)
+    assert best.objective == min(seen[chosen])
+    assert min(seen["eval_code_nll"]) != min(seen["eval_wiki_nll"])
+    assert trainer.args.metric_for_best_model == chosen

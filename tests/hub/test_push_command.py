@@ -160,7 +160,7 @@ def test_the_lines_of_the_card_run_as_they_stand(loopback_hub, run, tmp_path):
     put_dry_run(loopback_hub, run, tmp_path)
     card = loopback_hub.files("o/n")["README.md"].decode()
     lines = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    assert len(lines) == 2
+    assert len(lines) == 3  # text, numbers, fill-mask
     assert len(lines[0].splitlines()) == 5
     done = run_elsewhere(loopback_hub, "\n".join(lines), home=tmp_path)
     assert done.returncode == 0, done.stderr

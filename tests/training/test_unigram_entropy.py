@@ -81,3 +81,25 @@ def test_a_model_that_knows_frequencies_alone_is_an_alert(
     trainer.train()
     assert (calm.failure, trainer.state.global_step) == (None, 200)
     assert torch.tensor(load_run(tmp_path / "calm").column("loss")[-20:]).mean() < 0.9 * math.log(6)
+
+
+class MadeByIndex(torch.utils.data.Dataset):
+    """Says by its length alone where it ends: an index beyond it is a row as well."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.read = count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> dict[str, list[int]]:
+        self.read += 1
+        assert self.read < 100_000, "it is read without an end"
+        return {"input_ids": [place % 4, place % 4]}
+
+
+@pytest.mark.parametrize("count", [8, 20_000])
+def test_a_set_that_ends_by_its_length_alone_is_not_read_for_ever(count):
+    rows = MadeByIndex(count)
+    assert unigram_entropy(rows, 10) == pytest.approx(math.log(4), abs=1e-2)
+    assert rows.read <= 4096 + 1

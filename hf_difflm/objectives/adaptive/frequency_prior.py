@@ -42,7 +42,10 @@ def count_tokens(
 
 def _pieces(dataset: Any, most_rows: int | None, bos_token_id: int | None) -> Iterator[np.ndarray]:
     """Yield the scored tokens of a thousand rows at a time."""
-    rows: Iterable[Any] = itertools.islice(iter(dataset), most_rows)
+    # A set that is read by index alone need not say where it ends but by its length.
+    by_index = not hasattr(type(dataset), "__iter__") and hasattr(dataset, "__len__")
+    every = (dataset[place] for place in range(len(dataset))) if by_index else iter(dataset)
+    rows: Iterable[Any] = itertools.islice(every, most_rows)
     while piece := list(itertools.islice(rows, _ROWS_AT_ONCE)):
         ids = _joined(piece, "input_ids")
         is_context = np.zeros(len(ids), dtype=bool)

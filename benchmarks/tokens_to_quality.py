@@ -113,7 +113,7 @@ class Bench:
 def train(recipe: str, values: dict[str, Any], folder: Path) -> None:
     """One training of the command line."""
     texts = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
-    flags = [f"--{name.replace('_', '-')}={text}" for name, text in texts.items() if text is not None]
+    flags = [f"--{name.replace('_', '-')}={'none' if text is None else text}" for name, text in texts.items()]
     root = Path(__file__).parents[1]
     command = [sys.executable, str(root / "cli.py"), "train", "--recipe", recipe, "--output-dir", str(folder)]
     command += ["--overwrite", *flags]

@@ -22,7 +22,7 @@ def test_each_side_has_its_best_rate_and_every_budget_and_a_second_call_trains_n
         "--seeds",
         "1",
         "--max-steps",
-        "4",
+        "12",
     ]
     command += ["--folder", str(tmp_path / "runs"), "--output", str(tmp_path / "result.json"), "--quick-choice"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

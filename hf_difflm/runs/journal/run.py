@@ -139,7 +139,8 @@ class Run:
             _put_in_front(record, max(chosen, key=len))
         elif not any(name in record.metrics for name in _HEADLINES) or self.headline_set in sets:
             scored = _scored_sets(record)
-            if self.headline_set is None and scored:
+            own = any(name in other.metrics for other in self.evaluations for name in _HEADLINES)
+            if self.headline_set is None and scored and not own:  # else they are sets beside that of the run
                 self.headline_set = scored[0]
             if self.headline_set in scored:
                 _put_in_front(record, self.headline_set)

@@ -141,18 +141,19 @@ class StreamPreparation(BlockMaker):
         if num_blocks is not None:
             tokens = num_blocks * (options.block_size - 1)
             self.counts["train"] = SideCounts(None, num_blocks, tokens, dropped_tokens=0, num_bytes=None)
-        return BlockStream(
-            source,
-            left_out,
-            self.encoder,
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            block_size=options.block_size,
-            window_size=options.shuffle_window,
-            num_blocks=num_blocks,
-            tokens_per_chunk=options.tokens_per_chunk,
-            fingerprint=fingerprint,
-        )
+        return BlockStream(source, left_out, self.encoder, **self._rows_of(num_blocks, fingerprint))
+
+    def _rows_of(self, num_blocks: int | None, fingerprint: str) -> dict[str, Any]:
+        """What a stream of rows is told beside where its documents come from, and how they become tokens."""
+        return {
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "block_size": self.options.block_size,
+            "window_size": self.options.shuffle_window,
+            "num_blocks": num_blocks,
+            "tokens_per_chunk": self.options.tokens_per_chunk,
+            "fingerprint": fingerprint,
+        }
 
 
 @dataclass(frozen=True)

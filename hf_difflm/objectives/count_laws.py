@@ -104,18 +104,15 @@ def draw_counts(law: CountLaw, loss_weight: str, u_B: np.ndarray, scored_B: np.n
         u_B: (B,) in [0, 1).
         scored_B: (B,) L, the tokens of each sequence that can be hidden.
     """
-    if law.name == "uniform":  # without a table, which a floor does not need
-        k_B = 1 + np.floor(u_B * scored_B).astype(np.int64)
-        if loss_weight == "nelbo":
-            return DrawnCounts(k_B, scored_B / k_B, np.ones(len(k_B)))
-    else:
-        k_B = np.ones(len(u_B), dtype=np.int64)
-        for scored in np.unique(scored_B[scored_B > 0]).tolist():
-            rows = scored_B == scored
-            k_B[rows] += np.searchsorted(_table(law, loss_weight, scored).cumulated_K, u_B[rows], side="right")
+    is_uniform = law.name == "uniform"
+    k_B = 1 + np.floor(u_B * scored_B).astype(np.int64) if is_uniform else np.ones(len(u_B), dtype=np.int64)
+    if is_uniform and loss_weight == "nelbo":  # the default, which needs no table
+        return DrawnCounts(k_B, scored_B / k_B, np.ones(len(k_B)))
     token_weights_B, draw_weights_B = np.ones(len(u_B)), np.ones(len(u_B))
     for scored in np.unique(scored_B[scored_B > 0]).tolist():
         rows, table = scored_B == scored, _table(law, loss_weight, scored)
+        if not is_uniform:
+            k_B[rows] += np.searchsorted(table.cumulated_K, u_B[rows], side="right")
         token_weights_B[rows], draw_weights_B[rows] = table.token_L[k_B[rows] - 1], table.draw_L[k_B[rows] - 1]
     return DrawnCounts(k_B, token_weights_B, draw_weights_B)
 

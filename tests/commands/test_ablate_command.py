@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 
@@ -198,3 +199,17 @@ def test_seeds_of_rounds_are_those_of_the_file(hf, grid):
     refused = hf("ablate", grid, "--seeds", "1,2")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "--seeds has no use here" in refused.err
+
+
+def test_kept_logs_are_those_of_the_runs_that_are_there_after_an_overwrite_too(hf, grid, tmp_path):
+    whole = {**ROUNDS, "variants": {"uniform": {}}}
+    grid.write_text(yaml.safe_dump({key: value for key, value in whole.items() if key not in ("rounds", "tune")}))
+    line = ("ablate", grid, "--output-dir", "out", "--logs", "logs", "--seeds", "1")
+    assert hf(*line).code == 0
+    kept = tmp_path / "logs" / "uniform-seed1" / "journal.jsonl.gz"
+    first = kept.read_bytes()
+    assert hf(*line).code == 0
+    assert kept.read_bytes() == first
+    assert hf(*line, "--overwrite", "--learning-rate", "0.02").code == 0
+    assert kept.read_bytes() != first
+    assert gzip.decompress(kept.read_bytes()) == (tmp_path / "out" / "uniform-seed1" / "journal.jsonl").read_bytes()

@@ -54,13 +54,7 @@ class SftStreamPreparation(ConversationRows, StreamPreparation):
             left_out,
             # A copy: the thread that reads must not meet who tokenises prompts meanwhile.
             AnswerEncoder(copy.deepcopy(self.tokenizer), self.answers.filled_to, options.sft_turns),
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            block_size=options.block_size,
-            window_size=options.shuffle_window,
-            num_blocks=num_blocks,
-            tokens_per_chunk=options.tokens_per_chunk,
-            fingerprint=fingerprint,
+            **self._rows_of(num_blocks, fingerprint),
             skip_bad_rows=options.skip_bad_rows,
         )
 

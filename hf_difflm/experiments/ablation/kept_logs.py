@@ -20,7 +20,7 @@ def keep_logs(folder: Path, archive: Path, runs: Iterable[Run | None]) -> None:
     for place in sorted({run.path.parent for run in runs if run is not None and run.status == COMPLETED}):
         for name in _FILES:
             file, kept = place / name, archive / place.relative_to(folder) / f"{name}.gz"
-            if file.exists() and not kept.exists():
+            if file.exists() and not (kept.exists() and gzip.decompress(kept.read_bytes()) == file.read_bytes()):
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_bytes(gzip.compress(file.read_bytes(), 9, mtime=0))
 

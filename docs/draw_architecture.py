@@ -1,6 +1,6 @@
 """Draws docs/images/architecture.png and the table of docs/architecture.md from the imports of the package.
 
-The floors are those that tests/test_architecture.py holds; everything else is counted.
+The floors are those that tests/import_rules.py has; everything else is counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
-from test_architecture import FLOORS, WINGS, dotted, modules, our_imports  # noqa: E402
+from import_rules import FLOORS, WINGS, dotted, modules, our_imports  # noqa: E402
 
 PAGE, PICTURE = DOCS / "architecture.md", DOCS / "images" / "architecture.png"
 BEGIN, END = "<!-- make docs: begin -->\n", "<!-- make docs: end -->\n"

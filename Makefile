@@ -57,6 +57,7 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/trainer_overhead.py
 	@$(BIN)/python benchmarks/run_log.py
 	@$(BIN)/python benchmarks/callbacks.py
+	@$(BIN)/python benchmarks/import_time.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/atat.py
 	@$(BIN)/python benchmarks/sampling.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import sys
@@ -30,12 +31,17 @@ class Application(typer.Typer):
 
     def __call__(self, args: Sequence[str] | None = None, prog_name: str = "hf-difflm") -> NoReturn:
         """Run one command line (``sys.argv`` by default) and exit: 0, 2 for bad input, 130 when interrupted."""
+        ending: dict[str, int] = {}
+        if args is None:  # the process is this command's: nothing comes after it
+            atexit.register(_end_at_once, ending)
         if _COMPLETION in os.environ:  # the shell asks what may come next
             self._parser.main(prog_name="hf-difflm", complete_var=_COMPLETION)
         try:
             code = self._run(list(sys.argv[1:] if args is None else args), prog_name)
-            if code == 0:
-                _leave_the_other_processes()
+            if _has_other_processes():
+                ending["code"] = code
+                if code == 0:  # where something failed, others may wait for this process
+                    sys.modules["torch.distributed"].destroy_process_group()
             sys.stdout.flush()
         except BrokenPipeError:
             if not _reader_has_gone():
@@ -68,15 +74,23 @@ class Application(typer.Typer):
         return 0
 
 
-def _leave_the_other_processes() -> None:
-    """End the talk of processes that were launched together.
-
-    A thread of gloo that is left to the end of the interpreter aborts the process now and then, after all work is done
-    (https://github.com/pytorch/pytorch/pull/179291). Not where something failed: others may wait for this process.
-    """
+def _has_other_processes() -> bool:
+    """Return whether this process was launched together with others and has talked to them."""
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _end_at_once(ending: dict[str, int]) -> None:
+    """Leave one process of several before the interpreter is taken down, with the code in ``ending`` if there is one.
+
+    A thread of gloo that drops a tensor during finalization aborts the process now and then, after all work is done and
+    with another exit code than ours (https://github.com/pytorch/pytorch/pull/179291); destroying the process group is no
+    cure while a wrapped model still holds it. Registered first, so that this runs after what trackers registered.
+    """
+    if "code" in ending:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ending["code"])
 
 
 # Older typers use the click package and newer ones a copy of their own: this is UsageError in both.

@@ -253,3 +253,37 @@ def test_launched_processes_end_their_talk_where_all_went_well(run, line, ended)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+_ONE_OF_SEVERAL = (
+    _WITH_PROBE
+    + """
+import atexit
+import sys
+import torch
+from hf_difflm.errors import UserError
+
+class Held:
+    def __del__(self, write=sys.stderr.write):
+        write("taken down")
+
+@app.command()
+def talk(fail: bool = False):
+    sys.held = Held()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    atexit.register(print, "the tracker says goodbye")
+    if fail:
+        raise UserError("no such thing")
+
+app()
+"""
+)
+
+
+@pytest.mark.parametrize(("line", "expected"), [("talk", 0), ("talk --fail", 2)])
+def test_one_of_several_processes_ends_with_its_own_code_before_the_interpreter_is_taken_down(line, expected):
+    """A thread of gloo that drops a tensor while the interpreter is taken down aborts the process with code -6."""
+    code, out, err = _finish(_process(*line.split(), code=_ONE_OF_SEVERAL))
+    assert code == expected
+    assert out == "the tracker says goodbye\n"
+    assert "taken down" not in err

@@ -168,7 +168,7 @@ train = stream(folder / "corpus.jsonl", tokenizer, eval_dataset=str(folder / "ev
 DiffusionTrainer(model, arguments, train, None, tokenizer).train()
 if os.environ["RANK"] == "0":
     torch.save({{name: p.detach() for name, p in model.named_parameters()}}, folder / ("weights" + os.environ["WORLD_SIZE"]))
-torch.distributed.destroy_process_group()
+os._exit(0)  # a thread of gloo may abort a process that is taken down
 """
 
 

@@ -2,11 +2,12 @@
 
 Sides: ``mdlm-loss``, the loss of MDLM (i.i.d. times, Bernoulli masks, 1/t) with AdamW; ``before``, exact counts, stratified
 and uniform, with the bound's weights and AdamW; ``now``, what the recipe says; with ``--parts`` also ``now`` without its law
-and weight, and ``now`` without its optimiser. Each takes the rate and the warm-up that are best for it at the whole budget,
-chosen with one seed from as many choices, and is then trained with every seed for T = 1/4, 1/3, 1/2 and 1 of the recipe's
-steps, each time with a schedule that ends there. A side reaches a value at the least T whose median over seeds is at or below
-it. FLOPs are those of the log, Newton-Schulz included. Runs that are finished in ``--folder`` are not trained again, so the
-command can be given again.
+and weight, and ``now`` without its optimiser. Each takes the rate that is best for it at the whole budget with one seed, then
+the warm-up that is best at this rate, and is trained with every seed for T = 1/4, 1/3, 1/2 and 1 of the recipe's steps, each
+time with a schedule that ends there. A side reaches a value at the least T whose median over seeds is at or below it. FLOPs
+are those of the log, Newton-Schulz included; seconds are the steps times the median step of one more run of each side, made
+at the end, in turn: runs before that may share the machine with others. Runs that are finished in ``--folder`` are not
+trained again, so the command can be given again.
 
     python benchmarks/tokens_to_quality.py --dataset ../shared/data/tinyshakespeare.txt --seeds 1,2,3
     python benchmarks/tokens_to_quality.py --toy
@@ -15,7 +16,6 @@ command can be given again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -51,6 +51,8 @@ PARTS = 2  # the last of them
 WARMUPS = (0.04, 0.1)
 FACTORS = (0.5, 1.0, 2.0)  # of the rate: AdamW's is 2e-3, Muon's the recipe's
 ADAMW_RATE = 2e-3
+TIMED_STEPS = 60
+TIMED_SEED = 10_000  # of no other run
 BUDGETS = (Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(1))
 TOY = {
     "dataset": "markov",
@@ -95,19 +97,23 @@ class Bench:
             train(self.given.recipe, values, folder)
         return load_run(folder)
 
-    def choices(self, side: str) -> list[tuple[float, float]]:
-        """The rates and warm-ups that a side chooses from."""
+    def best(self, side: str) -> tuple[float, float]:
+        """Rate and warm-up with the lowest nll at the end of the whole budget, with the first seed: one, then the other."""
         base = ADAMW_RATE if "optim" in SIDES[side] else self.rate
         if self.given.quick_choice:
-            return [(base, WARMUPS[0])]
-        return list(itertools.product([base * factor for factor in FACTORS], WARMUPS))
+            return base, WARMUPS[0]
 
-    def best(self, side: str) -> tuple[float, float]:
-        """Those with the lowest nll at the end of the whole budget, with the first seed."""
-        tried = {
-            choice: nll_of(self.run(side, *choice, Fraction(1), self.given.seeds[0])) for choice in self.choices(side)
-        }
-        return min(tried, key=tried.__getitem__)
+        def end(rate: float, warmup: float) -> float:
+            return nll_of(self.run(side, rate, warmup, Fraction(1), self.given.seeds[0]))
+
+        rate = min((base * factor for factor in FACTORS), key=lambda rate: end(rate, WARMUPS[0]))
+        return rate, min(WARMUPS, key=lambda warmup: end(rate, warmup))
+
+    def step_seconds(self, side: str, rate: float, warmup: float) -> float:
+        """The median step of a short run that nothing else runs beside."""
+        steps = Fraction(min(self.steps, TIMED_STEPS), self.steps)
+        run = self.run(side, rate, warmup, steps, TIMED_SEED)
+        return statistics.median(run.column("time_ms")) / 1e3
 
 
 def train(recipe: str, values: dict[str, Any], folder: Path) -> None:
@@ -132,13 +138,8 @@ def nll_of(run: Run) -> float:
 
 
 def spent(run: Run) -> dict[str, float]:
-    """What the training took: scored tokens, FLOPs, seconds of its steps."""
-    milliseconds = run.column("time_ms")
-    return {
-        "tokens": float(run.column("tokens_seen")[-1]),
-        "flops": float(run.column("total_flops")[-1]),
-        "seconds": float(milliseconds.sum() / 1e3),
-    }
+    """What the training took: scored tokens and FLOPs."""
+    return {"tokens": float(run.column("tokens_seen")[-1]), "flops": float(run.column("total_flops")[-1])}
 
 
 def summary(bench: Bench, side: str) -> dict[str, Any]:
@@ -201,6 +202,10 @@ def main() -> None:
     bench = Bench(given)
     names = list(SIDES) if given.parts else list(SIDES)[:-PARTS]
     found = {side: summary(bench, side) for side in names}
+    for side, one in found.items():
+        step = bench.step_seconds(side, one["learning_rate"], one["warmup"])
+        for budget, numbers in one["budgets"].items():
+            numbers["seconds"] = step * round(bench.steps * Fraction(budget))
     corpus = Path(str(given.dataset or load_settings(given.recipe, bench.shared).data.dataset)).stem
     where = f"{corpus}, hidden size {given.hidden_size or load_settings(given.recipe, bench.shared).model.hidden_size}"
     for side, one in found.items():

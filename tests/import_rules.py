@@ -32,6 +32,7 @@ LIGHT = {
     "data.options",
     "evaluation.generation.options",
     "evaluation.harness.options",
+    "evaluation.likelihood.exact_options",
     "evaluation.likelihood.zero_shot_options",
     "models.options",
     "objectives.adaptive.names",

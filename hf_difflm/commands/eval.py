@@ -12,6 +12,7 @@ from ..data.options import TextOptions
 from ..errors import UserError
 from ..evaluation.generation.options import GenerationOptions
 from ..evaluation.harness.options import HarnessOptions
+from ..evaluation.likelihood.exact_options import ExactOptions, ExactOrder, read_orders
 from ..evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..evaluation.precision import PrecisionOptions
 from ..evaluation.quality.sampler_grid import read_samplers
@@ -72,6 +73,7 @@ SHARED = pick_fields(
     "use_cpu",
     "revision",
 )
+EXACT = fields_of(ExactOptions, "exact")
 HARNESS = fields_of(HarnessOptions, "harness")
 TEXT = fields_of(TextOptions, "zero_shot")
 WITH_TASKS = (
@@ -93,7 +95,8 @@ OPTIONS = {
     for name, option in fields_of(GenerationOptions, "generation").items()
     if name not in ("sampler", "sampler_config", "importance_weight", "max_denoising_steps", "infill", "guidance_scale")
 }
-FIELDS = SHARED | LIKELIHOOD | TEXT | HARNESS | GRID | OPTIONS
+FIELDS = SHARED | LIKELIHOOD | EXACT | TEXT | HARNESS | GRID | OPTIONS
+_OTHER_LAW = "exact likelihoods are of the sampler at temperature 1, without truncation, guidance and penalties"
 
 
 @with_flags(FIELDS.values())
@@ -103,6 +106,12 @@ def evaluate(
     generation: Annotated[
         bool,
         typer.Option("--generation", help="not the likelihood, but the quality of generated texts against their cost"),
+    ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="also the exact likelihood of deterministic orders of revealing, beside the bound"
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON, alone on stdout")] = False,
     **flags: Any,
@@ -114,9 +123,14 @@ def evaluate(
     forwards and time, as a table and a picture. With --tasks: tasks of lm-evaluation-harness, results in its own format.
     """
     values = typed_flags(FIELDS, flags)
+    if not exact and (given := [name for name in values if name in EXACT]):
+        raise UserError(f"flag {_flag(given[0])} is for exact likelihoods; add --exact, or leave it out")
     if any(name in HARNESS for name in values):
+        if exact:
+            raise UserError("--exact and --tasks exclude each other; give one of them")
         _evaluate_tasks(target, values, split, generation, as_json)
         return
+    orders = _orders(values, generation) if exact else []
     changes = {name: value for name, value in values.items() if name in SHARED | LIKELIHOOD | TEXT}
     if split is not None:
         changes["eval_split"] = split
@@ -134,7 +148,17 @@ def evaluate(
     from .quiet import quiet_libraries
 
     quiet_libraries()
-    evaluate_target(target, changes=changes, as_json=as_json)
+    evaluate_target(target, changes, as_json, orders, values.get("exact_budget"))
+
+
+def _orders(values: dict[str, Any], generation: bool) -> list[ExactOrder]:
+    """The orders that --exact is about; what would make it the likelihood of another model is refused."""
+    if generation:
+        raise UserError("--exact and --generation exclude each other; give one of them")
+    for name in [name for name in values if name in OPTIONS and name != "block_length"]:
+        raise UserError(f"flag {_flag(name)} has no use with --exact: {_OTHER_LAW}; leave it out")
+    given = {name: value for name, value in values.items() if name in EXACT}
+    return read_orders(ExactOptions(**given), values.pop("block_length", None))
 
 
 def _evaluate_tasks(target: str, values: dict[str, Any], split: str | None, generation: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ PANELS = {
     "monitoring": "Monitoring",
     "generation": "Generation",
     "zero_shot": "Text that the model was not trained on",
+    "exact": "Exact likelihoods",
     "harness": "Tasks of lm-evaluation-harness",
 }
 _METAVARS = {dict: "JSON", int: "INT", float: "NUMBER", str: "TEXT", list: "NAME,NAME"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,54 @@ from ..data import Collator
 from ..data.prepare_held import TEST
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
 from ..runs.journal.strict_json import dumps
+from .exact_report import (
+    ExactFindings,
+    exact_likelihoods,
+    first_rows,
+    keep_exact,
+    refuse_exact,
+    take,
+    twin_of,
+)
 from .held_out_numbers import keep_test
 from .likelihood.batches import EvaluationBatches, data_unit
 from .likelihood.draws import MOST_REPLICATES, Draws
 from .likelihood.evaluate import LikelihoodResult, evaluate_likelihood
+from .likelihood.exact_options import ExactOrder
 from .likelihood.zero_shot import evaluation_data
 from .precision import computed_in
 from .run_measurements import record_measurement
 from .targets import Target, target_of
 
 
-def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None:
+def evaluate_target(
+    target: str,
+    changes: dict[str, Any],
+    as_json: bool,
+    orders: Sequence[ExactOrder] = (),
+    exact_budget: int | None = None,
+) -> None:
     """Evaluate a run, checkpoint or model and print what it found.
 
     Args:
         target: see :func:`load_target`.
         changes: typed settings that differ from those of the run.
         as_json: JSON alone on stdout instead of a table.
+        orders: of revealing, of each of which the exact likelihood is told too.
+        exact_budget: most sequences through the model for each of them; the first blocks that fit are evaluated.
 
     Raises:
         UserError: nothing to load, or nothing to evaluate on.
     """
     loaded = target_of(target, changes)
+    if orders:
+        refuse_exact(loaded)
     settings = {**loaded.config, "bf16": False, **changes}  # a run's own bf16 is how it was trained
     draws = draws_of(settings, changes)
     options, data, zero_shot = evaluation_data(loaded, changes)
     print(data.summary(), file=sys.stderr)
-    result = score(loaded, data.eval, settings, draws)
+    rows = first_rows(loaded, data.eval, orders, exact_budget) if orders else data.eval
+    result = score(loaded, rows, settings, draws)
     if (missed := _missed(result, draws)) is not None:
         print(missed, file=sys.stderr)
     record = {
@@ -59,15 +81,57 @@ def evaluate_target(target: str, changes: dict[str, Any], as_json: bool) -> None
         "source_nll": data.source_nll,
         **(data.conventions or loaded.text.facts),
     }
+    exact = _exact(target, loaded, rows, settings, orders, result) if orders else None
+    if exact is not None:
+        record["exact"] = {label: one.to_json() for label, one in exact.found.items()}
+        if zero_shot is None:
+            keep_exact(target, loaded.step, exact.found, options.eval_split == TEST)
     if zero_shot is not None:
         record |= {"block_size": options.block_size, **dataclasses.asdict(zero_shot)}
         record_measurement(target, loaded.step, "zero_shot", _zero_shot_numbers(record))
-    elif options.eval_split == TEST and changes.keys() <= {"eval_split", "use_cpu"}:
+    elif options.eval_split == TEST and not orders and changes.keys() <= {"eval_split", "use_cpu"}:
         keep_test(target, loaded, data.eval, result)
     if as_json:
         print(json.dumps(json.loads(dumps(record)), indent=2))
     else:
         _print_table(result, record)
+        if exact is not None:
+            print(exact.to_text(Path(target).name))
+
+
+def exact_numbers_of(target: str, orders: Sequence[ExactOrder], blocks: int) -> None:
+    """Put the exact likelihoods of the first evaluation blocks of a run into its log.
+
+    Args:
+        target: the run.
+        orders: of revealing.
+        blocks: how many.
+
+    Raises:
+        UserError: nothing to load, or a causal LM.
+    """
+    loaded = target_of(target, {})
+    refuse_exact(loaded)
+    settings = {**loaded.config, "bf16": False}
+    _, data, _ = evaluation_data(loaded, {})
+    rows = take(data.eval, min(blocks, len(data.eval)))
+    result = score(loaded, rows, settings, draws_of(settings, {}))
+    keep_exact(target, loaded.step, _exact(target, loaded, rows, settings, orders, result).found)
+
+
+def _exact(
+    target: str,
+    loaded: Target,
+    rows: Any,
+    settings: dict[str, Any],
+    orders: Sequence[ExactOrder],
+    bound: LikelihoodResult,
+) -> ExactFindings:
+    """The likelihood of each order, beside the bound and the twin of the same rows."""
+    beside = twin_of(target, loaded)
+    twin = None if beside is None else score(beside[1], rows, settings, Draws(1))
+    found = exact_likelihoods(loaded, rows, settings, orders, bound, twin)
+    return ExactFindings(found, "" if beside is None else beside[0])
 
 
 def _zero_shot_numbers(record: dict[str, Any]) -> dict[str, float]:

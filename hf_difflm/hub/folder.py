@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..models.adapters.folders import is_adapter_folder
+from ..runs.comparing.twin import find_twin
 from ..runs.journal.checkpoints import EMA_FILE
 from .adapter_files import copy_adapter
 from .card.metadata import check_license
@@ -23,7 +24,6 @@ from .remote_code import auto_map, read_config, write_config_and_code
 from .repo_names import check_repo_id, check_revision
 from .secrets_scan import refuse_secrets
 from .source import PushSource, find_source
-from .twin import find_twin
 from .weights import copy_model, read_special_tokens, write_merged
 
 

@@ -48,6 +48,8 @@ def model(joint, exact_denoiser) -> TableModel:
         ("ddpm_cache", {}, 1000),
         ("first_hitting", {}, LENGTH),
         ("remdm", {"eta": 0.005}, 400),  # each position is masked again about twice
+        ("left_to_right", {}, LENGTH),
+        ("random_order", {"order_seed": 3}, LENGTH),
         # One token a step, these follow the chain rule in an order that depends on the text.
         ("entropy", {}, LENGTH),
         ("topk_margin", {}, LENGTH),
@@ -63,7 +65,14 @@ def test_an_unbiased_sampler_reproduces_the_joint_distribution(joint, model, sam
 
 @pytest.mark.parametrize(
     ("sampler", "steps"),
-    [("ddpm_cache", 2), ("first_hitting", 1), ("low_confidence", LENGTH), ("maskgit_plus", LENGTH), ("entropy", 2)],
+    [
+        ("ddpm_cache", 2),
+        ("first_hitting", 1),
+        ("low_confidence", LENGTH),
+        ("maskgit_plus", LENGTH),
+        ("entropy", 2),
+        ("left_to_right", 2),
+    ],
 )
 def test_few_steps_and_biased_samplers_are_told_apart(joint, model, sampler, steps):
     assert chi_squared_p(joint, model, sampler=sampler, max_denoising_steps=steps) < 1e-4
@@ -72,6 +81,8 @@ def test_few_steps_and_biased_samplers_are_told_apart(joint, model, sampler, ste
 @pytest.mark.parametrize(
     "sampler",
     [
+        "left_to_right",
+        "random_order",
         "low_confidence",
         "maskgit_plus",
         "topk_margin",

@@ -20,6 +20,7 @@ EVERY_SAMPLER = [
     ("remdm", {"eta": 0.3}),
     ("maskgit_plus", {"choice_temperature": 4.0, "reveal_schedule": "cosine"}),
     ("entropy", {"reveal_schedule": [1.0, 0.0, 3.0]}),
+    ("random_order", {"order_seed": 5, "reveal_schedule": "cosine"}),
     ("entropy_bounded", {"bound": 3.0}),
     ("confidence_threshold", {"threshold": 0.3}),
     *(("uncertainty", {"measure": measure}) for measure in ("max_probability", "margin", "variance")),

@@ -99,10 +99,7 @@ def score(
     """Some replicates of one batch, ``at_once`` of them a forward; one transfer to the host."""
     index_B = batch["index"].numpy()
     scored_BL = (batch["labels"] != -100).numpy()
-    units_BL = np.broadcast_to(index_B[:, None], scored_BL.shape)
-    if data_unit == "documents" and "document_ids" in batch:
-        units_BL = batch["document_ids"].numpy()
-    ids = np.unique(units_BL[scored_BL])
+    ids, units_BL = unit_places(batch, data_unit)
     groups = [replicates[first : first + at_once] for first in range(0, len(replicates), at_once)]
     outputs, nll_G, correct_G = [], [], []
     for ks in groups:
@@ -149,6 +146,14 @@ def score(
         num_bytes=int(batch["num_bytes"].sum()) if "num_bytes" in batch else None,
         forwards=sum(output.reads * len(ks) for ks, output in zip(groups, outputs, strict=True)) * len(index_B),
     )
+
+
+def unit_places(batch: Batch, data_unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """The (U,) units that a batch scores, sorted, and the (B, L) unit of each of its positions."""
+    units_BL = np.broadcast_to(batch["index"].numpy()[:, None], batch["labels"].shape)
+    if data_unit == "documents" and "document_ids" in batch:
+        units_BL = batch["document_ids"].numpy()
+    return np.unique(units_BL[(batch["labels"] != -100).numpy()]), units_BL
 
 
 def merge(parts: Sequence[LikelihoodSums]) -> LikelihoodSums:

@@ -22,7 +22,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         max_new_tokens: tokens to generate after the prompt; 0 fills the masks of the prompt only. Where a call does not say
             how many, they are no more than the model takes after the prompt.
         max_denoising_steps: most steps of the reverse process, over all blocks together.
-        sampler: name of a sampler; see ``samplers_timed.py``, ``samplers_confidence.py``, ``sampler_uncertainty.py``.
+        sampler: name of a sampler; see ``samplers_timed.py``, ``samplers_fixed.py``, ``samplers_confidence.py``,
+            ``sampler_uncertainty.py``.
         sampler_config: parameters of the sampler: an instance of its class (which also names it), or a dict.
         block_length: generate this many tokens at a time, left to right; the text may then be longer than the context,
             of which the model reads the last part that fits.

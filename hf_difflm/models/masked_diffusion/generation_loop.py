@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,9 @@ class DenoisingLoop:
 
     def run(self) -> None:
         """Fill all holes, block by block."""
-        config, canvas = self.config, self.canvas
+        canvas = self.canvas
         first_step = 0
-        for steps, new_tokens in split_steps(config.max_denoising_steps, canvas.new_tokens, config.block_length):
-            last_column = canvas.prompt_length + new_tokens
-            wanted_BL = canvas.masked_BL.copy()
-            wanted_BL[:, last_column:] = False
+        for steps, wanted_BL, last_column in self.blocks():
             wanted_BL[self.finished_B] = False
             start_B = canvas.window_starts(last_column, wanted_BL)
             block = Block(
@@ -92,6 +90,15 @@ class DenoisingLoop:
             if self.sampler.remasks:
                 self._finish(block, np.flatnonzero(~self.finished_B))
             first_step += steps
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
+        """Yield steps, (B, L) masks to fill and the column after the last of them, of each block; asked before it begins."""
+        config, canvas = self.config, self.canvas
+        for steps, new_tokens in split_steps(config.max_denoising_steps, canvas.new_tokens, config.block_length):
+            last_column = canvas.prompt_length + new_tokens
+            wanted_BL = canvas.masked_BL.copy()
+            wanted_BL[:, last_column:] = False
+            yield steps, wanted_BL, last_column
 
     def check(self) -> None:
         """Raises ValueError where a distribution was none."""

@@ -7,6 +7,8 @@ SAMPLERS = (
     "ddpm_cache",
     "first_hitting",
     "remdm",
+    "left_to_right",
+    "random_order",
     "low_confidence",
     "maskgit_plus",
     "topk_margin",

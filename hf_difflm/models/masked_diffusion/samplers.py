@@ -18,6 +18,7 @@ from .samplers_confidence import (
     MaskGITPlusSampler,
     TopKMarginSampler,
 )
+from .samplers_fixed import LeftToRightSampler, RandomOrderSampler
 from .samplers_timed import AncestralSampler, CachedAncestralSampler, FirstHittingSampler, ReMDMSampler
 
 _CLASSES: dict[str, type[Sampler]] = {
@@ -27,6 +28,8 @@ _CLASSES: dict[str, type[Sampler]] = {
         CachedAncestralSampler,
         FirstHittingSampler,
         ReMDMSampler,
+        LeftToRightSampler,
+        RandomOrderSampler,
         LowConfidenceSampler,
         MaskGITPlusSampler,
         TopKMarginSampler,

@@ -126,7 +126,7 @@ def paired_difference(first: Run, second: Run, *, names: Sequence[str] | None = 
     if a.unit == b.unit:
         in_a, in_b = shared(a.keys(*_TRIPLE), b.keys(*_TRIPLE))
         if len(in_a) >= 2:
-            nats, stderr = _ratio(a.nll[in_a] - b.nll[in_b], a.tokens[in_a])
+            nats, stderr = ratio_with_error(a.nll[in_a] - b.nll[in_b], a.tokens[in_a])
             whole = len(in_a) == len(a.tokens) == len(b.tokens)
             note = "" if whole else f" that both scored, of {len(a.tokens):,} and {len(b.tokens):,}"
             note += _other_steps(called, (first, second), (a, b))
@@ -138,7 +138,7 @@ def paired_difference(first: Run, second: Run, *, names: Sequence[str] | None = 
         if without:
             why += f"; of {' and '.join(without)} there are no bits per byte"
         return UnpairedDifference(*called, why, None, None, math.inf, bounds)
-    bits, stderr = _ratio((a.nll[in_a] - b.nll[in_b]) / math.log(2), a.num_bytes[in_a])
+    bits, stderr = ratio_with_error((a.nll[in_a] - b.nll[in_b]) / math.log(2), a.num_bytes[in_a])
     note = f" of the same text, of {len(a.tokens):,} and {len(b.tokens):,}; tokens or context differ"
     note += _other_steps(called, (first, second), (a, b))
     return PairedDifference(*called, bits, stderr, len(in_a), a.unit, bounds, BITS, note)
@@ -197,7 +197,7 @@ def _without_proof(first: Run, second: Run, names: tuple[str, str], silent: Sequ
     return UnpairedDifference(*names, why, nll[0] - nll[1], stderr, math.inf, bounds, measure)
 
 
-def _ratio(difference_U: np.ndarray, weight_U: np.ndarray) -> tuple[float, float]:
+def ratio_with_error(difference_U: np.ndarray, weight_U: np.ndarray) -> tuple[float, float]:
     """The sum of differences over the sum of weights (tokens, bytes), and its standard error over units."""
     total, units = weight_U.sum(), len(weight_U)
     mean = difference_U.sum() / total

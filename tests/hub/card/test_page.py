@@ -14,7 +14,7 @@ from hf_difflm.hub.card.page import model_card
 from hf_difflm.hub.card.text import code, escaped
 from hf_difflm.hub.remote_code import read_config
 from hf_difflm.hub.source import find_source
-from hf_difflm.hub.twin import find_twin
+from hf_difflm.runs.comparing.twin import find_twin
 
 
 @pytest.fixture

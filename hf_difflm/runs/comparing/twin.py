@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UserError
-from ..runs import Run, differences, load_run
-from ..runs.journal.atomic_files import JOURNAL_NAME
+from ...errors import UserError
+from ..journal.atomic_files import JOURNAL_NAME
+from ..journal.run import Run
+from ..reading.load import load_run
+from .fairness import differences
 
 AR = "ar"
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, ExactOptions, read_orders
 from ..experiments.recipe_settings import Settings, load_settings
 from ..objectives.names import TWINS
 from ..training.declarations.fields import own_fields
@@ -17,6 +18,8 @@ from .flags import given_flags, with_flags
 from .help_pages import HelpAll
 from .several_values import whole_numbers
 from .spelling import declared_flags
+
+COMPARED = ("left_to_right", "confidence", "margin", "entropy")
 
 
 @with_flags(field for name, field in own_fields().items() if name != "objective")
@@ -31,6 +34,18 @@ def compare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="train again what is already finished there")] = False,
     seeds: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="train each objective once with each of these seeds")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="also the exact likelihood of orders of revealing, beside the bound")
+    ] = False,
+    exact_order: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help=f"the orders (default: {','.join(COMPARED)})")
+    ] = None,
+    tokens_per_step: Annotated[
+        str | None, typer.Option(metavar="INT|NAME", help="tokens revealed together, see eval (default: 1)")
+    ] = None,
+    exact_blocks: Annotated[
+        int | None, typer.Option(min=1, help=f"evaluation blocks scored exactly, the first (default: {EXACT_BLOCKS})")
     ] = None,
     help_all: HelpAll = False,
     **flags: Any,
@@ -47,6 +62,15 @@ def compare(
     if "objective" in given:
         raise UserError("flag --objective has no use here, since compare trains both; use `hf-difflm train` for one")
 
+    wanted = {"exact_order": exact_order, "tokens_per_step": tokens_per_step, "exact_blocks": exact_blocks}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    if wanted and not exact:
+        flag = f"--{next(iter(wanted)).replace('_', '-')}"
+        raise UserError(f"flag {flag} is for exact likelihoods; add --exact, or leave it out")
+    blocks = wanted.pop("exact_blocks", EXACT_BLOCKS)
+    orders = []
+    if exact:
+        orders = read_orders(ExactOptions(**{"exact_order": ",".join(COMPARED), **wanted}))
     if seeds is not None and "seed" in given:
         raise UserError("--seed and --seeds exclude each other; give one of them")
 
@@ -62,9 +86,7 @@ def compare(
     from .quiet import quiet_libraries
 
     quiet_libraries()
-    if (
-        compare_objectives(load, output_dir, overwrite, whole_numbers("--seeds", seeds) if seeds is not None else [])
-        is None
-    ):
+    each = whole_numbers("--seeds", seeds) if seeds is not None else []
+    if compare_objectives(load, output_dir, overwrite, each, orders, blocks) is None:
         print("go on with the same command", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)

@@ -17,6 +17,8 @@ from tqdm.auto import tqdm
 from ..data import Collator
 from ..data.prepare_held import TEST
 from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
+from ..runs import load_run
+from ..runs.comparing.exact_orders import exact_numbers
 from ..runs.journal.strict_json import dumps
 from .exact_report import (
     ExactFindings,
@@ -110,6 +112,9 @@ def exact_numbers_of(target: str, orders: Sequence[ExactOrder], blocks: int) -> 
     Raises:
         UserError: nothing to load, or a causal LM.
     """
+    known = exact_numbers(load_run(target))
+    if all(order.label in known and known[order.label].blocks == blocks for order in orders):
+        return
     loaded = target_of(target, {})
     refuse_exact(loaded)
     settings = {**loaded.config, "bf16": False}

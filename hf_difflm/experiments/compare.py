@@ -8,8 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, ExactOrder
+from ..evaluation.report import exact_numbers_of
 from ..objectives.names import TWINS
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
+from ..runs.comparing.verdicts import EXACT
 from .recipe_settings import Settings
 from .run_folder import default_name
 from .several_runs import finish_runs
@@ -20,6 +23,8 @@ def compare_objectives(
     output_dir: Path | None = None,
     overwrite: bool = False,
     seeds: Sequence[int] = (),
+    orders: Sequence[ExactOrder] = (),
+    exact_blocks: int = EXACT_BLOCKS,
 ) -> Path | None:
     """Train each objective, or reuse its finished run; print the table and the samples; write picture and pages.
 
@@ -28,6 +33,8 @@ def compare_objectives(
         output_dir: folder of the runs; ``runs/{recipe}`` by default, so that a second call finds the first one's.
         overwrite: train again.
         seeds: train each objective once with each of these; by default once, with the seed of its settings.
+        orders: of revealing, of each of which the exact likelihood of the masked diffusion model is told beside its bound.
+        exact_blocks: the first so many evaluation blocks are scored for that.
 
     Returns:
         The folder; None where Ctrl-C stopped it.
@@ -46,6 +53,9 @@ def compare_objectives(
     if not finish_runs(folder, runs, overwrite=overwrite, command="compare"):
         return None
     if int(os.environ.get("RANK", "0")) == 0:
+        for name in runs:
+            if orders and load_run(folder / name).bound != EXACT:
+                exact_numbers_of(str(folder / name), orders, exact_blocks)
         _show(folder, {name: load_run(folder / name) for name in runs})
     return folder
 

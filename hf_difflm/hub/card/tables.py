@@ -6,6 +6,7 @@ from typing import Any
 
 from ...runs import Run, compare_runs
 from ...runs.comparing.accuracies import accuracy_cells, accuracy_headings
+from ...runs.comparing.exact_orders import EXACT_NOTE, exact_table
 from ...runs.comparing.table import labels
 from ...runs.comparing.verdicts import bound_note
 from ...runs.journal.schema import EvaluationRecord
@@ -78,6 +79,8 @@ def likelihood(source: PushSource, run: Run, twin: Run | None) -> str:
     if len(runs) > 1 and (best := runs[1].best_evaluation) is not None:
         rows.append(_row(f"twin: {code(names[1])}", runs[1], best, accuracies))
     parts = [markdown_table([*_HEADINGS, *accuracies], rows), _explanation(evaluation, runs)]
+    if is_best and (exact := exact_table(runs, ["this model", *(f"twin: {code(name)}" for name in names[1:])])):
+        parts += ["Exact likelihoods:", markdown_table(*exact), EXACT_NOTE]
     if is_best:
         parts.append("\n".join(_note(note) for note in compare_runs(runs).notes()))
     return "\n\n".join(part for part in parts if part)

@@ -100,8 +100,8 @@ def exact_rows(found: dict[str, ExactNumbers], name: str, twin: str) -> list[lis
     for blocks in dict.fromkeys((one.blocks, one.nelbo) for one in found.values()):
         here = {label: one for label, one in found.items() if (one.blocks, one.nelbo) == blocks}
         first = next(iter(here.values()))
-        told = [count(first.blocks), count(first.scored_tokens)]
-        rows.append([name, "drawn (its mean)", with_error(first.nelbo, first.nelbo_stderr), "", "", "", "nelbo", *told])
+        told = count(first.blocks)
+        rows.append([name, "drawn (its mean)", with_error(first.nelbo, first.nelbo_stderr), "", "", "", "nelbo", told])
         for label, one in here.items():
             rows.append(
                 [
@@ -112,18 +112,18 @@ def exact_rows(found: dict[str, ExactNumbers], name: str, twin: str) -> list[lis
                     _interval(one.minus_twin, one.minus_twin_stderr, one.units),
                     number(one.eval_exact_ppl, 3),
                     "exact",
-                    *told,
+                    told,
                 ]
             )
         if first.twin is not None:
-            rows.append([twin, "left to right, its own", number(first.twin, 4), "", "", "", "exact", *told])
+            rows.append([twin, "left to right, its own", number(first.twin, 4), "", "", "", "exact", told])
     return rows
 
 
 def exact_headings() -> list[str]:
     """Return what stands above :func:`exact_rows`."""
     headings = ["run", "order of revealing", "nats/token ± se", "less the bound (95 %)", "less the twin (95 %)"]
-    return [*headings, "perplexity", "bound", "blocks", "tokens"]
+    return [*headings, "perplexity", "bound", "blocks"]
 
 
 EXACT_NOTE = (

@@ -16,6 +16,7 @@ from ..journal.run import Run, common_loss_unit
 from ..journal.tables import UNKNOWN, count, markdown_table, number, shortened, text_table, with_error
 from ..reading.load import as_runs
 from .accuracies import accuracy_cells, accuracy_headings
+from .exact_orders import EXACT_NOTE, exact_table
 from .fairness import SEED_KEYS, differences, fairness_notes, minimised_notes, verdict
 from .lossy import lossy_note
 from .pairing import Difference, paired_difference, paired_over_seeds
@@ -89,6 +90,7 @@ class Comparison:
         sets: a sentence for each run on which of several evaluation sets it is quoted with.
         split: a sentence on which text the numbers are of, where some run has a test; else empty.
         on_test: whether that text is the test of every run.
+        exact: headings and rows of exact likelihoods; None where no log has any.
     """
 
     rows: list[ComparisonRow]
@@ -106,6 +108,7 @@ class Comparison:
     sets: list[str] = field(default_factory=list)
     split: str = ""
     on_test: bool = False
+    exact: tuple[list[str], list[list[str]]] | None = None
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -113,6 +116,8 @@ class Comparison:
         parts = [text_table(*self._table(), width)]
         if self.seed_rows:
             parts.append(f"Mean over seeds:\n{text_table(*self._seed_table(), width)}")
+        if self.exact is not None:
+            parts.append(f"Exact likelihoods:\n{text_table(*self.exact, width)}\n{EXACT_NOTE}")
         return "\n\n".join([*parts, "\n".join(self.notes())]).rstrip() + "\n"
 
     def to_markdown(self) -> str:
@@ -120,6 +125,8 @@ class Comparison:
         parts = [markdown_table(*self._table())]
         if self.seed_rows:
             parts += ["Mean over seeds:", markdown_table(*self._seed_table())]
+        if self.exact is not None:
+            parts += ["Exact likelihoods:", markdown_table(*self.exact), EXACT_NOTE]
         for note in self.notes():
             if note.startswith("- ") and parts[-1].startswith("- "):
                 parts[-1] += f"\n{note}"
@@ -239,6 +246,7 @@ def _compared(runs: Sequence[Run], names: Sequence[str] | None) -> Comparison:
         minimised=minimised_notes(runs, names),
         on_test=on_test,
         split=split,
+        exact=exact_table(runs, names),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..comparing.accuracies import accuracy_cells, accuracy_headings
 from ..comparing.evaluation_table import evaluation_cells, evaluation_headings, evaluation_note
+from ..comparing.exact_orders import EXACT_NOTE
 from ..comparing.fairness import differ_heading, settings_of
 from ..comparing.table import SEED_COLUMNS, Comparison
 from ..comparing.verdicts import bound_note
@@ -77,6 +78,12 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
         ]
         head = ["configuration", "seeds", f"{comparison.unit or 'loss'} ± se", *SEED_COLUMNS, *accuracies, "bound"]
         parts += ["<h3>Mean over seeds</h3>", _table(head, seeds, "summary")]
+    if comparison.exact is not None:
+        parts += [
+            "<h3>Exact likelihoods</h3>",
+            _table(*comparison.exact, "summary"),
+            f'<p class="soft">{text(EXACT_NOTE)}</p>',
+        ]
     if comparison.paired is not None:
         parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}</p>")
     parts += [f"<p>{text(note)}</p>" for note in (*comparison.sets, *comparison.lossy)]

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from made_models import make_run, tiny, write_checkpoint, write_run_log
 
 from hf_difflm.errors import UserError
+from hf_difflm.evaluation.run_measurements import record_measurement
 from hf_difflm.hub.card.metadata import check_license, on_the_hub
 from hf_difflm.hub.card.page import model_card
 from hf_difflm.hub.card.text import code, escaped
@@ -55,6 +56,24 @@ def test_it_names_data_settings_samples_limits_and_what_to_cite(run):
     assert "arXiv:2406.07524" in text
     assert "![dashboard of the run](dashboard.png)" in text
     assert "exponential moving average" in text
+
+
+def test_exact_likelihoods_stand_beside_the_bound_and_those_of_other_weights_are_left_out(run):
+    for step, nll in ((20, 1.9), (10, 6.0)):
+        found = {
+            "margin/eval_exact_nll": nll,
+            "margin/eval_exact_ppl": 6.69,
+            "margin/nelbo": 2.1,
+            "margin/minus_nelbo": -0.2,
+        }
+        record_measurement(
+            str(run), step, "exact", {**found, "margin/blocks": 64, "margin/units": 9, "margin/twin": 1.5}
+        )
+    text, _ = card_of(run)
+    assert "| this model | drawn (its mean) | 2.1000 |" in text
+    assert "| this model | margin | 1.9000 | -0.2000 |" in text
+    assert "6.0000" not in text
+    assert "| **this model** | `mdlm` | 20 | 2.0000 ± 0.0125 |" in text
 
 
 def test_weights_that_were_not_evaluated_have_no_number(run, tokenizer):

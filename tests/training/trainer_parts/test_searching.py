@@ -17,7 +17,7 @@ optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.borders
 FIXED = {
     "use_cpu": True, "max_steps": 3, "per_device_train_batch_size": 4, "eval_strategy": "no", "save_strategy": "no",
-    "eval_replicates": 2, "warmup_steps": 0, "disable_tqdm": True, "learning_rate": 0.01, "logging_steps": 1,
+    "eval_replicates": 2, "warmup_steps": 0, "weight_decay": 0, "disable_tqdm": True, "learning_rate": 0.01, "logging_steps": 1,
 }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ SPACES = [
     {"per_device_train_batch_size": [2, 4]},
     {"seed": [3, 4], "learning_rate": [0.01, 0.02]},
     {"max_steps": [1, 2]},
+    {"warmup_steps": [0.6, 0.9], "weight_decay": [0.5, 0.9]},  # where the arguments have the integer 0
     {"optim": ["sgd", "adamw_torch"]},
     {"lr_scheduler_type": ["constant", "linear"]},
 ]

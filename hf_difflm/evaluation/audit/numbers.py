@@ -1,6 +1,6 @@
 """What an objective says of every sequence of a small alphabet: with its noise summed exactly, or from replicates.
 
-Shapes: R replicates (1 where the sum is exact), D denoisers, S = V^L sequences.
+Shapes: R replicates (1 where the sum is exact), D denoisers, S sequences.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from ...errors import UserError
 from ...objectives import CausalObjective, NoiseKey, Objective, ObjectiveOutput
 from .masks import TIME_NODES, masks_of
-from .tabular import TabularDenoisers, all_sequences
+from .tabular import TabularDenoisers
 
 _ROWS_AT_ONCE = 100_000
 MOST_ROWS = 4_000_000
@@ -39,7 +39,7 @@ class ObjectiveNumber:
 
     Args:
         objective: run as it is, on rows of L scored tokens (after one token of context, for a causal one).
-        length, vocabulary: L and V.
+        sequences_SL: (S, L) what is asked about, in the order of :func:`~.tabular.all_sequences` where all are.
         replicates: R draws of noise; 0: every mask, where the objective's noise is known.
         seed: of the replicates.
         purpose: of the replicates: ``train`` or ``eval``.
@@ -53,15 +53,14 @@ class ObjectiveNumber:
     def __init__(
         self,
         objective: Objective,
-        length: int,
-        vocabulary: int,
+        sequences_SL: np.ndarray,
         replicates: int = 0,
         seed: int = 0,
         purpose: str = "eval",
         nodes: int = TIME_NODES,
     ) -> None:
         self.objective = objective
-        self.sequences_SL = all_sequences(length, vocabulary)
+        self.sequences_SL = sequences_SL
         self.seed, self.purpose = seed, purpose
         self.masks = masks_of(objective, self.sequences_SL, nodes) if replicates == 0 else None
         if replicates == 0 and self.masks is None:
@@ -72,7 +71,7 @@ class ObjectiveNumber:
         self.chance_SC = np.broadcast_to(
             self.masks.chance_SC if self.masks is not None else np.full((1, 1), 1 / replicates), (size, self.cases)
         )
-        self._start = vocabulary + 1 if isinstance(objective, CausalObjective) else None
+        self._start = 0 if isinstance(objective, CausalObjective) else None  # tables read no start token
         if size * self.cases > MOST_ROWS:
             raise UserError(
                 f"{size:,} sequences under {self.cases:,} masks each are more than {MOST_ROWS:,} rows; give a smaller "
@@ -91,6 +90,16 @@ class ObjectiveNumber:
         if self.exact:
             return (costs_DSC * self.chance_SC).sum(-1)[None]
         return costs_DSC.transpose(2, 0, 1)
+
+    def loss_gap(self, model: TabularDenoisers) -> float:
+        """How far the loss is from the number, summed over all rows: 0 where the objective weighs what it minimises."""
+        with torch.no_grad():
+            found = [
+                (float(loss), float(output.token_weights_N @ output.token_nll_N.double().numpy()))
+                for loss, output in self._outputs(model, None)
+            ]
+        losses, numbers = (sum(values) for values in zip(*found, strict=True))
+        return abs(losses / numbers - 1) if numbers else abs(losses)
 
     def backward(self, model: TabularDenoisers, sources_DS: np.ndarray) -> None:
         """Add to the gradients those of each denoiser's training loss, a mean over the sequences of its source.

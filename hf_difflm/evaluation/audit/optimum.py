@@ -68,14 +68,17 @@ class _Training:
                 steps[0] = torch.where(worse[..., None], steps[0], self._newton_step(steps[0]))
             with torch.no_grad():
                 for parameter, change in zip(self.parameters, steps, strict=True):
-                    parameter += change
+                    parameter.add_(change)
             self._backward()
             before, gains = gains, self._gains()
             worse = gains[0] > before[0]
         return float(sum(map(torch.sum, gains)))
 
     def _damped_steps(self) -> list[torch.Tensor]:
-        parts = [(1 - g / w).clamp(min=_SMALLEST_PART).log() for g, w in zip(self._gradients(), self._curvatures(), strict=True)]
+        parts = [
+            (1 - g / w).clamp(min=_SMALLEST_PART).log()
+            for g, w in zip(self._gradients(), self._curvatures(), strict=True)
+        ]
         return [_DAMPING * parts[0], *parts[1:]]
 
     def _newton_step(self, damped: torch.Tensor) -> torch.Tensor:
@@ -104,7 +107,7 @@ class _Training:
             self.logits.zero_()
         at_uniform = self._backward()
         with torch.no_grad():
-            self.logits += torch.linspace(-0.5, 0.5, tokens, dtype=torch.float64)
+            self.logits.add_(torch.linspace(-0.5, 0.5, tokens, dtype=torch.float64))
         moved = self.logits.detach().softmax(-1) - 1 / tokens
         weight = ((self._backward() - at_uniform) * moved).sum(-1, keepdim=True) / moved.square().sum(-1, keepdim=True)
         weight = weight.clamp(min=_LEAST)

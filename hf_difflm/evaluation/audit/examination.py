@@ -48,12 +48,14 @@ class EntropyTest:
         source: where it is lowest above the entropy, or furthest below.
         entropy: of that source, in nats.
         reported: the number there.
+        most_excess: nats above the entropy for the source where that is most.
         half_width: of the interval of the number; 0 where it is exact.
     """
 
     source: int
     entropy: float
     reported: float
+    most_excess: float
     half_width: float = 0.0
 
     @property
@@ -151,4 +153,4 @@ def _entropy_test(values_RDS: np.ndarray, sources_DS: np.ndarray) -> EntropyTest
     source = int(excess_D.argmin())
     replicates = len(means_RD)
     half = 0.0 if replicates == 1 else 1.96 * float(means_RD[:, source].std(ddof=1)) / replicates**0.5
-    return EntropyTest(source, float(entropy_D[source]), float(means_RD[:, source].mean()), half)
+    return EntropyTest(source, float(entropy_D[source]), float(means_RD[:, source].mean()), float(excess_D.max()), half)

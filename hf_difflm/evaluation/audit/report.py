@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ...runs.journal.strict_json import dumps
-from .examination import Examination
+from .examination import EntropyTest, Examination
 from .kraft import KraftSum
 
 _WHERE = {
@@ -31,7 +31,7 @@ def text_of(found: Examination) -> str:
     if (test := found.entropy) is not None:
         interval = f" ± {test.half_width:.4f}" if test.half_width else ""
         lines.append(
-            f"entropy test: {_against(test.excess, test.half_width)}; lowest for source {test.source}, whose entropy is "
+            f"entropy test: {_against(test)}; lowest for source {test.source}, whose entropy is "
             f"{test.entropy:.4f} nats and which it puts at {test.reported:.4f}{interval}"
         )
     if (sampler := found.sampler) is not None:
@@ -70,11 +70,12 @@ def _range(sums: list[KraftSum]) -> str:
     return f"{low} to {high}"
 
 
-def _against(excess: float, half_width: float) -> str:
-    if excess < -_TIGHT - half_width:
-        return f"down to {-excess:.4f} nats below the entropy"
-    if excess > _TIGHT + half_width:
-        return f"{excess:.4f} nats above the entropy at least: never tight here"
+def _against(test: EntropyTest) -> str:
+    least = _TIGHT + test.half_width
+    if test.excess < -least:
+        return f"down to {-test.excess:.4f} nats below the entropy"
+    if test.most_excess > least:
+        return f"{max(test.excess, 0):.4f} to {test.most_excess:.4f} nats above the entropy, a looser bound than can be"
     return "reaches the entropy, and goes no lower"
 
 

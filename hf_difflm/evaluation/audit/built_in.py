@@ -14,6 +14,7 @@ from ...objectives.adaptive.importance_values import Importance, ImportanceReade
 from ...objectives.adaptive.odds_scaling import slowness
 from ..likelihood.exact_options import ORDERS, ExactOptions, read_orders
 from .counterexamples import (
+    DependentTokensObjective,
     ReciprocalMaskProbability,
     ReciprocalOneMinusCosine,
     ScoredTokensObjective,
@@ -23,7 +24,7 @@ from .masks import time_nodes
 from .numbers import ObjectiveNumber
 from .orders import ExactOrderNumber
 from .reverse_process import sampler_law
-from .subjects import NODES, Size, Subject, objective_subject
+from .subjects import LEFT_TO_RIGHT, NODES, Size, Subject, left_to_right_law, objective_subject
 from .tabular import TabularDenoisers, TabularRateHead
 
 _REVERSE = "the reverse process of its schedules"
@@ -46,6 +47,12 @@ def _plain(make: Callable[[int], Objective]) -> Callable[[Size], Subject]:
         return objective_subject("", "", ObjectiveNumber(make(size.vocabulary), size.all_sequences()))
 
     return build
+
+
+def _dependent(size: Size) -> Subject:
+    """Its denoisers learn to predict the first hidden token alone, so only one sampler has learnt what it needs."""
+    number = ObjectiveNumber(DependentTokensObjective(size.vocabulary), size.all_sequences())
+    return Subject("", "", number, number, LEFT_TO_RIGHT, left_to_right_law)
 
 
 def _in_order(name: str) -> Callable[[Size], Subject]:
@@ -160,6 +167,10 @@ BUILT_IN: dict[str, tuple[str, Callable[[Size], Subject]]] = {
         _plain(lambda v: _P0(v, "time", schedule=ReciprocalMaskProbability("cosine"))),
     ),
     "sum_over_scored": ("sum of cross-entropies / scored tokens, no 1/k", _plain(ScoredTokensObjective)),
+    "dependent_tokens": (
+        "one joint probability of the hidden tokens for a product of independent ones",
+        _dependent,
+    ),
     "p2_uncorrected": ("schedules by token value, cross-entropy alone", _by_token(UncorrectedTokenValueBound)),
     "reciprocal_one_minus_cosine": (
         "1 / p_mask under 1 - alpha = 1 - cos(pi t / 2)",

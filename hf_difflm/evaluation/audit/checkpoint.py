@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +14,7 @@ from ..targets import Target
 from .examination import Examination, sampler_test
 from .kraft import TOLERANCE, judge, kraft_sums
 from .numbers import ObjectiveNumber
-from .subjects import RANDOM_ORDER, Size, random_order_law
+from .subjects import LEFT_TO_RIGHT, RANDOM_ORDER, Size, left_to_right_law, random_order_law
 from .tabular import TabularCausalModels, TabularDenoisers, all_sequences, state_numbers
 
 MOST_READINGS = 65_536
@@ -82,8 +81,8 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
     objective = MaskedDiffusionObjective(size.vocabulary) if target.is_denoiser else CausalObjective()
     values_1DS = ObjectiveNumber(objective, size.all_sequences()).values(model)
     sums = kraft_sums(values_1DS, 1)
-    law_DS = random_order_law(model) if target.is_denoiser else np.exp(-values_1DS[0])
-    sampler = sampler_test(RANDOM_ORDER if target.is_denoiser else "left to right", law_DS, values_1DS)
+    law_DS = (random_order_law if target.is_denoiser else left_to_right_law)(model)
+    sampler = sampler_test(RANDOM_ORDER if target.is_denoiser else LEFT_TO_RIGHT, law_DS, values_1DS)
     tokens = target.tokenizer.convert_ids_to_tokens(ids_V)
     notes = (
         f"alphabet: {' '.join(map(repr, tokens))}; all other tokens are one outcome, which none of these sequences has",

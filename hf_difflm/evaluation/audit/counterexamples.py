@@ -1,19 +1,21 @@
-"""Objectives that look like bounds: three that are none, and two that are looser ones.
+"""Objectives that look like bounds: four that are none, and two that are looser ones.
 
-All of them have been trained with, and each is the right loss with one thing left out.
+Each is the right loss with one thing changed.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...models.masked_diffusion.noise_schedule import NoiseSchedule
-from ...objectives import MaskedDiffusionObjective, NoiseKey
+from ...objectives import Batch, MaskedDiffusionObjective, NoiseKey, ObjectiveOutput
 from ...objectives.adaptive.bound import AdaptiveBound
+from ...objectives.base import scored_mask
 from ...objectives.masked_diffusion import Corruption
 
 
@@ -23,6 +25,43 @@ class ScoredTokensObjective(MaskedDiffusionObjective):
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         corruption = super().corrupt(scored_BL, key)
         return replace(corruption, weights_B=np.ones(len(corruption.weights_B)))
+
+
+class DependentTokensObjective(MaskedDiffusionObjective):
+    """P0 with one joint probability of all hidden tokens, p(x_M | z), in place of a product over positions. No bound.
+
+    The joint one is made of the denoiser's own conditionals, from left to right: p(x_i | z, x_j of the hidden j < i). Each
+    hidden token is worth its 1/k only while the others are hidden too; here the later ones see the earlier ones
+    (Chao, Xu et al., "Dependency breaks validity of loss functions in masked diffusion models", 2026, on EDLM,
+    arXiv 2410.21357, and MDM-Prime-v2, arXiv 2603.16077v1).
+    """
+
+    def __call__(
+        self,
+        model: Any,
+        batch: Batch,
+        key: NoiseKey,
+        num_scored: int | torch.Tensor,
+        device: torch.device | str = "cpu",
+        accuracy: bool = False,
+    ) -> ObjectiveOutput:
+        corruption = self.corrupt(scored_mask(batch), key)
+        masked_BL = torch.from_numpy(corruption.masked_BL)
+        rows, length = masked_BL.shape
+        # L readings of each sequence; in that of a position all hidden tokens before it are shown.
+        hidden_BLL = masked_BL[:, None] & (torch.arange(length) >= torch.arange(length)[:, None])
+        asked_BLL = masked_BL[:, None] & torch.eye(length, dtype=torch.bool)
+        ids_BLL, labels_BLL = (batch[name][:, None].expand(rows, length, length) for name in ("input_ids", "labels"))
+        outputs = model(
+            input_ids=ids_BLL.masked_fill(hidden_BLL, self.mask_token_id).flatten(0, 1),
+            labels=labels_BLL.masked_fill(~asked_BLL, -100).flatten(0, 1),
+            loss_weights=torch.from_numpy(corruption.weights_B).repeat_interleave(length)[:, None],
+            positions=asked_BLL.flatten().nonzero().squeeze(-1),
+        )
+        rows_N, columns_N = np.nonzero(corruption.masked_BL)
+        return ObjectiveOutput(
+            outputs.loss / num_scored, rows_N, columns_N, outputs.token_nll, corruption.weights_B[rows_N]
+        )
 
 
 class UncorrectedTokenValueBound(AdaptiveBound):

@@ -11,9 +11,10 @@ import torch
 from .masks import time_nodes
 from .numbers import Number, ObjectiveNumber
 from .reverse_process import sampler_law
-from .tabular import TabularCausalModels, TabularDenoisers, TabularRateHead, all_sequences
+from .tabular import TabularCausalModels, TabularDenoisers, TabularRateHead, all_sequences, state_numbers
 
 RANDOM_ORDER = "random order, one token at a time"
+LEFT_TO_RIGHT = "left to right"
 NODES = 12
 """Times that a denoiser which reads the time has tables for."""
 MASK_LAST = "the mask is token V"
@@ -102,10 +103,22 @@ def objective_subject(name: str, about: str, training: ObjectiveNumber, reported
     """A subject of objectives of uniform masking or of a causal one; ``reported`` is by default what is minimised."""
     reported = reported or training
     if training.objective.name == "ar":
-        return Subject(name, about, training, reported, "left to right", causal=True)
+        return Subject(name, about, training, reported, LEFT_TO_RIGHT, left_to_right_law, causal=True)
     return Subject(name, about, training, reported, RANDOM_ORDER, random_order_law)
 
 
 def random_order_law(model: TabularDenoisers) -> np.ndarray:
     """(D, S) probabilities of the sampler that reveals one token at a time, at a place drawn uniformly."""
     return sampler_law(model.log_probabilities().exp().numpy(), model.vocabulary)
+
+
+def left_to_right_law(model: TabularDenoisers) -> np.ndarray:
+    """(D, S) probabilities of the sampler that draws each token given those before it."""
+    sequences = torch.from_numpy(all_sequences(model.length, model.vocabulary))
+    log_mu_DZLV = model.log_probabilities()[:, 0]
+    log_p_DS = torch.zeros(model.count, len(sequences), dtype=torch.float64)
+    for place in range(model.length):
+        seen_SL = sequences.clone()
+        seen_SL[:, place:] = model.mask_token_id
+        log_p_DS += log_mu_DZLV[:, state_numbers(seen_SL, model.vocabulary), place, sequences[:, place]]
+    return log_p_DS.exp().numpy()

@@ -11,7 +11,7 @@ from hf_difflm.evaluation.audit.examination import Examination, examine
 from hf_difflm.evaluation.audit.report import text_of
 from hf_difflm.evaluation.audit.subjects import Size
 
-INVALID = ("sum_over_scored", "p2_uncorrected", "reciprocal_one_minus_cosine")
+INVALID = ("sum_over_scored", "dependent_tokens", "p2_uncorrected", "reciprocal_one_minus_cosine")
 LOOSER = ("sum_over_masked", "reciprocal_cosine")
 EXACT = ("left_to_right", "confidence", "margin", "entropy", "random", "ar")
 TIGHT = ("p0", "p0_time", "p0_cosine", "pairs", "importance", "p1", "p2", *EXACT)

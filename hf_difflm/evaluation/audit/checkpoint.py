@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ...errors import UserError
-from ...objectives import CausalObjective, MaskedDiffusionObjective
+from ...objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
 from ..targets import Target
 from .examination import Examination, sampler_test
-from .kraft import TOLERANCE, judge, kraft_sums
+from .kraft import judge, kraft_sums
 from .numbers import ObjectiveNumber
 from .subjects import LEFT_TO_RIGHT, RANDOM_ORDER, Size, left_to_right_law, random_order_law
 from .tabular import TabularCausalModels, TabularDenoisers, all_sequences, state_numbers
 
 MOST_READINGS = 65_536
 _ROWS_AT_ONCE = 64
+_ROUNDING = 1e-4  # of a sum, as a share: the objective computes in float32
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,17 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
         raise UserError(
             f"{len(ids_V)} tokens and --length {length} make {readings:,} {what}, more than {MOST_READINGS:,}; give fewer"
         )
-    model = _denoiser_tables(target, ids_V, length) if target.is_denoiser else _causal_tables(target, ids_V, length)
-    objective = MaskedDiffusionObjective(size.vocabulary) if target.is_denoiser else CausalObjective()
-    values_1DS = ObjectiveNumber(objective, size.all_sequences()).values(model)
+    if target.is_denoiser:
+        model = _denoiser_tables(target, ids_V, length)
+        values_1DS = ObjectiveNumber(MaskedDiffusionObjective(size.vocabulary), size.all_sequences()).values(model)
+        sampler = sampler_test(RANDOM_ORDER, random_order_law(model), values_1DS)
+    else:
+        if _start(target) is None:
+            raise UserError(f"{target.source} has no BOS to predict a first token from; an audit of it needs one")
+        values_1DS = _causal_values(target, ids_V, length)
+        law_DS = left_to_right_law(_causal_tables(target, ids_V, length))
+        sampler = sampler_test(LEFT_TO_RIGHT, law_DS, values_1DS)
     sums = kraft_sums(values_1DS, 1)
-    law_DS = (random_order_law if target.is_denoiser else left_to_right_law)(model)
-    sampler = sampler_test(RANDOM_ORDER if target.is_denoiser else LEFT_TO_RIGHT, law_DS, values_1DS)
     tokens = target.tokenizer.convert_ids_to_tokens(ids_V)
     notes = (
         f"alphabet: {' '.join(map(repr, tokens))}; all other tokens are one outcome, which none of these sequences has",
@@ -90,7 +97,7 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
         f"bound on the nll of its sampler sums to {sampler.most:.3g} at most",
     )
     untold = None
-    if sums[0].value > sampler.most * (1 + TOLERANCE):
+    if sums[0].value > sampler.most * (1 + _ROUNDING):
         untold = (
             f"the sum is above the {sampler.most:.3g} that the sampler gives these sequences, so it is no bound on the nll "
             "of that sampler, and may be one on another's; give an alphabet that holds more"
@@ -113,18 +120,34 @@ def _denoiser_tables(target: Target, ids_V: list[int], length: int) -> TabularDe
 
 
 def _causal_tables(target: Target, ids_V: list[int], length: int) -> TabularCausalModels:
+    """Each token's distribution from what comes before it alone: a model that reads ahead finds nothing there."""
     size = len(ids_V)
-    sequences_SL = all_sequences(length, size)
     table_ZLW = torch.zeros((size + 1) ** length, length, size + 1, dtype=torch.float64)
-    columns = torch.arange(length)
-    if _start(target) is None:
-        raise UserError(f"{target.source} has no BOS to predict a first token from; an audit of it needs one")
-    for first in range(0, len(sequences_SL), _ROWS_AT_ONCE):
-        rows = torch.from_numpy(sequences_SL[first : first + _ROWS_AT_ONCE])
-        found_BLW = _restricted(_logits(target, torch.tensor(ids_V)[rows])[:, :-1], ids_V)
-        before_BLL = torch.where(columns < columns[:, None], rows[:, None], size)
-        table_ZLW[state_numbers(before_BLL, size), columns] = found_BLW
+    for place in range(length):
+        before_PC = torch.from_numpy(all_sequences(place, size)).reshape(size**place, place)
+        states_P = state_numbers(F.pad(before_PC, (0, length - place), value=size), size)
+        for first in range(0, len(before_PC), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            logits_BLV = _logits(target, torch.tensor(ids_V)[before_PC[rows]])
+            table_ZLW[states_P[rows], place] = _restricted(logits_BLV[:, -1:], ids_V)[:, 0]
     return TabularCausalModels(table_ZLW[None, None], vocabulary=size)
+
+
+def _causal_values(target: Target, ids_V: list[int], length: int) -> np.ndarray:
+    """(1, 1, S) what the causal objective says of the model on whole sequences."""
+    ids_SL = torch.tensor(ids_V)[torch.from_numpy(all_sequences(length, len(ids_V)))]
+    found = []
+    for first in range(0, len(ids_SL), _ROWS_AT_ONCE):
+        ids_BL = ids_SL[first : first + _ROWS_AT_ONCE]
+        batch = {
+            "input_ids": F.pad(ids_BL, (1, 0), value=_start(target)),
+            "labels": F.pad(ids_BL, (1, 0), value=-100),
+        }
+        key = NoiseKey(0, 0, np.arange(len(ids_BL)), len(ids_BL), "eval")
+        with torch.no_grad():
+            output = CausalObjective()(target.model, batch, key, 1, target.model.device)
+        found.append(np.bincount(output.rows_N, output.token_nll_N.double().cpu().numpy(), minlength=len(ids_BL)))
+    return np.concatenate(found)[None, None]
 
 
 def _restricted(logits_BLV: torch.Tensor, ids_V: list[int]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from .tabular import TabularDenoisers
 CONCENTRATION = 0.05
 """Of the Dirichlet law of the sources: most of the probability on a few sequences, so tokens depend on each other."""
 LEAST_PROBABILITY = 1e-9
+_ROUNDING = 1e-4  # nats: objectives compute in float32
 _STANDARD_ERRORS = 4  # below the sampler's nll, to be counted as below it
 UNTRAINED = 1e-3
 """Nats: more than this left to gain, the optimum was not reached."""
@@ -142,7 +143,7 @@ def sampler_test(name: str, law_DS: np.ndarray, values_RDS: np.ndarray) -> Sampl
     noise_DS = np.zeros(above_DS.shape)
     if len(values_RDS) > 1:
         noise_DS = _STANDARD_ERRORS * values_RDS.std(0, ddof=1) / len(values_RDS) ** 0.5
-    below = int((above_DS + noise_DS < -1e-5).sum())
+    below = int((above_DS + noise_DS < -_ROUNDING).sum())
     return SamplerTest(name, float(sums_D.min()), float(sums_D.max()), float(above_DS.min()), below, above_DS.size)
 
 

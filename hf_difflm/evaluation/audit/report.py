@@ -29,11 +29,7 @@ def text_of(found: Examination) -> str:
     for where, sums in found.sums.items():
         lines.append(f"Kraft sum {_WHERE[where]} ({len(sums)}): {_range(sums)}")
     if (test := found.entropy) is not None:
-        interval = f" ± {test.half_width:.4f}" if test.half_width else ""
-        lines.append(
-            f"entropy test: {_against(test)}; lowest for source {test.source}, whose entropy is "
-            f"{test.entropy:.4f} nats and which it puts at {test.reported:.4f}{interval}"
-        )
+        lines.append(f"entropy test: {_against(test)}")
     if (sampler := found.sampler) is not None:
         lines.append(f"sampler ({sampler.name}): {_law_said(found)}")
         lines.append(_margin_said(found))
@@ -72,11 +68,13 @@ def _range(sums: list[KraftSum]) -> str:
 
 def _against(test: EntropyTest) -> str:
     least = _TIGHT + test.half_width
+    interval = f" ± {test.half_width:.4f}" if test.half_width else ""
+    there = f"source {test.source} has {test.entropy:.4f} and is put at {test.reported:.4f}{interval}"
     if test.excess < -least:
-        return f"down to {-test.excess:.4f} nats below the entropy"
+        return f"down to {-test.excess:.4f} nats below the entropy; {there}"
     if test.most_excess > least:
         return f"{max(test.excess, 0):.4f} to {test.most_excess:.4f} nats above the entropy, a looser bound than can be"
-    return "reaches the entropy, and goes no lower"
+    return "reaches the entropy of each source, and goes no lower"
 
 
 def _law_said(found: Examination) -> str:

@@ -49,7 +49,7 @@ def test_a_tight_one_sums_to_one_at_its_optimum_and_reaches_every_entropy(name):
     one = found(name)
     assert values(one.sums["optimum"]) == pytest.approx([1] * 8, abs=1e-6)
     assert (one.entropy.excess, one.entropy.most_excess) == pytest.approx((0, 0), abs=1e-6)
-    assert "reaches the entropy, and goes no lower" in text_of(one)
+    assert "reaches the entropy of each source, and goes no lower" in text_of(one)
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
+from hf_difflm.evaluation.audit import checkpoint as module
 from hf_difflm.evaluation.audit.checkpoint import Alphabet, audit_checkpoint
 from hf_difflm.evaluation.audit.report import text_of
 from hf_difflm.evaluation.targets import Target
@@ -68,16 +70,31 @@ def test_the_most_frequent_tokens_are_those_the_model_begins_with(target):
 
 def test_a_number_that_is_no_nll_of_the_model_would_be_seen(target, monkeypatch):
     """The test above can fail: with its nats halved a model's numbers are above what its sampler gives."""
-    from hf_difflm.evaluation.audit import checkpoint as module
-
-    class Halved(module.ObjectiveNumber):
-        def values(self, model):
-            return super().values(model) / 2
-
-    monkeypatch.setattr(module, "ObjectiveNumber", Halved)
+    sums, test = module.kraft_sums, module.sampler_test
+    monkeypatch.setattr(module, "kraft_sums", lambda values, count: sums(values / 2, count))
+    monkeypatch.setattr(module, "sampler_test", lambda name, law, values: test(name, law, values / 2))
     one = audit_checkpoint(target, Alphabet(text="ab"), LENGTH)
     assert one.sampler.below == 8
     assert one.verdict.sentence.startswith("cannot be told here: the sum is above the ")
+
+
+class Peeking(torch.nn.Module):
+    """A causal model that reads the token it predicts."""
+
+    config = SimpleNamespace(vocab_size=260)
+    device = torch.device("cpu")
+
+    def forward(self, input_ids, **others):
+        logits = torch.nn.functional.one_hot(input_ids, 260).float() * 9
+        return SimpleNamespace(logits=torch.nn.functional.pad(logits[:, 1:], (0, 0, 0, 1)))
+
+
+def test_a_causal_model_that_reads_ahead_is_found_out():
+    one = audit_checkpoint(
+        Target(Peeking(), load_tokenizer("bytes"), False, "peeking", {}, None), Alphabet("ab"), LENGTH
+    )
+    assert one.verdict.sentence.startswith("not a bound: sums to 7.")
+    assert one.sampler.most == pytest.approx(8 / 260**3, rel=1e-3)
 
 
 @pytest.mark.parametrize(

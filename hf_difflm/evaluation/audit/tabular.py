@@ -180,7 +180,8 @@ def state_numbers(ids_BL: torch.Tensor, vocabulary: int) -> torch.Tensor:
 
 def all_sequences(length: int, vocabulary: int) -> np.ndarray:
     """(V^L, L) int64, the last position changing fastest."""
-    return np.array(list(itertools.product(range(vocabulary), repeat=length)), dtype=np.int64).reshape(-1, length)
+    sequences = list(itertools.product(range(vocabulary), repeat=length))
+    return np.array(sequences, dtype=np.int64).reshape(len(sequences), length)
 
 
 def exact_conditionals(joint: np.ndarray) -> np.ndarray:

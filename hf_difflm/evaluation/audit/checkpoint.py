@@ -45,7 +45,7 @@ class Alphabet:
             found = sorted(set(target.tokenizer(self.text, add_special_tokens=False)["input_ids"]))
             if len(found) < 2:
                 raise UserError(
-                    f"--alphabet {self.text!r} is {len(found)} token(s); give a text of two different ones or more"
+                    f"--alphabet {self.text!r} has fewer than two different tokens; give a text that has more"
                 )
             return found
         wanted = self.most_frequent or 2

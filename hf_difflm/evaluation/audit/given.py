@@ -137,11 +137,26 @@ def _number(objective: Objective, size: Size, replicates: int | None, purpose: s
             number = ObjectiveNumber(objective, size.all_sequences())
             return number, _loss_gap(number, size)
     number = ObjectiveNumber(objective, size.all_sequences(), replicates or REPLICATES, size.seed, purpose)
-    return number, _loss_gap(number, size)
+    gap = _loss_gap(number, size)
+    if gap != _loss_gap(number, size):
+        raise UserError(
+            f"{type(objective).__name__} draws other noise when it is called again with the same NoiseKey, so its training "
+            "loss has no optimum to be found; draw from the key alone (hf_difflm.objectives.noise)"
+        )
+    return number, gap
 
 
 def _loss_gap(number: ObjectiveNumber, size: Size) -> float:
-    return number.loss_gap(random_tables(replace(size, denoisers=1), objective_subject("", "", number)))
+    model = random_tables(replace(size, denoisers=1), objective_subject("", "", number))
+    try:
+        return number.loss_gap(model)
+    except (UserError, NoKnownMasks):
+        raise
+    except Exception as error:  # whatever the user's objective raises
+        raise UserError(
+            f"{type(number.objective).__name__} fails on a table of {size.vocabulary} tokens: {first_line(error)}; its model "
+            "is called as MaskedDiffusionForMaskedLM.forward is"
+        ) from error
 
 
 def audit_function(

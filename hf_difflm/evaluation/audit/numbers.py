@@ -17,7 +17,7 @@ from .masks import TIME_NODES, masks_of
 from .tabular import TabularDenoisers
 
 _ROWS_AT_ONCE = 100_000
-MOST_ROWS = 4_000_000
+MOST_ROWS = 1_000_000
 """Rows that one denoiser may read for one look at all sequences."""
 
 

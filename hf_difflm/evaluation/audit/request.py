@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, did_you_mean
+from ...objectives.names import OBJECTIVES
 from ..likelihood.exact_options import ORDERS
 from ..targets import load_target
 from .built_in import BUILT_IN, built_in
@@ -84,6 +85,11 @@ def audit(target: str, request: AuditRequest) -> Examination:
         return examine(built_in(target, size), size)
     if Path(target).is_dir() or (":" not in target and "/" in target):
         return _of_checkpoint(target, request)
+    if target in OBJECTIVES:
+        raise UserError(
+            f"{target} is an objective of several numbers: audit p0 (eval_nll of mdlm and atat), p1, p2 or p3 (what atat may "
+            "minimise), or ar"
+        )
     if ":" not in target:
         raise UserError(
             f"{target} is none of the names {', '.join(BUILT_IN)}{did_you_mean(target, BUILT_IN)}; give one of them, a run, "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...errors import UserError
 from .masks import time_nodes
 from .numbers import Number, ObjectiveNumber
 from .reverse_process import sampler_law
@@ -15,6 +16,7 @@ from .tabular import TabularCausalModels, TabularDenoisers, TabularRateHead, all
 
 RANDOM_ORDER = "random order, one token at a time"
 LEFT_TO_RIGHT = "left to right"
+MOST_ENTRIES = 30_000_000
 NODES = 12
 """Times that a denoiser which reads the time has tables for."""
 MASK_LAST = "the mask is token V"
@@ -82,7 +84,17 @@ class Size:
 
 
 def random_tables(size: Size, subject: Subject) -> TabularDenoisers:
-    """D denoisers that fit nothing: distributions from Dirichlet(1); where they read the time, they change with it."""
+    """D denoisers that fit nothing: distributions from Dirichlet(1); where they read the time, they change with it.
+
+    Raises:
+        UserError: the tables would be too large.
+    """
+    entries = size.denoisers * size.states * size.length * size.vocabulary * (NODES if subject.reads_time else 1)
+    if entries > MOST_ENTRIES:
+        raise UserError(
+            f"--vocabulary {size.vocabulary}, --length {size.length} and {size.denoisers} denoisers make tables of "
+            f"{entries:,} numbers, more than {MOST_ENTRIES:,}; give fewer of them"
+        )
     generator = np.random.default_rng([size.seed, 1])
     shape = (size.denoisers, 1, size.states, size.length)
     logits = np.log(generator.dirichlet(np.ones(size.vocabulary), shape))

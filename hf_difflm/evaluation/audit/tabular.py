@@ -7,6 +7,7 @@ number in base V + 1 whose digit V is the mask, most significant first; L positi
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,12 +70,14 @@ class TabularDenoisers(nn.Module):
         loss_weights: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
         output_correct: bool = False,
+        on_labelled_gradient: Callable[[torch.Tensor], None] | None = None,
         times: torch.Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> MaskedDiffusionOutput:
         """See ``MaskedDiffusionForMaskedLM.forward``; ``token_nll`` is not detached, ``hidden_states`` name the place.
 
-        The hidden state of a position is (its number among all D·T·Z·L, the weight of its row in gradients).
+        The hidden state of a position is (its number among all D·T·Z·L, the weight of its row in gradients); it has no
+        gradient, and ``on_labelled_gradient`` is not called.
         """
         if positions is None:
             asked = torch.ones_like(input_ids, dtype=torch.bool) if labels is None else labels != -100

@@ -100,7 +100,7 @@ def test_a_causal_model_that_reads_ahead_is_found_out():
 @pytest.mark.parametrize(
     ("alphabet", "length", "said"),
     [
-        (Alphabet(text="aaa"), 3, "is 1 token"),
+        (Alphabet(text="aaa"), 3, "fewer than two different tokens"),
         (Alphabet(most_frequent=400), 3, "fewer than the 260 tokens"),
         (Alphabet(text="abc"), 30, "more than 65,536; give fewer"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ class OtherMasks(MaskedDiffusionObjective):
 class WithMore(MaskedDiffusionObjective):
     def __init__(self, mask_token_id: int, strength: float) -> None:
         super().__init__(mask_token_id)
+
+
+class Forgetful(OwnNoise):
+    """Its noise is not a function of the key."""
+
+    def __call__(self, model, batch, key, *args, **kwargs):
+        return super().__call__(model, batch, replace(key, seed=random.randrange(10**6)), *args, **kwargs)
+
+
+class Failing(OwnNoise):
+    def __call__(self, *args, **kwargs):
+        raise RuntimeError("no such tensor\nin line 3")
 
 
 def made(thing, size: Size = SIZE) -> Objective:
@@ -152,6 +165,18 @@ def test_an_objective_that_cannot_be_audited_is_refused(thing, said):
         objective_of(thing, "mine:Thing", SIZE)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Forgetful, "draws other noise when it is called again with the same NoiseKey"),
+        (Failing, "Failing fails on a table of 2 tokens: no such tensor;"),
+    ],
+)
+def test_an_objective_that_fails_or_forgets_its_key_is_told(kind, said):
+    with pytest.raises(UserError, match=said):
+        subject_of(made(kind), "mine:Thing", SIZE, replicates=20)
+
+
 def uniform(ids: list[int]) -> float:
     return len(ids) * math.log(2)
 
@@ -216,7 +241,9 @@ def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch):
         ("p0", AuditRequest(alphabet="ab"), "--alphabet is not for p0"),
         ("p0", AuditRequest(vocabulary=300, length=3), "more than the 65,536"),
         ("p0", AuditRequest(vocabulary=2, length=10**6), "more than the 65,536"),
-        ("p0", AuditRequest(length=14), "more than 4,000,000 rows"),
+        ("p0", AuditRequest(length=14), "more than 1,000,000 rows"),
+        ("ar", AuditRequest(length=16), "make tables of "),
+        ("atat", AuditRequest(), "audit p0"),
         ("entropy", AuditRequest(tokens_per_step="none"), "--tokens-per-step must be"),
         ("math:log", AuditRequest(denoisers=4), "--denoisers is not for math:log"),
         ("no/such/folder", AuditRequest(), "does not exist"),

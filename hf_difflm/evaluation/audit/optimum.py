@@ -2,16 +2,17 @@
 
 The loss of a table is a sum over its distributions, each of which can be chosen by itself. For a cross-entropy of whatever
 weights a_v, that of one is sum_v -a_v log mu_v: its gradient at the logits is W mu - a with W = sum a, so two gradients tell
-W and a, and mu = a / W is the optimum. Other losses begin there or, where that is no distribution, at the uniform one; go on
-with damped steps mu_v <- mu_v - g_v / W, which would be exact for a cross-entropy; and end with Newton's steps, a block of
-second derivatives for each distribution, from differences of gradients. The rates of P3 are exact after one step, for their
-cost is W (s / s_hat + log s_hat) in the mean.
+W and a, and mu = a / W is the optimum. Other losses begin there or, where that is no distribution, at the uniform one, and go
+on with Newton's steps: a block of second derivatives for each distribution, from differences of gradients, in terms of mu,
+in which the bounds are convex. The rates of P3 are exact after one step, for their cost is W (s / s_hat + log s_hat) in the
+mean.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .numbers import ObjectiveNumber
@@ -19,7 +20,7 @@ from .tabular import TabularDenoisers, TabularRateHead
 
 GOOD_ENOUGH = 1e-9
 """Nats, the sum over all denoisers: what Newton's step promises to gain still."""
-_DAMPED_STEPS, _NEWTON_STEPS, _DAMPING = 3, 15, 0.6
+_STEPS, _DAMPING = 40, 0.6
 _SMALLEST_PART = 0.02  # that one step may leave of a probability
 _DIFFERENCE = 1e-4
 _LEAST = 1e-300
@@ -58,61 +59,59 @@ class _Training:
 
     def run(self) -> float:
         self._backward()
-        gains = self._gains()
-        worse = torch.zeros_like(gains[0], dtype=torch.bool)
-        for step in range(_DAMPED_STEPS + _NEWTON_STEPS):
-            if sum(map(torch.sum, gains)) < GOOD_ENOUGH:
+        for _ in range(_STEPS):
+            if self._gain() < GOOD_ENOUGH:
                 break
-            steps = self._damped_steps()
-            if step >= _DAMPED_STEPS:
-                steps[0] = torch.where(worse[..., None], steps[0], self._newton_step(steps[0]))
+            # As for a cross-entropy: exact for rates, and for distributions where nothing better is known.
+            pairs = zip(self._gradients(), self._curvatures(), strict=True)
+            steps = [(1 - gradient / curvature).clamp(min=_SMALLEST_PART).log() for gradient, curvature in pairs]
+            steps[0] = self._newton_step(_DAMPING * steps[0])
             with torch.no_grad():
-                for parameter, change in zip(self.parameters, steps, strict=True):
-                    parameter.add_(change)
+                for parameter, step in zip(self.parameters, steps, strict=True):
+                    parameter.add_(step)
             self._backward()
-            before, gains = gains, self._gains()
-            worse = gains[0] > before[0]
-        return float(sum(map(torch.sum, gains)))
+        return self._gain()
 
-    def _damped_steps(self) -> list[torch.Tensor]:
-        parts = [
-            (1 - g / w).clamp(min=_SMALLEST_PART).log()
-            for g, w in zip(self._gradients(), self._curvatures(), strict=True)
-        ]
-        return [_DAMPING * parts[0], *parts[1:]]
+    def _newton_step(self, otherwise: torch.Tensor) -> torch.Tensor:
+        """Newton's step of the distributions, as one of the logits; ``otherwise`` where the loss is not convex."""
+        gradient = self._gradients()[0].clone()
+        hessian, mu = self._hessian(gradient), self.logits.detach().softmax(-1)
+        # Nothing changes if all logits do: that of the likeliest token is held. (A curvature for the sum of all would let
+        # the rounding of likely tokens into the steps of those that have next to no probability.)
+        held = F.one_hot(mu.argmax(-1), mu.shape[-1]).double().diag_embed()
+        factor, failed = torch.linalg.cholesky_ex(hessian / self.weight_DTZL1[..., None] + held)
+        step = -torch.cholesky_solve((gradient / self.weight_DTZL1)[..., None], factor).squeeze(-1)
+        change = step - (mu * step).sum(-1, keepdim=True)  # of mu, as a share of it
+        whole = ((1 - _SMALLEST_PART) / (-change.amin(-1, keepdim=True)).clamp(min=_LEAST)).clamp(max=1)
+        return torch.where((failed == 0)[..., None], (1 + whole * change).log(), otherwise)
 
-    def _newton_step(self, damped: torch.Tensor) -> torch.Tensor:
-        """Newton's step of the logits; the damped one where a block of second derivatives has no minimum."""
-        gradient, tokens = self._gradients()[0].clone(), self.logits.shape[-1]
-        columns = []
-        for token in range(tokens):
+    def _hessian(self, gradient: torch.Tensor) -> torch.Tensor:
+        """(D, T, Z, L, V, V) J' H J: H of the loss in terms of mu, J of the softmax, whose own curvature is taken away."""
+        mu, columns = self.logits.detach().softmax(-1), []
+        for token in range(mu.shape[-1]):
             with torch.no_grad():
                 self.logits[..., token] += _DIFFERENCE
             columns.append((self._backward() - gradient) / _DIFFERENCE)
             with torch.no_grad():
                 self.logits[..., token] -= _DIFFERENCE
-        hessian = torch.stack(columns, dim=-1) / self.weight_DTZL1[..., None]
-        # Nothing changes if all logits do: that direction is given a curvature of its own.
-        hessian = (hessian + hessian.transpose(-1, -2)) / 2 + 1 / tokens
-        factor, failed = torch.linalg.cholesky_ex(hessian)
-        newton = -torch.cholesky_solve((gradient / self.weight_DTZL1)[..., None], factor).squeeze(-1)
-        # To first order the step itself, and exact for a token that has next to no probability.
-        newton = (1 + newton - newton.amax(-1, keepdim=True)).clamp(min=_SMALLEST_PART).log()
-        return torch.where((failed == 0)[..., None], newton, damped)
+        hessian, crossed = torch.stack(columns, dim=-1), gradient[..., None] * mu[..., None, :]
+        return (hessian + hessian.mT) / 2 - gradient.diag_embed() + crossed + crossed.mT
 
     def _begin(self) -> torch.Tensor:
         """Put the tables where a cross-entropy would have its optimum; (D, T, Z, L, 1) the weights W."""
         tokens = self.logits.shape[-1]
         with torch.no_grad():
             self.logits.zero_()
-        at_uniform = self._backward()
+        at_uniform = self._backward().clone()
+        # At the uniform distribution J' H J is that of diag(a), plus what is not of -a log mu.
+        trace = self._hessian(at_uniform).diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        weight = (trace * tokens / (tokens - 1)).clamp(min=_LEAST)
         with torch.no_grad():
             self.logits.add_(torch.linspace(-0.5, 0.5, tokens, dtype=torch.float64))
         moved = self.logits.detach().softmax(-1) - 1 / tokens
-        weight = ((self._backward() - at_uniform) * moved).sum(-1, keepdim=True) / moved.square().sum(-1, keepdim=True)
-        weight = weight.clamp(min=_LEAST)
-        wanted = 1 / tokens - at_uniform / weight
-        usable = (weight > _LEAST) & (wanted > -1e-9).all(-1, keepdim=True)
+        exact = ((self._backward() - at_uniform) * moved).sum(-1, keepdim=True) / moved.square().sum(-1, keepdim=True)
+        wanted = 1 / tokens - at_uniform / exact.clamp(min=_LEAST)
+        usable = (weight > _LEAST) & ((exact / weight - 1).abs() < 0.01) & (wanted > -1e-9).all(-1, keepdim=True)
         wanted = torch.where(usable, wanted, 1 / tokens).clamp(min=_LEAST_PROBABILITY)
         with torch.no_grad():
             self.logits.copy_((wanted / wanted.sum(-1, keepdim=True)).log())
@@ -124,10 +123,9 @@ class _Training:
         rates = self.weight_DTZL1.expand(*self.logits.shape[:-1], 1).flatten()
         return [logits, rates][: len(self.parameters)]
 
-    def _gains(self) -> list[torch.Tensor]:
-        """Nats that Newton's step promises, of each distribution and each rate."""
-        each = [g.square() / w / 2 for g, w in zip(self._gradients(), self._curvatures(), strict=True)]
-        return [each[0].sum(-1), *each[1:]]
+    def _gain(self) -> float:
+        pairs = zip(self._gradients(), self._curvatures(), strict=True)
+        return sum(float((gradient.square() / curvature).sum()) / 2 for gradient, curvature in pairs)
 
     def _gradients(self) -> list[torch.Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]

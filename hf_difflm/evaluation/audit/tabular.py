@@ -59,8 +59,8 @@ class TabularDenoisers(nn.Module):
         self.gradient_weights_B = None if gradient_weights_B is None else torch.from_numpy(gradient_weights_B)
 
     def log_probabilities(self) -> torch.Tensor:
-        """(D, T, Z, L, V) log mu, detached."""
-        return self.logits_DTZLV.detach().log_softmax(-1)[..., : self.vocabulary]
+        """(D, T, Z, L, V) log mu, detached; what is no token has its columns, too."""
+        return self.logits_DTZLV.detach().log_softmax(-1)
 
     def forward(
         self,

@@ -45,6 +45,28 @@ def nll(target: Target, ids: list[int]) -> float:
         return total
 
 
+def chance(target: Target, ids: list[int]) -> float:
+    """The probability that the sampler writes a text after BOS: over all orders, or from left to right."""
+    if not target.is_denoiser:
+        return math.exp(-nll(target, ids))
+    bos, mask, total = target.tokenizer.bos_token_id, target.model.config.mask_token_id, 0.0
+    for order in itertools.permutations(range(len(ids))):
+        state, log_p = [mask] * len(ids), 0.0
+        for place in order:
+            with torch.no_grad():
+                logits_V = target.model(torch.tensor([[bos, *state]])).logits[0, 1 + place].double()
+            log_p += float(logits_V.log_softmax(-1)[ids[place]])
+            state[place] = ids[place]
+        total += math.exp(log_p) / math.factorial(len(ids))
+    return total
+
+
+def test_the_probability_of_the_sampler_is_that_of_all_its_orders(target):
+    one = audit_checkpoint(target, Alphabet(text="ab"), LENGTH)
+    expected = sum(chance(target, list(ids)) for ids in itertools.product(b"ab", repeat=LENGTH))
+    assert one.sampler.most == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_sum_is_that_of_the_models_own_numbers(target):
     one = audit_checkpoint(target, Alphabet(text="cab"), LENGTH)
     expected = sum(math.exp(-nll(target, list(ids))) for ids in itertools.product(b"abc", repeat=LENGTH))

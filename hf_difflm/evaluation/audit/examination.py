@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kraft import KraftSum, Verdict, judge, kraft_sums
+from .kraft import KraftSum, Verdict, deviations, judge, kraft_sums
 from .optimum import train
 from .subjects import Size, Subject, random_tables
 from .tabular import TabularDenoisers
@@ -46,11 +46,11 @@ class EntropyTest:
     """The number in the mean over the source that its denoiser was trained on, against the entropy of the source.
 
     Args:
-        source: where it is lowest above the entropy, or furthest below.
+        source: where it is lowest above the entropy, or furthest below, its interval taken into account.
         entropy: of that source, in nats.
         reported: the number there.
-        most_excess: nats above the entropy for the source where that is most.
-        half_width: of the interval of the number; 0 where it is exact.
+        most_excess: nats that it is above the entropy at least, for the source where that is most.
+        half_width: of the interval of ``reported``, those of all sources holding together; 0 where it is exact.
     """
 
     source: int
@@ -150,8 +150,9 @@ def sampler_test(name: str, law_DS: np.ndarray, values_RDS: np.ndarray) -> Sampl
 def _entropy_test(values_RDS: np.ndarray, sources_DS: np.ndarray) -> EntropyTest:
     entropy_D = -(sources_DS * np.log(sources_DS)).sum(-1)
     means_RD = (values_RDS * sources_DS).sum(-1)
-    excess_D = means_RD.mean(0) - entropy_D
-    source = int(excess_D.argmin())
-    replicates = len(means_RD)
-    half = 0.0 if replicates == 1 else 1.96 * float(means_RD[:, source].std(ddof=1)) / replicates**0.5
-    return EntropyTest(source, float(entropy_D[source]), float(means_RD[:, source].mean()), float(excess_D.max()), half)
+    reported_D, half_D = means_RD.mean(0), np.zeros(len(entropy_D))
+    if len(means_RD) > 1:
+        half_D = deviations(len(entropy_D)) * means_RD.std(0, ddof=1) / len(means_RD) ** 0.5
+    source = int((reported_D + half_D - entropy_D).argmin())
+    most = float((reported_D - half_D - entropy_D).max())
+    return EntropyTest(source, float(entropy_D[source]), float(reported_D[source]), most, float(half_D[source]))

@@ -156,8 +156,8 @@ def _tried(number: ObjectiveNumber, size: Size) -> float:
         ) from error
     if not np.array_equal(*twice, equal_nan=True):
         raise UserError(
-            f"{name} draws other noise when it is called again with the same NoiseKey, so its training loss has no optimum to "
-            "be found; draw from the key alone (hf_difflm.objectives.noise)"
+            f"{name} draws other noise when it is called again with the same NoiseKey, so its training loss has no optimum; "
+            "draw from the key alone (hf_difflm.objectives.noise)"
         )
     return gap
 

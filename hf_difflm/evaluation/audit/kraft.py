@@ -65,8 +65,13 @@ def kraft_sums(values_RDS: np.ndarray, denoisers: int) -> list[KraftSum]:
     middle_D = left_out_RD.mean(0)
     unbiased_D = replicates * sums_D - (replicates - 1) * middle_D
     stderr_D = np.sqrt((replicates - 1) / replicates * ((left_out_RD - middle_D) ** 2).sum(0))
-    width = statistics.NormalDist().inv_cdf(1 - LEVEL / 2 / denoisers)
+    width = deviations(denoisers)
     return [KraftSum(float(value), float(width * error)) for value, error in zip(unbiased_D, stderr_D, strict=True)]
+
+
+def deviations(intervals: int) -> float:
+    """Standard errors to either side, so that so many intervals all hold with probability 1 - ``LEVEL``."""
+    return statistics.NormalDist().inv_cdf(1 - LEVEL / 2 / intervals)
 
 
 @dataclass(frozen=True)

@@ -67,14 +67,13 @@ def _range(sums: list[KraftSum]) -> str:
 
 
 def _against(test: EntropyTest) -> str:
-    least = _TIGHT + test.half_width
     interval = f" ± {test.half_width:.4f}" if test.half_width else ""
-    there = f"source {test.source} has {test.entropy:.4f} and is put at {test.reported:.4f}{interval}"
-    if test.excess < -least:
+    if test.excess + test.half_width < -_TIGHT:
+        there = f"source {test.source} has {test.entropy:.4f} and is put at {test.reported:.4f}{interval}"
         return f"down to {-test.excess:.4f} nats below the entropy; {there}"
-    if test.most_excess > least:
+    if test.most_excess > _TIGHT:
         return f"{max(test.excess, 0):.4f} to {test.most_excess:.4f} nats above the entropy, a looser bound than can be"
-    return "reaches the entropy of each source, and goes no lower"
+    return "reaches the entropy of each source" + (", within intervals" if interval else ", and goes no lower")
 
 
 def _law_said(found: Examination) -> str:

@@ -115,6 +115,7 @@ def test_noise_that_is_not_known_is_judged_by_an_interval_that_holds_the_truth()
     assert one.verdict.outcome == "bound"
     assert one.sampler.below == 0
     assert "noise from replicates" in text_of(one)
+    assert "reaches the entropy of each source, within intervals" in text_of(one)
 
 
 def test_what_is_no_bound_is_found_by_replicates_too():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,14 +38,12 @@ def built_in(name: str, size: Size) -> Subject:
         UserError: too large to be enumerated, or a ``tokens_per_step`` that the order does not have.
     """
     about, build = BUILT_IN[name]
-    subject = build(size)
-    subject.name, subject.about = name, about
-    return subject
+    return replace(build(size), name=name, about=about)
 
 
 def _plain(make: Callable[[int], Objective]) -> Callable[[Size], Subject]:
     def build(size: Size) -> Subject:
-        return objective_subject("", "", ObjectiveNumber(make(size.vocabulary), size.all_sequences()))
+        return objective_subject(ObjectiveNumber(make(size.vocabulary), size.all_sequences()))
 
     return build
 
@@ -52,7 +51,7 @@ def _plain(make: Callable[[int], Objective]) -> Callable[[Size], Subject]:
 def _dependent(size: Size) -> Subject:
     """Its denoisers learn to predict the first hidden token alone, so only one sampler has learnt what it needs."""
     number = ObjectiveNumber(DependentTokensObjective(size.vocabulary), size.all_sequences())
-    return Subject("", "", number, number, LEFT_TO_RIGHT, left_to_right_law)
+    return Subject(number, number, LEFT_TO_RIGHT, left_to_right_law)
 
 
 def _in_order(name: str) -> Callable[[Size], Subject]:
@@ -62,7 +61,7 @@ def _in_order(name: str) -> Callable[[Size], Subject]:
         written = f"random:{size.seed}" if name == "random" else name
         (order,) = read_orders(ExactOptions(exact_order=written, tokens_per_step=size.tokens_per_step))
         training = ObjectiveNumber(MaskedDiffusionObjective(size.vocabulary), size.all_sequences())
-        return Subject("", "", training, ExactOrderNumber(order, size.length, size.vocabulary), order.label)
+        return Subject(training, ExactOrderNumber(order, size.length, size.vocabulary), order.label)
 
     return build
 
@@ -79,7 +78,7 @@ def _by_position(size: Size) -> Subject:
         return sampler_law(mu_D1ZLV / slowness_TL[:, None, :, None], size.vocabulary)
 
     number = ObjectiveNumber(bound, size.all_sequences(), nodes=NODES)
-    return Subject("", "", number, number, _REVERSE, law)
+    return Subject(number, number, _REVERSE, law)
 
 
 def _by_token(kind: type[AdaptiveBound]) -> Callable[[Size], Subject]:
@@ -96,7 +95,7 @@ def _by_token(kind: type[AdaptiveBound]) -> Callable[[Size], Subject]:
 
         bound = kind(size.vocabulary, settings, reader)
         number = ObjectiveNumber(bound, size.all_sequences(), nodes=NODES)
-        return Subject("", "", number, number, _REVERSE, law, reads_time=True)
+        return Subject(number, number, _REVERSE, law, reads_time=True)
 
     return build
 
@@ -128,7 +127,7 @@ def _by_context(size: Size) -> Subject:
         return sampler_law(mu_DTZLV / s_hat_DTZL[..., None], size.vocabulary)
 
     number = ObjectiveNumber(bound, size.all_sequences(), nodes=NODES)
-    return Subject("", "", number, number, _REVERSE, law, reads_time=True, rate_head=rate_head)
+    return Subject(number, number, _REVERSE, law, reads_time=True, rate_head=rate_head)
 
 
 def _frequencies(vocabulary: int) -> np.ndarray:

@@ -75,7 +75,7 @@ class Examination:
         exact: whether noise was summed exactly.
         sums: of ``optimum`` (of the training loss), ``random`` (denoisers) or ``given`` (what was given to audit).
         entropy: None where nothing was trained.
-        sampler: None where it is not known.
+        sampler: None where there is none.
         verdict: the last line.
         notes: what else is to be known.
     """
@@ -102,15 +102,11 @@ def examine(subject: Subject, size: Size) -> Examination:
     sources_DS = sources(size)
     model = random_tables(size, subject)
     random_RDS = subject.reported.values(model)
-    laws_DS = [] if subject.sampler is None else [_law(subject, model, random_RDS)]
+    random_law_DS = _law(subject, model, random_RDS)
     gain = train(subject.training, model, sources_DS, subject.rate_head)
     trained_RDS = subject.reported.values(model)
-    sampler = None
-    if subject.sampler is not None:
-        laws_DS.append(_law(subject, model, trained_RDS))
-        sampler = sampler_test(
-            subject.sampler, np.concatenate(laws_DS), np.concatenate([random_RDS, trained_RDS], axis=1)
-        )
+    law_DS = np.concatenate([random_law_DS, _law(subject, model, trained_RDS)])
+    sampler = sampler_test(subject.sampler, law_DS, np.concatenate([random_RDS, trained_RDS], axis=1))
     count = 2 * size.denoisers
     sums = {"optimum": kraft_sums(trained_RDS, count), "random": kraft_sums(random_RDS, count)}
     untold = None

@@ -109,7 +109,7 @@ def subject_of(
     Raises:
         UserError: there are too many rows.
     """
-    training, gap = _number(objective, size, replicates, "train")
+    training, _ = _number(objective, size, replicates, "train")
     reported, about = objective.for_evaluation(), type(objective).__name__
     notes = []
     if for_evaluation and reported is not objective:
@@ -125,9 +125,7 @@ def subject_of(
         )
     if not number.exact:
         notes.append(f"its noise is drawn, {number.cases} replicates; intervals hold for all sums together with 99 %")
-    subject = objective_subject(target, about, training, number)
-    subject.notes = tuple(notes)
-    return subject
+    return replace(objective_subject(training, number), name=target, about=about, notes=tuple(notes))
 
 
 def _number(objective: Objective, size: Size, replicates: int | None, purpose: str) -> tuple[ObjectiveNumber, float]:
@@ -142,7 +140,7 @@ def _number(objective: Objective, size: Size, replicates: int | None, purpose: s
 
 def _tried(number: ObjectiveNumber, size: Size) -> float:
     """Try it on one table, and tell by how much its loss differs from the number."""
-    model = random_tables(replace(size, denoisers=1), objective_subject("", "", number))
+    model = random_tables(replace(size, denoisers=1), objective_subject(number))
     name = type(number.objective).__name__
     try:
         twice = [number.values(model) for _ in range(2)]

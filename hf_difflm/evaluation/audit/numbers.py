@@ -107,8 +107,16 @@ class ObjectiveNumber:
         Args:
             model: the denoisers.
             sources_DS: (D, S) probabilities.
+
+        Raises:
+            UserError: the loss does not depend on what the model predicts.
         """
         for loss, _ in self._outputs(model, sources_DS):
+            if not loss.requires_grad:
+                raise UserError(
+                    f"the loss of {type(self.objective).__name__} has no gradient, so there is nothing to train; compute it "
+                    "from the model's outputs, without detaching them"
+                )
             loss.backward()
 
     def _outputs(

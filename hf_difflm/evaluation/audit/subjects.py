@@ -19,35 +19,34 @@ LEFT_TO_RIGHT = "left to right"
 MOST_ENTRIES = 30_000_000
 NODES = 12
 """Times that a denoiser which reads the time has tables for."""
-MASK_LAST = "the mask is token V"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Subject:
     """A number under audit.
 
     Args:
-        name: what it is called.
-        about: what it is, in a few words.
         training: whose loss the denoisers are trained to the optimum of.
         reported: whose sums are taken.
-        sampler: what the sampler of its bound is called; None: it is unknown.
+        sampler: what the sampler of its bound is called.
         law: (D, S) the probabilities of that sampler, of denoisers that have been read; None: exp(-number).
         reads_time: whether its denoisers read the time.
         causal: whether they are causal models.
         rate_head: what leaves the mask, of P3.
+        name: what it is called.
+        about: what it is, in a few words.
         notes: what else is to be said of the audit.
     """
 
-    name: str
-    about: str
     training: ObjectiveNumber
     reported: Number
-    sampler: str | None
+    sampler: str
     law: Callable[[TabularDenoisers], np.ndarray] | None = None
     reads_time: bool = False
     causal: bool = False
     rate_head: TabularRateHead | None = None
+    name: str = ""
+    about: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -111,12 +110,12 @@ def random_tables(size: Size, subject: Subject) -> TabularDenoisers:
     return TabularDenoisers(torch.from_numpy(logits + t_T[:, None, None, None] * slopes), t_T)
 
 
-def objective_subject(name: str, about: str, training: ObjectiveNumber, reported: Number | None = None) -> Subject:
+def objective_subject(training: ObjectiveNumber, reported: Number | None = None) -> Subject:
     """A subject of objectives of uniform masking or of a causal one; ``reported`` is by default what is minimised."""
     reported = reported or training
     if training.objective.name == "ar":
-        return Subject(name, about, training, reported, LEFT_TO_RIGHT, left_to_right_law, causal=True)
-    return Subject(name, about, training, reported, RANDOM_ORDER, random_order_law)
+        return Subject(training, reported, LEFT_TO_RIGHT, left_to_right_law, causal=True)
+    return Subject(training, reported, RANDOM_ORDER, random_order_law)
 
 
 def random_order_law(model: TabularDenoisers) -> np.ndarray:

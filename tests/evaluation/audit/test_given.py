@@ -80,6 +80,12 @@ class Failing(OwnNoise):
         raise RuntimeError("no such tensor\nin line 3")
 
 
+class Detached(OwnNoise):
+    def __call__(self, *args, **kwargs):
+        output = super().__call__(*args, **kwargs)
+        return replace(output, loss=output.loss.detach())
+
+
 def made(thing, size: Size = SIZE) -> Objective:
     found = objective_of(thing, "mine:Thing", size)
     assert found is not None
@@ -176,6 +182,11 @@ def test_an_objective_that_cannot_be_audited_is_refused(thing, said):
 def test_an_objective_that_fails_or_forgets_its_key_is_told(kind, said):
     with pytest.raises(UserError, match=said):
         subject_of(made(kind), "mine:Thing", SIZE, replicates=20)
+
+
+def test_a_loss_without_a_gradient_is_told():
+    with pytest.raises(UserError, match="the loss of Detached has no gradient"):
+        examine(subject_of(made(Detached), "mine:Thing", SIZE, replicates=20), SIZE)
 
 
 def uniform(ids: list[int]) -> float:

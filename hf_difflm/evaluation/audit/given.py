@@ -152,7 +152,7 @@ def _tried(number: ObjectiveNumber, size: Size) -> float:
             f"{name} fails on a table of {size.vocabulary} tokens: {first_line(error)}; its model is called as "
             "MaskedDiffusionForMaskedLM.forward is"
         ) from error
-    if not np.array_equal(*twice, equal_nan=True):
+    if not np.array_equal(twice[0], twice[1], equal_nan=True):
         raise UserError(
             f"{name} draws other noise when it is called again with the same NoiseKey, so its training loss has no optimum; "
             "draw from the key alone (hf_difflm.objectives.noise)"

@@ -89,9 +89,10 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 		--output docs/results/convert-evaluations.md
 	@$(BIN)/python docs/write_results.py
 
-docs: $(BIN)/.installed-test  ## write docs/commands.md and docs/trainer-arguments.md from what the program declares, and draw docs/architecture.md
+docs: $(BIN)/.installed-test  ## write docs/commands.md and docs/trainer-arguments.md from what the program declares, fill docs/audit.md, draw docs/architecture.md
 	@$(BIN)/python docs/write_commands.py
 	@$(BIN)/python docs/write_trainer_arguments.py
+	@$(BIN)/python docs/write_audit.py
 	@$(BIN)/python docs/draw_architecture.py
 
 backbones: $(BIN)/.installed  ## measure what each family of transformers reads, and write docs/backbones.md (20 minutes)

@@ -14,6 +14,7 @@ COMMANDS = (
     "compare",
     "ablate",
     "eval",
+    "audit",
     "generate",
     "runs list",
     "runs show",

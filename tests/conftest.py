@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
+from hf_difflm.evaluation.audit.tabular import TabularDenoisers, exact_conditionals
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.models.masked_diffusion.modeling_masked_diffusion import MaskedDiffusionOutput
 
@@ -52,51 +52,32 @@ def _collect_what_tests_make() -> None:
     gc.freeze()
 
 
-class TabularDenoiser(torch.nn.Module):
-    """A denoiser that looks its predictions up; called as ``MaskedDiffusionForMaskedLM.forward`` is.
+class TabularDenoiser(TabularDenoisers):
+    """One table, which counts its calls.
 
     Args:
         probabilities: (V + 1, ..., V + 1, L, V): for each partly masked sequence (V is the mask), p(x_i | sequence).
     """
 
     def __init__(self, probabilities: np.ndarray) -> None:
-        super().__init__()
-        self.length, self.mask_token_id = probabilities.shape[-2:]
+        length, vocabulary = probabilities.shape[-2:]
         # float64 all the way: the tests compare to 1e-6 and better.
-        self.scores = torch.nn.Parameter(torch.from_numpy(probabilities).log())
+        table = torch.from_numpy(probabilities).log()
+        super().__init__(table.reshape(1, 1, (vocabulary + 1) ** length, length, vocabulary))
         self.calls = 0
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        loss_weights: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
-        output_correct: bool = False,
-    ) -> MaskedDiffusionOutput:
+    @property
+    def scores(self) -> torch.Tensor:
+        """(V + 1, ..., V + 1, L, V) log-probabilities, those of the parameter."""
+        shape = (self.vocabulary + 1,) * self.length + (self.length, self.vocabulary)
+        return self.logits_DTZLV.view(shape)
+
+    def forward(self, *args: Any, **kwargs: Any) -> MaskedDiffusionOutput:
         self.calls += 1
-        log_p_NV = self.scores[tuple(input_ids.T)].flatten(0, 1)[positions]
-        labels_N = labels.flatten()[positions]
-        nll_N = -log_p_NV.gather(-1, labels_N[:, None]).squeeze(-1)
-        loss = (nll_N * loss_weights.expand(input_ids.shape).flatten()[positions]).sum()
-        correct = log_p_NV.argmax(-1) == labels_N if output_correct else None
-        return MaskedDiffusionOutput(loss=loss, token_nll=nll_N.detach(), token_correct=correct)
-
-
-def exact_conditionals(joint: np.ndarray) -> np.ndarray:
-    """(V,) * L joint distribution to the table of p(x_i | revealed) that :class:`TabularDenoiser` takes."""
-    length, vocabulary = joint.ndim, joint.shape[0]
-    table = np.zeros((vocabulary + 1,) * length + (length, vocabulary))
-    for sequence in itertools.product(range(vocabulary + 1), repeat=length):
-        seen = tuple(slice(None) if x == vocabulary else slice(x, x + 1) for x in sequence)
-        given = joint[seen] / joint[seen].sum()
-        for i in range(length):
-            others = tuple(j for j in range(length) if j != i)
-            start = 0 if sequence[i] == vocabulary else sequence[i]
-            marginal = given.sum(axis=others)
-            table[sequence][i, start : start + len(marginal)] = marginal
-    return table
+        output = super().forward(*args, **kwargs)
+        if output.token_nll is not None:
+            output.token_nll = output.token_nll.detach()
+        return output
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ WINGS = {
         {"showing"},
         {"pages"},
     ],
-    "evaluation": [{"likelihood"}, {"generation"}, {"quality", "metrics"}, {"harness"}],
+    "evaluation": [{"likelihood"}, {"audit", "generation"}, {"quality", "metrics"}, {"harness"}],
 }
 # Imports of ours inside functions: the commands, each of which waits with the heavy ones until it runs, and these.
 INSIDE = {

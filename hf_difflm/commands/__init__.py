@@ -2,6 +2,7 @@
 
 from . import (
     ablate,
+    audit,
     compare,
     convert,
     dashboard,
@@ -28,6 +29,7 @@ app.command("train", cls=TrainingCommand)(train.train)
 app.command("compare", cls=TrainingCommand)(compare.compare)
 app.command("ablate", cls=TrainingCommand)(ablate.ablate)
 app.command("eval", cls=Command)(eval.evaluate)
+app.command("audit", cls=Command)(audit.audit)
 app.command("generate", cls=Command)(generate.generate)
 runs_app.command("samples", cls=Command)(run_samples.samples)
 app.add_typer(runs_app, name="runs")

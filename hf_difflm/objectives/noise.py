@@ -6,6 +6,7 @@ counter, so any row of any step can be drawn on its own, in any order, at the sa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -17,11 +18,27 @@ _BELOW_ONE = np.nextafter(1.0, 0.0)
 _BATCH_PLACE = 2**63  # counter word of numbers that belong to a whole optimiser batch, not to a row
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChosenNoise(NoiseKey):
+    """A key that brings its numbers along: what an objective makes of every mask can then be enumerated.
+
+    Args:
+        u_B: (B,) in [0, 1), the number of each sequence, whether drawn alone or spread evenly over the batch.
+        scores_BN: (B, N) in [0, 1], the numbers of its scored tokens in their order, at least as many as there are.
+    """
+
+    u_B: np.ndarray
+    scores_BN: np.ndarray
+
+
 def row_uniforms(key: NoiseKey, counts_B: np.ndarray) -> list[np.ndarray]:
     """For each row, ``1 + counts_B[row]`` uniform numbers in [0, 1), float64: one for the sequence, one a scored token.
 
     A row's numbers depend on (seed, purpose, step, place) only, not on the batch around it.
     """
+    if isinstance(key, ChosenNoise):
+        numbers_BN = np.concatenate([key.u_B[:, None], key.scores_BN], axis=1)
+        return [row[: 1 + int(count)] for row, count in zip(numbers_BN, counts_B, strict=True)]
     generator = _Philox(key.seed, key.purpose)
     return [
         generator.uniforms(int(place), int(step), 1 + int(count))
@@ -36,6 +53,8 @@ def stratified_uniforms(key: NoiseKey) -> np.ndarray:
     itself, the N together fall one into each of N equal strata (up to the offset), and every run of neighbouring places
     is nearly stratified as well.
     """
+    if isinstance(key, ChosenNoise):
+        return key.u_B
     return (_shared_uniforms(key) + van_der_corput_ranks(key.size)[key.places_B] / key.size) % 1.0
 
 
@@ -50,6 +69,8 @@ def jittered_uniforms(key: NoiseKey, jitter_B: np.ndarray) -> np.ndarray:
         key: names S.
         jitter_B: (B,) uniform in [0, 1), independent: a sequence's own.
     """
+    if isinstance(key, ChosenNoise):
+        return key.u_B
     ranks_B = van_der_corput_ranks(key.size)[key.places_B]
     strata_B = (ranks_B + np.floor(_shared_uniforms(key) * key.size)) % key.size
     return np.minimum((strata_B + jitter_B) / key.size, _BELOW_ONE)

@@ -67,10 +67,15 @@ class Perfect(torch.nn.Module):
         reads_time: False: it answers the conditionals p(x_i | revealed), whatever the time.
     """
 
+    count = 1
+
     def __init__(self, process: Process, mu: str, reads_time: bool = True) -> None:
         super().__init__()
         self.process, self.mu = process, mu
         self.config = SimpleNamespace(time_conditioned=reads_time)
+
+    def read_rows(self, rows_B, gradient_weights_B=None):
+        """All rows are read by the one there is."""
 
     def forward(
         self,

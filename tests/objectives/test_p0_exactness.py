@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from hf_difflm.evaluation.audit.numbers import ObjectiveNumber
+from hf_difflm.evaluation.audit.tabular import all_sequences
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
 from hf_difflm.objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
-from hf_difflm.objectives.masked_diffusion import Corruption
 
 SCHEDULES = [
     NoiseSchedule("loglinear"),
@@ -38,59 +39,30 @@ def name_of(schedule: NoiseSchedule) -> str:
     return f"{schedule.name}-{schedule.exponent:g}-{schedule.sigma_max:g}"
 
 
-class ChosenNoise(MaskedDiffusionObjective):
-    """The objective with uniform numbers of our choice, so that its own arithmetic can be enumerated."""
+class One:
+    """Any network as the one denoiser that reads all rows."""
 
-    def choose(self, u_B: np.ndarray, scores_BL: np.ndarray) -> ChosenNoise:
-        self.u_B, self.scores_BL = u_B, scores_BL
-        return self
+    count = 1
 
-    def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
-        if self.loss_form == "any_order":
-            return self._exact_counts(self.count_law, self.u_B, self.scores_BL, scored_BL.sum(-1))
-        return self._bernoulli(self.u_B, self.scores_BL, scored_BL.sum(-1))
+    def __init__(self, model) -> None:
+        self.model = model
 
+    def read_rows(self, rows_B, gradient_weights_B=None) -> None:
+        pass
 
-def nelbo_of_rows(objective: ChosenNoise, model, ids_BL: np.ndarray) -> np.ndarray:
-    """(B,) the NELBO estimate of each row, in nats."""
-    ids = torch.from_numpy(ids_BL)
-    key = NoiseKey(0, 0, np.arange(len(ids)), len(ids))
-    with torch.no_grad():
-        output = objective(model, {"input_ids": ids, "labels": ids}, key, 1)
-    return np.bincount(output.rows_N, output.token_weights_N * output.token_nll_N.double().numpy(), minlength=len(ids))
+    def __call__(self, **inputs: Any):
+        return self.model(**inputs)
 
 
 def any_order_nelbo(model, mask_token_id: int, sequences_SL: np.ndarray, **law: Any) -> np.ndarray:
     """(S,) what is minimised of exact counts, by enumerating every count k and every k-subset."""
-    size, length = sequences_SL.shape
-    cases = [(k, subset) for k in range(1, length + 1) for subset in itertools.combinations(range(length), k)]
-    how_often = law.get("count_law", CountLaw()).probabilities(length)
-    weights = np.array([how_often[k - 1] / math.comb(length, k) for k, _ in cases])
-    u = np.array([how_often[: k - 1].sum() + how_often[k - 1] / 2 for k, _ in cases])
-    scores = np.array(
-        [[0.1 + 0.01 * i if i in subset else 0.9 + 0.01 * i for i in range(length)] for _, subset in cases]
-    )
-    objective = ChosenNoise(mask_token_id, **law).choose(np.tile(u, size), np.tile(scores, (size, 1)))
-    return nelbo_of_rows(objective, model, np.repeat(sequences_SL, len(cases), axis=0)).reshape(size, -1) @ weights
+    return ObjectiveNumber(MaskedDiffusionObjective(mask_token_id, **law), sequences_SL).values(One(model))[0, 0]
 
 
 def time_nelbo(model, mask_token_id: int, schedule: NoiseSchedule, sequences_SL: np.ndarray, nodes: int) -> np.ndarray:
     """(S,) the time form: every subset at every node of a Gauss-Legendre quadrature over t."""
-    size, length = sequences_SL.shape
-    node, weight = np.polynomial.legendre.leggauss(nodes)
-    subsets = np.array(list(itertools.product([0, 1], repeat=length)))
-    times = np.repeat((node + 1) / 2, len(subsets))
-    masked = np.tile(subsets, (nodes, 1))
-    p = schedule.mask_probability(torch.from_numpy(times)).numpy()
-    weights = np.repeat(weight / 2, len(subsets)) * p ** masked.sum(-1) * (1 - p) ** (length - masked.sum(-1))
-    # A number of 0 hides the token at any time, a number of 1 at none.
-    objective = ChosenNoise(mask_token_id, "time", schedule=schedule)
-    objective.choose(np.tile(1 - times, size), np.tile(1.0 - masked, (size, 1)))
-    return nelbo_of_rows(objective, model, np.repeat(sequences_SL, len(times), axis=0)).reshape(size, -1) @ weights
-
-
-def all_sequences(length: int, vocabulary: int) -> np.ndarray:
-    return np.array(list(itertools.product(range(vocabulary), repeat=length)))
+    objective = MaskedDiffusionObjective(mask_token_id, "time", schedule=schedule)
+    return ObjectiveNumber(objective, sequences_SL, nodes=nodes).values(One(model))[0, 0]
 
 
 @pytest.mark.parametrize(("length", "vocabulary"), [(1, 3), (2, 2), (2, 3), (3, 2), (3, 3)])

@@ -149,6 +149,8 @@ class AdaptiveBound(Objective):
             by_place_BL = by_place_BL + log_odds(importance.values_BL, exponent)
         return centred_r(by_place_BL, scored_BL.astype(np.float64))
 
+    token_value_correction = staticmethod(token_value_correction)
+
     def _cross_entropy(
         self, model: Any, hidden: Hidden, corruption: AdaptiveCorruption, weights_BL: np.ndarray, accuracy: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -184,7 +186,7 @@ class AdaptiveBound(Objective):
             r_V = (r_V.log() + by_place_N[:, None]).clamp(-LOG_R_MAX, LOG_R_MAX).exp()
         log_mu_NV = token_value_log_mu(logits_NV, r_V, t_N, self.settings.posterior_tilt)
         nll_N = -log_mu_NV.gather(-1, hidden.targets_N[:, None]).squeeze(-1)
-        cost_N = nll_N + token_value_correction(log_mu_NV, hidden.targets_N, r_V, t_N)
+        cost_N = nll_N + self.token_value_correction(log_mu_NV, hidden.targets_N, r_V, t_N)
         loss = (hidden.on_device(weights_BL) * cost_N).sum()
         # Accuracy is that of the denoiser P0 evaluates, with the factor of the schedule left out.
         correct_N = logits_NV.argmax(-1) == hidden.targets_N if accuracy else None

@@ -9,10 +9,10 @@ import pytest
 import torch
 from exact_process import Perfect, Process
 
+from hf_difflm.evaluation.audit.numbers import ObjectiveNumber
 from hf_difflm.objectives import AdaptiveSettings, NoiseKey
 from hf_difflm.objectives.adaptive.bound import AdaptiveBound
-from hf_difflm.objectives.adaptive.importance_values import Importance, ImportanceReader
-from hf_difflm.objectives.adaptive.masking import AdaptiveCorruption, corrupt
+from hf_difflm.objectives.adaptive.importance_values import ImportanceReader
 
 NODES = 40  # of the quadrature over t: the integrands are smooth, for r is between 1/4 and 4
 
@@ -26,7 +26,7 @@ class ReadOff(torch.nn.Module):
         return hidden_ND.squeeze(-1)
 
 
-class ChosenMasks(AdaptiveBound):
+class ChosenSchedules(AdaptiveBound):
     """The bound with schedules of our choice."""
 
     r_SL: np.ndarray
@@ -36,50 +36,21 @@ class ChosenMasks(AdaptiveBound):
         return self.r_SL[np.ravel_multi_index(tuple(ids_BL.T), (self.vocabulary,) * ids_BL.shape[1])]
 
 
-def value_of(bound: AdaptiveBound, model, process: Process, monkeypatch) -> np.ndarray:
+def value_of(bound: AdaptiveBound, model, process: Process) -> np.ndarray:
     """(S,) the bound of each sequence: every mask, at every node of a Gauss-Legendre quadrature over t."""
-    node, weight = np.polynomial.legendre.leggauss(NODES)
-    masks = np.array(list(itertools.product([False, True], repeat=process.length)))[1:]
-    cases = [(s, t, w, m) for s in range(len(process.p_S)) for t, w in zip(node, weight, strict=True) for m in masks]
-    sequence_B = np.array([case[0] for case in cases])
-    t_B = np.array([(case[1] + 1) / 2 for case in cases])
-    weight_B, masked_BL = np.array([case[2] / 2 for case in cases]), np.stack([case[3] for case in cases])
-    seen: list[AdaptiveCorruption] = []
-
-    def chosen(scored_BL, r_BL, t_B, scores_BL):
-        seen.append(corrupt(scored_BL, r_BL, t_B, scores_BL))
-        return seen[-1]
-
-    monkeypatch.setattr("hf_difflm.objectives.adaptive.bound.draw", lambda *_: (t_B, 1.0 - masked_BL))
-    monkeypatch.setattr("hf_difflm.objectives.adaptive.bound.corrupt", chosen)
-    ids = torch.from_numpy(process.sequences_SL[sequence_B])
-    with torch.no_grad():
-        output = bound(model, {"input_ids": ids, "labels": ids}, NoiseKey(0, 0, np.arange(len(ids)), len(ids)), 1)
-    np.testing.assert_array_equal(seen[0].masked_BL, masked_BL)  # a score of 0 hides a token, a score of 1 does not
-    odds_BL = t_B[:, None] / (1 - t_B[:, None]) * process.r_SL[sequence_B]
-    chance_B = np.where(masked_BL, odds_BL / (1 + odds_BL), 1 / (1 + odds_BL)).prod(-1)
-    # What is drawn given that something is masked is that much likelier.
-    cost_B = np.bincount(output.rows_N, output.token_weights_N * output.token_nll_N.double().numpy(), len(ids))
-    loss = float((cost_B / seen[0].some_masked_B * chance_B * weight_B).sum())
-    values_S = np.bincount(sequence_B, cost_B / seen[0].some_masked_B * chance_B * weight_B)
-    assert values_S.sum() == pytest.approx(loss)
-    assert float(output.loss) == pytest.approx(cost_B.sum(), rel=1e-4)
-    return values_S
+    return ObjectiveNumber(bound, process.sequences_SL, nodes=NODES).values(model)[0, 0]
 
 
-def bound_for(process: Process, form: str, tilt: bool = False) -> ChosenMasks:
+def bound_for(process: Process, form: str, tilt: bool = False) -> ChosenSchedules:
     """The bound of this form, whose schedules are those of the process."""
-    counts = COUNTS[: process.vocabulary + 1]
     settings = {
         "p1": AdaptiveSettings("none", "none", position_bias=1.0),
         "p2": AdaptiveSettings("frequency_only", posterior_tilt=tilt),
-        "p3": AdaptiveSettings("frequency_only", posterior_tilt=tilt),
+        "p3": AdaptiveSettings("learned_only"),  # no estimator is tested: the schedules are given
     }[form]
-    reader = ImportanceReader(settings, None, counts)
-    bound = ChosenMasks(process.vocabulary, settings, reader, ReadOff())
-    if form == "p3":  # the estimator is not what is tested: the schedules are given
-        bound.settings = AdaptiveSettings("learned_only")
-        bound.reader = lambda model, batch, device: Importance(np.ones(batch["input_ids"].shape), None)  # type: ignore
+    read = settings if form != "p3" else AdaptiveSettings("frequency_only")
+    reader = ImportanceReader(read, None, COUNTS[: process.vocabulary + 1])
+    bound = ChosenSchedules(process.vocabulary, settings, reader, ReadOff())
     bound.r_SL, bound.vocabulary = process.r_SL, process.vocabulary
     return bound
 
@@ -103,65 +74,63 @@ SIZES = [(1, 3), (2, 2), (2, 3), (3, 2)]
 
 
 @pytest.mark.parametrize(("length", "vocabulary"), SIZES)
-def test_p1_with_exact_conditionals_is_the_entropy(small_joint, length, vocabulary, monkeypatch):
+def test_p1_with_exact_conditionals_is_the_entropy(small_joint, length, vocabulary):
     process = by_place(small_joint(length, vocabulary, seed=1))
     # Being masked says nothing about a token here, so the conditionals are all there is to know, at any time.
     model = Perfect(process, "posterior", reads_time=False)
-    values_S = value_of(bound_for(process, "p1"), model, process, monkeypatch)
+    values_S = value_of(bound_for(process, "p1"), model, process)
     assert values_S @ process.p_S == pytest.approx(process.entropy, abs=1e-6)
     np.testing.assert_allclose(values_S, -np.log(process.p_S), atol=1e-6)
 
 
 @pytest.mark.parametrize(("length", "vocabulary"), SIZES)
-def test_p2_with_its_posterior_is_the_entropy(small_joint, length, vocabulary, monkeypatch):
+def test_p2_with_its_posterior_is_the_entropy(small_joint, length, vocabulary):
     process = by_token(small_joint(length, vocabulary, seed=2))
     assert process.r_SL.max() / process.r_SL.min() > 2
-    values_S = value_of(bound_for(process, "p2"), Perfect(process, "posterior"), process, monkeypatch)
+    values_S = value_of(bound_for(process, "p2"), Perfect(process, "posterior"), process)
     assert values_S @ process.p_S == pytest.approx(process.entropy, abs=2e-6)
 
 
-def test_p2_with_conditionals_in_place_of_its_posterior_is_above_the_entropy(small_joint, monkeypatch):
+def test_p2_with_conditionals_in_place_of_its_posterior_is_above_the_entropy(small_joint):
     process = by_token(small_joint(2, 3, seed=2))
     model = Perfect(process, "posterior", reads_time=False)
-    values_S = value_of(bound_for(process, "p2"), model, process, monkeypatch)
+    values_S = value_of(bound_for(process, "p2"), model, process)
     assert values_S @ process.p_S > process.entropy + 0.01
 
 
-def test_the_tilt_makes_conditionals_the_posterior_of_independent_tokens(small_joint, monkeypatch):
+def test_the_tilt_makes_conditionals_the_posterior_of_independent_tokens(small_joint):
     """So P2 is tight for a denoiser that does not read the time; and nearly so where tokens depend on each other."""
     singles = [small_joint(1, 3, seed=s) for s in (1, 2)]
     process = by_token(np.multiply.outer(*singles))
     model = Perfect(process, "posterior", reads_time=False)
-    values_S = value_of(bound_for(process, "p2", tilt=True), model, process, monkeypatch)
+    values_S = value_of(bound_for(process, "p2", tilt=True), model, process)
     assert values_S @ process.p_S == pytest.approx(process.entropy, abs=2e-6)
     process = by_token(small_joint(2, 3, seed=2))
     model = Perfect(process, "posterior", reads_time=False)
     gaps = [
-        float(value_of(bound_for(process, "p2", tilt), model, process, monkeypatch) @ process.p_S - process.entropy)
+        float(value_of(bound_for(process, "p2", tilt), model, process) @ process.p_S - process.entropy)
         for tilt in (True, False)
     ]
     assert 0 < gaps[0] < gaps[1] / 3
 
 
 @pytest.mark.parametrize(("length", "vocabulary"), [(2, 2), (2, 3), (3, 2)])
-def test_p3_with_the_best_rates_is_above_the_entropy(small_joint, length, vocabulary, monkeypatch):
+def test_p3_with_the_best_rates_is_above_the_entropy(small_joint, length, vocabulary):
     process = by_context(small_joint(length, vocabulary, seed=3))
-    values_S = value_of(bound_for(process, "p3"), Perfect(process, "reveal"), process, monkeypatch)
+    values_S = value_of(bound_for(process, "p3"), Perfect(process, "reveal"), process)
     assert process.entropy < values_S @ process.p_S < 1.2 * process.entropy + 0.1
     assert values_S @ process.p_S - process.entropy > 1e-3  # not tight: when a token was revealed tells of the others
 
 
 @pytest.mark.parametrize("schedules", [by_token, by_place], ids=["by token", "by place"])
-def test_p3_with_the_best_rates_is_the_entropy_where_schedules_do_not_see_the_context(
-    small_joint, schedules, monkeypatch
-):
+def test_p3_with_the_best_rates_is_the_entropy_where_schedules_do_not_see_the_context(small_joint, schedules):
     process = schedules(small_joint(2, 3, seed=3))
-    values_S = value_of(bound_for(process, "p3"), Perfect(process, "reveal"), process, monkeypatch)
+    values_S = value_of(bound_for(process, "p3"), Perfect(process, "reveal"), process)
     assert values_S @ process.p_S == pytest.approx(process.entropy, abs=2e-6)
 
 
 @pytest.mark.parametrize("form", ["p2", "p3"])
-def test_p2_and_p3_stay_above_the_entropy_for_a_denoiser_made_for_p0(small_joint, form, monkeypatch):
+def test_p2_and_p3_stay_above_the_entropy_for_a_denoiser_made_for_p0(small_joint, form):
     joint = small_joint(2, 3, seed=5)
     process = by_token(joint) if form == "p2" else by_context(joint)
     bound = bound_for(process, form)
@@ -173,7 +142,7 @@ def test_p2_and_p3_stay_above_the_entropy_for_a_denoiser_made_for_p0(small_joint
             output.hidden_states = (torch.zeros(*kwargs["input_ids"].shape, 1),)
             return output
 
-    values_S = value_of(bound, ForP0(process, "posterior", reads_time=False), process, monkeypatch)
+    values_S = value_of(bound, ForP0(process, "posterior", reads_time=False), process)
     assert values_S @ process.p_S > process.entropy + 1e-3
 
 
@@ -181,22 +150,20 @@ def test_p2_and_p3_stay_above_the_entropy_for_a_denoiser_made_for_p0(small_joint
 def test_cross_entropy_alone_at_its_own_best_is_below_the_entropy(small_joint, form, monkeypatch):
     """What makes the corrections necessary: without them the number is no bound."""
     process = by_token(small_joint(2, 3, seed=2)) if form == "p2" else by_context(small_joint(2, 3, seed=3))
-    name = "token_value_correction" if form == "p2" else "contextual_correction"
-    monkeypatch.setattr(
-        f"hf_difflm.objectives.adaptive.bound.{name}", lambda first, *others: torch.zeros(len(others[-1]))
-    )
-    values_S = value_of(bound_for(process, form), Perfect(process, "reveal"), process, monkeypatch)
+    none = staticmethod(lambda *given: torch.zeros(len(given[-1])))
+    monkeypatch.setattr(ChosenSchedules, "token_value_correction", none)
+    monkeypatch.setattr("hf_difflm.objectives.adaptive.bound.contextual_correction", none.__func__)
+    values_S = value_of(bound_for(process, form), Perfect(process, "reveal"), process)
     assert values_S @ process.p_S < process.entropy - 1e-3
 
 
 @pytest.mark.parametrize("form", ["p1", "p2", "p3"])
-def test_the_estimate_from_drawn_masks_agrees_with_the_enumeration(small_joint, form, monkeypatch):
+def test_the_estimate_from_drawn_masks_agrees_with_the_enumeration(small_joint, form):
     """The masks as they are really drawn, given that something is masked, against every mask at its plain probability."""
     joint = small_joint(3, 2, seed=6)
     process = {"p1": by_place, "p2": by_token, "p3": by_context}[form](joint)
     model = Perfect(process, "posterior" if form != "p3" else "reveal", reads_time=form != "p1")
-    with monkeypatch.context() as patch:
-        truth = value_of(bound_for(process, form), model, process, patch)[5]
+    truth = value_of(bound_for(process, form), model, process)[5]
     size, replicates = 256, 12
     ids = torch.from_numpy(process.sequences_SL[[5] * size])
     batch = {"input_ids": ids, "labels": ids}

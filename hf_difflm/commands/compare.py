@@ -63,14 +63,11 @@ def compare(
         raise UserError("flag --objective has no use here, since compare trains both; use `hf-difflm train` for one")
 
     wanted = {"exact_order": exact_order, "tokens_per_step": tokens_per_step, "exact_blocks": exact_blocks}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    if wanted and not exact:
-        flag = f"--{next(iter(wanted)).replace('_', '-')}"
-        raise UserError(f"flag {flag} is for exact likelihoods; add --exact, or leave it out")
-    blocks = wanted.pop("exact_blocks", EXACT_BLOCKS)
+    if not exact and (idle := next((name for name, value in wanted.items() if value is not None), None)):
+        raise UserError(f"flag --{idle.replace('_', '-')} is for exact likelihoods; add --exact, or leave it out")
     orders = []
     if exact:
-        orders = read_orders(ExactOptions(**{"exact_order": ",".join(COMPARED), **wanted}))
+        orders = read_orders(ExactOptions(exact_order or ",".join(COMPARED), tokens_per_step or "1"))
     if seeds is not None and "seed" in given:
         raise UserError("--seed and --seeds exclude each other; give one of them")
 
@@ -87,6 +84,6 @@ def compare(
 
     quiet_libraries()
     each = whole_numbers("--seeds", seeds) if seeds is not None else []
-    if compare_objectives(load, output_dir, overwrite, each, orders, blocks) is None:
+    if compare_objectives(load, output_dir, overwrite, each, orders, exact_blocks or EXACT_BLOCKS) is None:
         print("go on with the same command", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)

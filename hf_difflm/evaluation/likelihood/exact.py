@@ -75,11 +75,10 @@ class ScoringLoop(DenoisingLoop):
         """
         log_p_BL, likeliest_BL = np.zeros(self.canvas.holes_BL.shape), np.zeros(self.canvas.holes_BL.shape, dtype=bool)
         if self._found:
-            row_N, column_N = (np.concatenate([found[place] for found in self._found]) for place in (0, 1))
-            log_p_N, likeliest_N = (
-                torch.cat([found[place] for found in self._found]).cpu().numpy() for place in (2, 3)
-            )
-            log_p_BL[row_N, column_N], likeliest_BL[row_N, column_N] = log_p_N, likeliest_N
+            rows, columns, log_p, likeliest = zip(*self._found, strict=True)
+            where = np.concatenate(rows), np.concatenate(columns)
+            log_p_BL[where] = torch.cat(log_p).cpu().numpy()
+            likeliest_BL[where] = torch.cat(likeliest).cpu().numpy()
         return log_p_BL, likeliest_BL
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
@@ -190,7 +189,7 @@ class ExactScorer:
         alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for row in rows:
             blocks = blocks_of(scored_BL[row : row + 1], self.order.block_length)
-            alike[tuple(int(wanted.sum()) for wanted in blocks)].append(row)
+            alike[tuple(int(wanted.sum()) for wanted in blocks)].append(int(row))
         yield from map(np.array, alike.values())
 
 

@@ -17,7 +17,8 @@ optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.borders
 FIXED = {
     "use_cpu": True, "max_steps": 3, "per_device_train_batch_size": 4, "eval_strategy": "no", "save_strategy": "no",
-    "eval_replicates": 2, "warmup_steps": 0, "weight_decay": 0, "disable_tqdm": True, "learning_rate": 0.01, "logging_steps": 1,
+    "eval_replicates": 2, "warmup_steps": 0, "weight_decay": 0, "disable_tqdm": True, "learning_rate": 0.01,
+    "logging_steps": 1,
 }  # fmt: skip
 
 

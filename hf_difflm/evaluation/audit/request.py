@@ -78,6 +78,7 @@ def audit(target: str, request: AuditRequest) -> Examination:
     Raises:
         UserError: no such target, flags that it does not take, or too large.
     """
+    target = {"mdlm": "p0"}.get(target, target)  # what that objective reports, and minimises unless told otherwise
     if target in BUILT_IN:
         takes = ["vocabulary", "length", "denoisers", "seed", *(["tokens_per_step"] if target in ORDERS else [])]
         request.refuse_all_but(*takes, target=target, kind="built in, its noise summed exactly")
@@ -87,7 +88,7 @@ def audit(target: str, request: AuditRequest) -> Examination:
         return _of_checkpoint(target, request)
     if target in OBJECTIVES:
         raise UserError(
-            f"{target} is an objective of several numbers: audit p0 (eval_nll of mdlm and atat), p1, p2 or p3 (what atat may "
+            f"{target} is an objective of several numbers: audit p0 (its eval_nll), p1, p2 or p3 (what atat may "
             "minimise), or ar"
         )
     if ":" not in target:

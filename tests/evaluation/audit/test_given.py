@@ -264,3 +264,8 @@ def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch):
 def test_what_does_not_go_together_is_refused(target, request_, said):
     with pytest.raises(UserError, match=said):
         audit(target, request_)
+
+
+def test_the_objective_mdlm_is_what_it_reports():
+    small = AuditRequest(length=2, denoisers=2)
+    assert audit("mdlm", small).to_json() == audit("p0", small).to_json()

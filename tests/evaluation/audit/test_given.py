@@ -268,4 +268,4 @@ def test_what_does_not_go_together_is_refused(target, request_, said):
 
 def test_the_objective_mdlm_is_what_it_reports():
     small = AuditRequest(length=2, denoisers=2)
-    assert audit("mdlm", small).to_json() == audit("p0", small).to_json()
+    assert text_of(audit("mdlm", small)) == text_of(audit("p0", small))

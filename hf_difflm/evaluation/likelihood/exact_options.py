@@ -76,10 +76,10 @@ class ExactOrder:
 
     @property
     def label(self) -> str:
-        """Name, tokens a step and block, as logs and tables have them: ``confidence``, ``margin x4``, ``entropy in 16``."""
+        """Name, tokens a step and block, as logs and tables have them: ``confidence``, ``margin x4 in 16``."""
         pace = ""
         if self.tokens_per_step is None:
-            pace = f" {self.sampler}"
+            pace = " " + ":".join([self.sampler, *(f"{value:g}" for value in self.parameters.values())])
         elif self.tokens_per_step > 1:
             pace = f" x{self.tokens_per_step}"
         return f"{self.name}{pace}" + (f" in {self.block_length}" if self.block_length else "")

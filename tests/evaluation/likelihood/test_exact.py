@@ -183,6 +183,11 @@ def test_only_the_rows_that_are_scored_pass_the_head_where_the_order_is_fixed(mo
     assert asked == [20, 10]  # an order by entropy looks at every mask
 
 
+def test_labels_tell_apart_what_is_another_law():
+    assert len({how.label for how in ALL}) == len(ALL)
+    assert order("entropy", "entropy_bounded:0.5", 16).label == "entropy entropy_bounded:0.5 in 16"
+
+
 @pytest.mark.parametrize(
     ("name", "pace", "words"),
     [

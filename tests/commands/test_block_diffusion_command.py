@@ -163,6 +163,7 @@ def test_a_causal_model_is_block_diffusion_of_one_token_and_goes_on_with_more(hf
 
 def test_other_numbers_of_such_a_run_are_refused(hf, trained):
     for command, says in (
+        (("audit", trained), "has diffusion blocks of 8 tokens, of which there is no audit yet"),
         (("eval", trained, "--exact"), "has diffusion blocks of 8 tokens, for which there is no --exact yet"),
         (
             ("generate", trained, "--block-length", "4"),

@@ -179,7 +179,7 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))"""
         asked = "It was trained on conversations. A question is written by the chat template, as they were:"
         load = first.partition("ids = ")[0]
         said = [asked, fenced(f"import torch\n{load}{_CHAT.format(how=how)}", "python")]
-    elif is_denoiser:
+    elif is_denoiser and config.get("diffusion_block_start") != "answer":  # which a pipeline does not say where it is
         said += ["Tokens in the middle of a text, each a mask:", fenced(_FILL.format(place=place), "python")]
     if needs_code:
         said.append(

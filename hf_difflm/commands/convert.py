@@ -42,6 +42,14 @@ def convert(
         bool,
         typer.Option("--allow-causal-layers", help="convert though some layers read back only, as those of hybrids do"),
     ] = False,
+    diffusion_block_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="tokens of a block of block diffusion; 1 is the causal LM itself; default: none, masked diffusion",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON, alone on stdout")] = False,
 ) -> None:
     """Make a masked diffusion model of a language model that exists; `train --init-from FOLDER` goes on with it.
@@ -62,6 +70,7 @@ def convert(
             tokenizer=tokenizer,
             revision=revision,
             allow_causal_layers=allow_causal_layers,
+            diffusion_block_size=diffusion_block_size,
         )
     if as_json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
@@ -72,4 +81,7 @@ def convert(
         print(f"logits: the source's, to {made.difference:.0e} of the largest")
     print(f"reads {made.reads}")
     print(f"a token is predicted from {'the position before it' if made.shift_logits else 'its own position'}")
-    print(f"next: hf-difflm train --objective mdlm --init-from {made.folder} --dataset ...")
+    if made.diffusion_block_size is not None:
+        print(f"diffusion blocks of {made.diffusion_block_size} tokens")
+    objective = "mdlm" if made.diffusion_block_size is None else "bd3lm"
+    print(f"next: hf-difflm train --objective {objective} --init-from {made.folder} --dataset ...")

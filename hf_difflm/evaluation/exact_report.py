@@ -59,6 +59,11 @@ def refuse_exact(target: Target) -> None:
     """Raises UserError where there is nothing that an order could be chosen for."""
     if not target.is_denoiser:
         raise UserError(f"{target.source} is a causal LM, whose eval_nll is exact already; leave out --exact")
+    if target.model.config.diffusion_block_size is not None:
+        raise UserError(
+            f"{target.source} has diffusion blocks of {target.model.config.diffusion_block_size} tokens, for which there is "
+            "no --exact yet; leave it out"
+        )
 
 
 def first_rows(target: Target, dataset: Any, orders: Sequence[ExactOrder], budget: int | None) -> Any:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data import Collator
 from ..data.prepare_held import TEST
-from ..objectives import CausalObjective, MaskedDiffusionObjective, Objective
+from ..objectives import BlockDiffusionObjective, CausalObjective, MaskedDiffusionObjective, Objective
 from ..runs import load_run
 from ..runs.comparing.exact_orders import exact_numbers
 from ..runs.journal.strict_json import dumps
@@ -178,7 +178,14 @@ def score(target: Target, dataset: Any, settings: dict[str, Any], draws: Draws) 
     """
     objective: Objective = CausalObjective()
     if target.is_denoiser:
-        objective = MaskedDiffusionObjective(target.model.config.mask_token_id)
+        config: Any = target.model.config
+        objective = MaskedDiffusionObjective(config.mask_token_id)
+        if config.diffusion_block_size is not None:
+            objective = BlockDiffusionObjective(
+                config.mask_token_id,
+                config.diffusion_block_size,
+                diffusion_block_start=config.diffusion_block_start,
+            )
     objective = objective.for_evaluation(settings.get("eval_pairs", False), draws.fewest)
     device = target.model.device
     rows = settings.get("per_device_eval_batch_size", 32)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..errors import UserError
 from ..models.backbones.check import check_backbone
 from ..models.backbones.verdict import Verdict
 from ..models.build import backbone_config, build_causal_lm, build_denoiser, check_twin
@@ -13,7 +14,7 @@ from ..models.loading import load_config
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..training.declarations.complaints import complaints_about
 from .recipe_settings import Settings
-from .starting_point import load_start
+from .starting_point import block_start, load_start
 
 
 def build_model(settings: Settings, tokenizer: Any) -> Any:
@@ -34,7 +35,10 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
             torch.no_grad(),
             torch.random.fork_rng(devices=[]),
         ):
-            model(input_ids=ids_BL)
+            starts = {}
+            if getattr(model.config, "diffusion_block_start", "text") == "answer":
+                starts["answer_starts"] = torch.ones(1, dtype=torch.long)
+            model(input_ids=ids_BL, **starts)
     return model
 
 
@@ -54,6 +58,16 @@ def check_network(settings: Settings, tokenizer: Any) -> Verdict | None:
         UserError: see :func:`~hf_difflm.models.backbones.check.check_backbone`.
     """
     kernel, causal = settings.model.attn_implementation, settings.training["objective"] == "ar"
+    blocks = settings.training["diffusion_block_size"]
+    if settings.training["objective"] == "bd3lm" and blocks is None:
+        raise UserError(
+            "objective bd3lm needs diffusion_block_size, the tokens of a block; add it, as --diffusion-block-size 16"
+        )
+    if settings.training["objective"] == "bd3lm" and settings.data.sft and settings.data.sft_turns == "all":
+        raise UserError(
+            "sft_turns all is not there yet for the objective bd3lm, whose blocks begin at one answer; take last, or train "
+            "with objective mdlm"
+        )
     router_aux_loss = settings.training["router_aux_loss"]
     config: Any
     if settings.start is not None:
@@ -69,6 +83,7 @@ def check_network(settings: Settings, tokenizer: Any) -> Verdict | None:
         allow_causal_layers=settings.training["allow_causal_layers"],
         router_aux_loss=router_aux_loss,
         is_new=settings.start is None,
+        blocks=blocks is not None,
     )
 
 
@@ -88,4 +103,6 @@ def _build_model(settings: Settings, tokenizer: Any) -> Any:
         schedule,
         allow_causal_layers=training["allow_causal_layers"],
         router_aux_loss=training["router_aux_loss"],
+        diffusion_block_size=training["diffusion_block_size"],
+        diffusion_block_start=block_start(settings),
     )

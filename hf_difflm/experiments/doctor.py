@@ -22,7 +22,14 @@ from ..data import Collator, PreparedData, prepare_data
 from ..errors import UserError
 from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
-from ..objectives import AdaptiveMaskingObjective, Batch, MaskedDiffusionObjective, NoiseKey, Objective
+from ..objectives import (
+    AdaptiveMaskingObjective,
+    Batch,
+    BlockDiffusionObjective,
+    MaskedDiffusionObjective,
+    NoiseKey,
+    Objective,
+)
 from ..objectives.adaptive.bound import AdaptiveBound
 from ..objectives.base import scored_mask
 from ..training.peft_adapters import with_adapters
@@ -216,6 +223,9 @@ def _weight_of_hidden(subject: _Subject, batch: Batch, keys: list[NoiseKey]) -> 
             importance = bound.reader(subject.model, batch, subject.model.device)
         found = [bound.corruption(batch, key, importance, 0.0) for key in keys]
         return [float((each.masked_BL * each.weights_BL).sum()) for each in found]
+    if isinstance(objective, BlockDiffusionObjective):
+        blocks = [objective.corrupt(scored_mask(batch), key, batch["attention_mask"].numpy()) for key in keys]
+        return [float((each.masked_BL * each.weights_BL).sum()) for each in blocks]
     p0 = objective.p0 if isinstance(objective, AdaptiveMaskingObjective) else objective
     assert isinstance(p0, MaskedDiffusionObjective)
     plain = [p0.corrupt(scored_mask(batch), key) for key in keys]

@@ -252,6 +252,13 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced], typed: Co
         sources = {values[name].source for name in names if name in values} - {""}
         raise UserError(f"in {', '.join(sorted(sources))}: {sentence}" if sources else sentence)
 
+    blocks = training["diffusion_block_size"]
+    if blocks is not None and blocks > data.block_size:
+        fail(
+            f"diffusion_block_size must be at most block_size ({data.block_size}), got {blocks}",
+            "diffusion_block_size",
+            "block_size",
+        )
     longest = model.max_position_embeddings
     if longest is not None and data.block_size > longest:
         fail(

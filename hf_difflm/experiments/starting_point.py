@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..evaluation.ancestry import ancestry
 from ..evaluation.targets import find_weights, load_average
 from ..models import MaskedDiffusionForMaskedLM
+from ..models.build import step_in_each_block
 from ..models.loading import is_denoiser, load_config, load_model, tokenizer_folder
 from ..models.masked_diffusion.both_sides import class_of, kernel_for
 from ..models.masked_diffusion.generation_configuration import NEW_TOKENS
@@ -40,7 +41,7 @@ def begin_from(settings: Settings, resumed: Path | None = None) -> Settings:
     """Settings that say of the network what the weights of ``init_from`` decide; unchanged where there is no ``init_from``.
 
     Architecture and tokenizer are those of the weights. The noise schedule is theirs, too, unless it is given: it is no
-    part of what they have learnt.
+    part of what they have learnt. So is the size of diffusion blocks, which may be another, or the first.
 
     Args:
         settings: of a run.
@@ -61,6 +62,8 @@ def begin_from(settings: Settings, resumed: Path | None = None) -> Settings:
     _check_kind(settings.training["objective"], is_denoiser(config), start.name)
     decided = _decided(config)
     _check_given(settings, decided, start.name)
+    if is_denoiser(config):
+        _check_blocks(settings, config, start.name)
     model = dataclasses.replace(settings.model, **decided)
     longest = config.max_position_embeddings if is_denoiser(config) else model.max_position_embeddings
     _check_length(settings.data.block_size, longest, start.name)
@@ -68,6 +71,8 @@ def begin_from(settings: Settings, resumed: Path | None = None) -> Settings:
     training = dict(settings.training)
     if is_denoiser(config):
         training |= {name: getattr(config, name) for name in _NOISE if name not in settings.given}
+        if training["diffusion_block_size"] is None:
+            training["diffusion_block_size"] = config.diffusion_block_size
     return dataclasses.replace(
         settings,
         data=dataclasses.replace(settings.data, tokenizer=tokenizer),
@@ -110,6 +115,8 @@ def load_start(settings: Settings, start: StartingPoint, tokenizer: PreTrainedTo
         model.resize_token_embeddings(len(tokenizer))
     said = getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
     model.generation_config.max_new_tokens = min(max(said, NEW_TOKENS), settings.data.block_size - 1)
+    if is_denoiser(config) and config.diffusion_block_size is not None:
+        step_in_each_block(model, settings.data.block_size)
     return model
 
 
@@ -135,8 +142,9 @@ def _start_config(settings: Settings, start: StartingPoint, tokenizer: PreTraine
         _drop_nothing(part)
     if is_denoiser(config):
         _check_vocabulary(config, tokenizer, start.name)
-        for name in _NOISE:
+        for name in (*_NOISE, "diffusion_block_size"):
             setattr(config, name, settings.training[name])
+        config.diffusion_block_start = block_start(settings)
     return config
 
 
@@ -162,6 +170,20 @@ def _check_kind(objective: str, denoises: bool, name: str) -> None:
     if objective != "ar" and not denoises:
         raise UserError(
             f"{name} is a causal LM, but the objective is {objective}; {CONVERT_FIRST}, or train with --objective ar"
+        )
+
+
+def block_start(settings: Settings) -> str:
+    """Where diffusion blocks are counted from: of conversations from the answer, of text from its first token."""
+    return "answer" if settings.data.sft and settings.training["objective"] == "bd3lm" else "text"
+
+
+def _check_blocks(settings: Settings, config: Any, name: str) -> None:
+    """Raise UserError where weights that learnt with diffusion blocks would be trained without."""
+    objective, size = settings.training["objective"], config.diffusion_block_size
+    if objective != "bd3lm" and size is not None:
+        raise UserError(
+            f"{name} has diffusion blocks of {size} tokens, but the objective is {objective}; train with --objective bd3lm"
         )
 
 

@@ -37,6 +37,7 @@ class Architecture:
             behind and, without a causal mask, ahead; None for all.
         causal: whether a position sees itself and those before it alone.
         head_transform: whether the LM head has a dense layer of its own.
+        diffusion_block: tokens of a block of block diffusion, which reads a text twice, clean and noisy; None: no blocks.
     """
 
     width: int
@@ -49,6 +50,7 @@ class Architecture:
     windows: tuple[int | None, ...]
     causal: bool = True
     head_transform: bool = False
+    diffusion_block: int | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | BdhArchitecture | DiTArchitecture | None:
@@ -56,6 +58,7 @@ class Architecture:
 
         A configuration around another one (``backbone_config``) is that one; its head is a masked-LM head.
         """
+        diffusion_block = config.get("diffusion_block_size")
         config = config.get("backbone_config") or config
         kind = config.get("model_type")
         if kind == "bdh":
@@ -79,10 +82,13 @@ class Architecture:
             windows=_windows(config, layers, causal),
             causal=causal,
             head_transform=kind in _ENCODERS,
+            diffusion_block=diffusion_block,
         )
 
     def forward_flops(self, length: int, labelled: float) -> float:
-        """Return the FLOPs of one forward pass over one sequence.
+        """Return the FLOPs of one forward pass over one sequence; with diffusion blocks, of the clean and the noisy one.
+
+        Of the clean one's last layer keys and values alone are needed.
 
         Args:
             length: tokens of the sequence.
@@ -92,9 +98,12 @@ class Architecture:
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         projections = 2 * self.width * (2 * queries + 2 * keys)  # in: q, k, v; out: o
         feed_forward = 2 * self.width * self.feed_forward * (3 if self.gated else 2)
-        pairs = sum(_pairs(length, window, self.causal) for window in self.windows)
         head = 2 * self.width * (self.vocabulary + (self.width if self.head_transform else 0))
         layers = len(self.windows)
+        if self.diffusion_block is not None:
+            layer = length * (projections + feed_forward) + 4 * queries * _pairs_of_blocks(length, self.diffusion_block)
+            return (2 * layers - 1) * layer + length * 2 * self.width * 2 * keys + labelled * head
+        pairs = sum(_pairs(length, window, self.causal) for window in self.windows)
         return length * layers * (projections + feed_forward) + 4 * queries * pairs + labelled * head
 
 
@@ -131,6 +140,12 @@ def _pairs(length: int, window: int | None, causal: bool) -> int:
     reach = length - 1 if window is None else min(window, length - 1)
     behind = length * reach - reach * (reach + 1) // 2  # keys before the query; the first queries have fewer
     return length + (behind if causal else 2 * behind) if length else 0
+
+
+def _pairs_of_blocks(length: int, block: int) -> int:
+    """Pairs of a query and a key that it sees: those of its own block and of all before, in either of the two passes."""
+    ends = [*range(block, length, block), length] if length else []
+    return sum(end * (end - start) for start, end in zip([0, *ends], ends, strict=False))
 
 
 def _windows(config: Mapping[str, Any], layers: int, causal: bool) -> tuple[int | None, ...]:

@@ -12,6 +12,7 @@ from .backbones.check import check_backbone, note_padding
 from .backbones.configuration import configured
 from .backbones.verdict import Verdict
 from .masked_diffusion.both_sides import class_of, kernel_for
+from .masked_diffusion.generation_configuration import DENOISING_STEPS
 from .masked_diffusion.noise_schedule import NoiseSchedule
 from .options import ModelOptions
 
@@ -24,8 +25,10 @@ def build_denoiser(
     *,
     allow_causal_layers: bool = False,
     router_aux_loss: float | None = None,
+    diffusion_block_size: int | None = None,
+    diffusion_block_start: str = "text",
 ) -> MaskedDiffusionForMaskedLM:
-    """A freshly initialised denoiser; the noise schedule is log-linear unless one is given.
+    """A freshly initialised denoiser; the noise schedule is log-linear unless one is given, and there are no blocks.
 
     Raises:
         UserError: an unknown backbone, sizes that do not fit together, a tokenizer without a mask token, a backbone that
@@ -43,6 +46,7 @@ def build_denoiser(
         allow_causal_layers=allow_causal_layers,
         router_aux_loss=router_aux_loss,
         is_new=True,
+        blocks=diffusion_block_size is not None,
     )
     config = MaskedDiffusionConfig(
         backbone_config=backbone,
@@ -52,13 +56,25 @@ def build_denoiser(
         schedule_exponent=schedule.exponent,
         sigma_min=schedule.sigma_min,
         sigma_max=schedule.sigma_max,
+        diffusion_block_size=diffusion_block_size,
+        diffusion_block_start=diffusion_block_start,
         **_special_tokens(tokenizer),
     )
     note_padding(config, verdict)
     config._attn_implementation = options.attn_implementation
     model = MaskedDiffusionForMaskedLM(config)
     model.generation_config.max_new_tokens = block_size - 1
+    if diffusion_block_size is not None:
+        step_in_each_block(model, block_size)
     return model
+
+
+def step_in_each_block(model: MaskedDiffusionForMaskedLM, length: int) -> None:
+    """Have a text of ``length`` tokens take a step for each of its diffusion blocks, at least, where nobody says how many."""
+    config: Any = model.generation_config
+    said = config.max_denoising_steps or DENOISING_STEPS
+    if (blocks := -(-length // (model.config.diffusion_block_size or length))) > said:
+        config.max_denoising_steps = blocks
 
 
 def build_causal_lm(

@@ -13,6 +13,7 @@ _HOMES = {
     "AdaptiveMaskingObjective": ".adaptive.objective",
     "AdaptiveSettings": ".adaptive.settings",
     "Batch": ".base",
+    "BlockDiffusionObjective": ".block_diffusion",
     "CausalObjective": ".causal",
     "CountLaw": ".count_laws",
     "DraftImportance": ".adaptive.draft_importance",
@@ -29,6 +30,7 @@ __all__ = [
     "AdaptiveMaskingObjective",
     "AdaptiveSettings",
     "Batch",
+    "BlockDiffusionObjective",
     "CausalObjective",
     "CountLaw",
     "DraftImportance",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from .adaptive.objective import AdaptiveMaskingObjective, adaptive_objective
     from .adaptive.settings import AdaptiveSettings
     from .base import Batch, NoiseKey, Objective, ObjectiveOutput, Summary
+    from .block_diffusion import BlockDiffusionObjective
     from .causal import CausalObjective
     from .count_laws import CountLaw
     from .masked_diffusion import MaskedDiffusionObjective

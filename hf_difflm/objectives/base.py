@@ -76,7 +76,8 @@ class ObjectiveOutput:
         summary: what else is to be logged of the step; None where there is nothing.
         reads: how many times the model read each sequence, each time with other tokens hidden.
         reads_N: (N,) which of the reads·B rows each predicted token was hidden in: what ``row_metrics`` are indexed by, and
-            ``rows_N`` times ``reads`` up to the reading. ``rows_N`` itself where nothing is read twice.
+            ``rows_N`` times ``reads`` up to the reading. ``rows_N`` itself where nothing is read twice; of block diffusion
+            the blocks, which ``row_metrics`` are of.
         draw_weights_R: (reads·B,) the weight of each reading as a draw, 1 on average, where some are drawn more often than
             under uniform noise: a part of ``token_weights_N``, and what means over predicted tokens take; None: all are 1.
     """
@@ -94,7 +95,7 @@ class ObjectiveOutput:
     draw_weights_R: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.reads == 1:
+        if self.reads == 1 and not len(self.reads_N):
             self.reads_N = self.rows_N
 
 

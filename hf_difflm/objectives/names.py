@@ -1,7 +1,7 @@
 """What the objectives, their forms and their ways to draw the noise are called; no heavy import in here."""
 
-OBJECTIVES = ("mdlm", "ar", "atat")
-DIFFUSION = ("mdlm", "atat")
+OBJECTIVES = ("mdlm", "ar", "atat", "bd3lm")
+DIFFUSION = ("mdlm", "atat", "bd3lm")
 TWINS = ("mdlm", "ar")
 """The objectives that are compared; variants of one objective are a matter for ``ablate``."""
 LOSS_FORMS = ("any_order", "time")

@@ -58,6 +58,30 @@ def stratified_uniforms(key: NoiseKey) -> np.ndarray:
     return (_shared_uniforms(key) + van_der_corput_ranks(key.size)[key.places_B] / key.size) % 1.0
 
 
+def paired_uniforms(key: NoiseKey, blocks_B: np.ndarray) -> np.ndarray:
+    """(B, n) numbers that cover [0, 1) evenly over all pairs of a sequence and one of its blocks, n being the most blocks.
+
+    Pair (j, b) of N sequences of n blocks each has the number (U + c / (N n)) mod 1, U being uniform and shared, with
+    c = n pi(j) + N rho(b) + floor(pi(j) / (N / g)), g = gcd(N, n), and pi and rho the ranks of :func:`stratified_uniforms`.
+    The first two terms are g times each multiple of g, the last tells these apart: c mod N n is each of 0..N n - 1 once.
+    So each of N n equal strata has one number; and so has, up to g / N n, each of n for the blocks of a sequence, and each of
+    N for a block of all sequences. A sequence's numbers depend on how many blocks it has itself, and on nothing of others.
+    With one block they are those of :func:`stratified_uniforms`.
+
+    Args:
+        key: names U.
+        blocks_B: (B,) blocks of each sequence, at least 1; numbers of blocks that it has not mean nothing.
+    """
+    n_B1, b_N = blocks_B[:, None].astype(np.int64), np.arange(int(blocks_B.max()))
+    rho_BN = np.zeros((len(blocks_B), len(b_N)), dtype=np.int64)
+    for blocks in np.unique(blocks_B).tolist():
+        rho_BN[blocks_B == blocks, :blocks] = van_der_corput_ranks(blocks)
+    pi_B1 = van_der_corput_ranks(key.size)[key.places_B][:, None]
+    pairs_BN = n_B1 * pi_B1 + key.size * rho_BN + pi_B1 // (key.size // np.gcd(key.size, n_B1))
+    size_B1 = key.size * n_B1
+    return (_shared_uniforms(key)[:, None] + pairs_BN % size_B1 / size_B1) % 1.0
+
+
 def jittered_uniforms(key: NoiseKey, jitter_B: np.ndarray) -> np.ndarray:
     """(B,) numbers u_j = ((pi(j) + S) mod N + jitter_j) / N: one in each of N equal strata, anywhere in it.
 

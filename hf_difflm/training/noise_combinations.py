@@ -27,6 +27,13 @@ def check_noise(training: Mapping[str, Any]) -> None:
     if objective == "ar":
         return
     _check_law(training)
+    if objective == "bd3lm":
+        _check_blocks(training)
+    elif training.get("diffusion_block_size") is not None:
+        raise UserError(
+            f"diffusion_block_size is for the objective bd3lm, but the objective is {objective}; leave it out, or train with "
+            "objective bd3lm"
+        )
     if sampling == "pairs" and objective != "mdlm":
         raise UserError(
             f"noise_sampling pairs is for the objective mdlm, but the objective is {objective}, whose masks have no "
@@ -53,6 +60,20 @@ def check_noise(training: Mapping[str, Any]) -> None:
             "static_shapes needs a bound on the labelled positions, which only loss_form any_order with noise_sampling "
             f"stratified or pairs has, but they are {form} and {sampling}; change them, or leave static_shapes out"
         )
+
+
+def _check_blocks(training: Mapping[str, Any]) -> None:
+    """What block diffusion has none of yet, by name."""
+    asked = {
+        "loss_form time": training["loss_form"] == "time",
+        "eval_pairs": training["eval_pairs"],
+        "router_aux_loss": training["router_aux_loss"] is not None,
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise UserError(
+                f"{name} is not there yet for the objective bd3lm; leave it out, or train with objective mdlm"
+            )
 
 
 def _check_law(training: Mapping[str, Any]) -> None:

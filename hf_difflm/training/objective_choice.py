@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
 from ..objectives import (
     AdaptiveSettings,
+    BlockDiffusionObjective,
     CausalObjective,
     CountLaw,
     MaskedDiffusionObjective,
@@ -21,6 +22,7 @@ from ..objectives import (
     adaptive_objective,
     count_tokens,
 )
+from ..objectives.names import DIFFUSION, OBJECTIVES
 from .arguments import DiffusionTrainingArguments
 from .noise_combinations import check_noise
 from .options import DiffusionOptions
@@ -50,8 +52,8 @@ def objective_for(
                 "objective ar needs a causal LM, but the model is a masked diffusion model; use objective mdlm"
             )
         return CausalObjective()
-    if args.objective not in ("mdlm", "atat"):
-        raise UserError(f"objective must be mdlm, ar or atat, got {args.objective!r}")
+    if args.objective not in DIFFUSION:
+        raise UserError(f"objective must be {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}, got {args.objective!r}")
     if not is_denoiser:
         raise UserError(
             f"objective {args.objective} needs a MaskedDiffusionForMaskedLM, but the model is a {type(model).__name__}; "
@@ -59,6 +61,11 @@ def objective_for(
         )
     check_noise(vars(args))
     _check_schedule(args, config.schedule())
+    _check_blocks(args, config.diffusion_block_size)
+    if args.objective == "bd3lm":
+        return BlockDiffusionObjective(
+            config.mask_token_id, config.diffusion_block_size, args.noise_sampling, config.diffusion_block_start
+        )
     p0 = MaskedDiffusionObjective(
         config.mask_token_id,
         args.loss_form,
@@ -83,6 +90,27 @@ def objective_for(
     if args.max_steps > 0:
         objective.begin(args.max_steps)
     return objective
+
+
+def _check_blocks(args: DiffusionTrainingArguments, size: int | None) -> None:
+    """Raise UserError where objective and model do not agree on the blocks of block diffusion."""
+    if args.objective != "bd3lm":
+        if size is not None:
+            raise UserError(
+                f"the model has diffusion blocks of {size} tokens, but the objective is {args.objective}; train it with "
+                "objective bd3lm"
+            )
+        return
+    if size is None:
+        raise UserError(
+            "objective bd3lm needs a model with diffusion blocks, but this one has none; give diffusion_block_size to "
+            "MaskedDiffusionConfig"
+        )
+    if args.diffusion_block_size not in (None, size):
+        raise UserError(
+            f"diffusion_block_size is {args.diffusion_block_size}, but the model was built with {size}; leave it out, or "
+            "give it to MaskedDiffusionConfig"
+        )
 
 
 def _check_schedule(args: DiffusionTrainingArguments, schedule: NoiseSchedule) -> None:

@@ -21,8 +21,18 @@ class DiffusionOptions:
     objective: str = field(
         default="mdlm",
         metadata={
-            "help": "mdlm: masked diffusion; ar: autoregressive (stock causal LM); atat: adaptive masked diffusion",
+            "help": "mdlm: masked diffusion; ar: autoregressive (stock causal LM); atat: adaptive masked diffusion; bd3lm: "
+            "block diffusion, autoregressive over blocks of diffusion_block_size tokens",
             "choices": OBJECTIVES,
+        },
+    )
+    diffusion_block_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "bd3lm: tokens of a block, within which tokens are predicted in any order; 1 is autoregressive, "
+            "block_size is mdlm",
+            "min": 1,
+            "objectives": ("bd3lm",),
         },
     )
     allow_causal_layers: bool = field(
@@ -42,7 +52,7 @@ class DiffusionOptions:
         metadata={
             "help": "form of the NELBO: exact counts (any_order) or Bernoulli masks at a time t (time)",
             "choices": LOSS_FORMS,
-            "objectives": DIFFUSION,
+            "objectives": ("mdlm", "atat"),
         },
     )
     noise_sampling: str = field(

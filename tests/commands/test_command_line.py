@@ -63,7 +63,7 @@ def test_every_command_has_help(run, command):
         ("train --learning-rate nan", "learning_rate must be a number above 0, got nan"),
         ("train --max-steps -5", "max_steps must be -1 or a positive integer, got -5"),
         ("train --max-steps 0", "max_steps must be -1 or a positive integer, got 0"),
-        ("train --objective gpt", "objective must be one of mdlm, ar, atat, got 'gpt'"),
+        ("train --objective gpt", "objective must be one of mdlm, ar, atat, bd3lm, got 'gpt'"),
         ("train --noise-sampling stratifed", "did you mean 'stratified'?"),
         ("train --block-size 64 --max-position-embeddings 32", "block_size must be at most max_position_embeddings"),
         ("train --learnin-rate 1e-3", "flag --learnin-rate is unknown; did you mean '--learning-rate'?"),
@@ -147,7 +147,7 @@ _LOG = "tests/fixtures/foreign_logs/trl_sft_trainer_state.json"
         ("hf-difflm gen", {"generate"}),
         ("hf-difflm runs be", {"best"}),
         ("hf-difflm train --learn", {"--learning-rate"}),
-        ("hf-difflm train --max-steps 5 --objective ", {"mdlm", "ar", "atat"}),
+        ("hf-difflm train --max-steps 5 --objective ", {"mdlm", "ar", "atat", "bd3lm"}),
         (f"hf-difflm plot {_LOG} --metric entropy,eval_e", {"entropy,eval_entropy"}),
     ],
 )

@@ -42,7 +42,7 @@ NAMES = [
     ("runs ls", "list"),
 ]
 VALUES = [
-    (TRAIN + STEPS + "--objective diffusion", "mdlm, ar, atat"),
+    (TRAIN + STEPS + "--objective diffusion", "mdlm, ar, atat, bd3lm"),
     (TRAIN + STEPS + "--backbone lama", "did you mean 'llama'"),
     (TRAIN + "--output-dir new --block-size 33 --max-steps 10k", "max_steps.*10k"),
     (TRAIN + STEPS + "--learning-rate -1e-3", "learning_rate.*-1e-3"),

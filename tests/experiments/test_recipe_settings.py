@@ -133,7 +133,7 @@ def test_every_field_of_training_arguments_is_ours_known_or_refused_and_refused_
     [
         ({"learning_rate": "abc"}, "in recipe mine.yaml: learning_rate must be a number above 0, got 'abc'"),
         ({"max_steps": -5}, "in recipe mine.yaml: max_steps must be -1 or a positive integer, got -5"),
-        ({"objective": "gpt"}, "in recipe mine.yaml: objective must be one of mdlm, ar, atat, got 'gpt'"),
+        ({"objective": "gpt"}, "in recipe mine.yaml: objective must be one of mdlm, ar, atat, bd3lm, got 'gpt'"),
         ({"learnin_rate": 1}, "in recipe mine.yaml: key 'learnin_rate' is unknown; did you mean 'learning_rate'?"),
         ({"mdlm": {"sed": 1}}, "in recipe mine.yaml: key 'sed' is unknown; did you mean 'seed'?"),
         ({"mdlm": 3}, "mdlm in recipe mine.yaml must be a mapping of setting names to values, got int"),

@@ -155,3 +155,14 @@ def test_mfu_is_per_cent_of_all_devices_and_null_where_something_is_unknown():
     assert mfu(312e12, 1.0, 4, 312e12) == pytest.approx(25.0)
     assert mfu(None, 1.0, 1, 1e12) is None
     assert mfu(1e12, 1.0, 1, None) is None
+
+
+@pytest.mark.parametrize("block", [1, 5, 8, L, L + 3])
+def test_block_diffusion_by_hand(block):
+    plain = config_of("llama")
+    config = MaskedDiffusionConfig(backbone_config=plain, mask_token_id=V - 1, diffusion_block_size=block)
+    architecture = Architecture.from_config(config.to_dict())
+    seen = sum(min((i // block + 1) * block, L) for i in range(L))  # in the clean pass, and in the noisy one
+    keys_and_values = 2 * L * 2 * 64 * 32
+    layer = 2 * L * (64 * 64 + 2 * 64 * 32 + 64 * 64) + 2 * L * 3 * 64 * 160 + 2 * 2 * 64 * seen
+    assert architecture.forward_flops(L, 7) == (3 + 2) * layer + keys_and_values + 2 * 7 * 64 * V

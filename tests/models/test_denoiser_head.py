@@ -6,6 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from hf_difflm.models.masked_diffusion import labelled_head
+
 MASK = 259
 
 
@@ -125,3 +128,32 @@ def test_hidden_states_and_attentions_are_passed_on(tiny_denoiser, batch):
     assert len(output.hidden_states) == 3
     assert output.attentions[0].shape == (4, 2, 10, 10)
     assert output.attentions[0].triu(1).any()  # both directions
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_few_rows_by_a_large_vocabulary_are_the_same_the_other_way_round(bias):
+    config = MaskedDiffusionConfig(
+        backbone_config={
+            "model_type": "llama",
+            "vocab_size": 2**17,
+            "hidden_size": 32,
+            "num_hidden_layers": 0,
+            "num_attention_heads": 2,
+        },
+        mask_token_id=7,
+        head_bias=bias,
+    )
+    model = MaskedDiffusionForMaskedLM(config).eval()
+    if bias:
+        model.lm_head.bias.normal_()
+    for rows, is_turned in ((1, False), (2, True), (8, True), (9, False)):
+        hidden_ND = torch.randn(rows, 32)
+        assert (labelled_head.product_of_few_rows(hidden_ND, model.lm_head.weight) is not None) == is_turned
+        found_NV = model._head(hidden_ND)
+        expected_NV = model.lm_head(hidden_ND)
+        expected_NV[:, 7] = float("-inf")
+        torch.testing.assert_close(found_NV, expected_NV)
+        assert found_NV.is_contiguous()
+    with torch.enable_grad():
+        assert labelled_head.product_of_few_rows(torch.randn(2, 32), model.lm_head.weight) is None

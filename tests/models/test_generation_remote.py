@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import hf_difflm.models.masked_diffusion as folder
@@ -27,8 +28,9 @@ print(json.dumps(texts))
 """
 
 
-def test_generation_travels_with_the_model_as_remote_code(tiny_denoiser, tmp_path):
-    model = tiny_denoiser(vocab_size=30, bos_token_id=1, pad_token_id=0).eval()
+@pytest.mark.parametrize("blocks", [None, 4])
+def test_generation_travels_with_the_model_as_remote_code(tiny_denoiser, tmp_path, blocks):
+    model = tiny_denoiser(vocab_size=30, bos_token_id=1, pad_token_id=0, diffusion_block_size=blocks).eval()
     model.generation_config.max_new_tokens = 6
     model.generation_config.sampler_config = UncertaintySampler(measure="margin", budget=0.9)
     model.config.auto_map = {

@@ -69,8 +69,13 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
         length: L.
 
     Raises:
-        UserError: no two tokens, or too many sequences.
+        UserError: no two tokens, or too many sequences; a model with diffusion blocks.
     """
+    if target.is_denoiser and target.model.config.diffusion_block_size is not None:
+        raise UserError(
+            f"{target.source} has diffusion blocks of {target.model.config.diffusion_block_size} tokens, of which there is "
+            "no audit yet; give another model"
+        )
     ids_V = alphabet.ids(target)
     size = Size(len(ids_V), length, denoisers=1)
     readings = size.states if target.is_denoiser else size.sequences

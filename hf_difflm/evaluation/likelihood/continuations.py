@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ...data import Collator
+from ...errors import UserError
 from ...objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
 from ..undisturbed import undisturbed
 
@@ -50,11 +51,19 @@ class Scorer:
         draws: subsets masked for each request; masked diffusion only.
         seed: seed of the draws.
         batch_size: sequences through the model at once.
+
+    Raises:
+        UserError: a model with diffusion blocks, whose bound is another one.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, *, is_denoiser: bool, draws: int = 32, seed: int = 0, batch_size: int = 32
     ) -> None:
+        if is_denoiser and model.config.diffusion_block_size is not None:
+            raise UserError(
+                f"the model has diffusion blocks of {model.config.diffusion_block_size} tokens, of which the likelihood of a "
+                "continuation is not there yet; leave out tasks, and evaluate text with hf-difflm eval"
+            )
         self.model = model
         self.is_denoiser = is_denoiser
         self.draws = draws

@@ -224,6 +224,11 @@ class _Planner:
 def _network(settings: Settings, half: bool, half_weights: bool) -> tuple[SimulatedNetwork, str]:
     model, block_size, training = settings.model, settings.data.block_size, settings.training
     vocabulary: Any = open_tokenizer(settings) if settings.start else _Vocabulary(_vocabulary_size(settings))
+    if training["objective"] == "bd3lm":
+        raise UserError(
+            "the memory of block diffusion cannot be estimated yet; measure it with train --max-steps 2, or estimate that of "
+            "--objective mdlm, of which it is less than twice"
+        )
     verdict = check_network(settings, vocabulary)
     if verdict is not None and verdict.router_loss is not None:
         raise UserError(

@@ -25,6 +25,8 @@ from .text import code, escaped
 _REVEALS = "it starts from masks and reveals tokens in any order (absorbing state, SUBS)"
 _KINDS = {
     "mdlm": f"a masked diffusion language model: {_REVEALS}",
+    "bd3lm": "a block diffusion language model: it writes blocks of tokens from left to right, each from masks, which it "
+    "reveals step by step",
     "atat": f"a masked diffusion language model, trained with adaptive masks (ATAT): {_REVEALS}",
     "ar": "an autoregressive language model: it writes one token after the other",
 }
@@ -177,7 +179,7 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))"""
         asked = "It was trained on conversations. A question is written by the chat template, as they were:"
         load = first.partition("ids = ")[0]
         said = [asked, fenced(f"import torch\n{load}{_CHAT.format(how=how)}", "python")]
-    elif is_denoiser:
+    elif is_denoiser and config.get("diffusion_block_start") != "answer":  # which a pipeline does not say where it is
         said += ["Tokens in the middle of a text, each a mask:", fenced(_FILL.format(place=place), "python")]
     if needs_code:
         said.append(
@@ -231,7 +233,7 @@ def _limits(config: dict[str, Any], run: Run | None, is_denoiser: bool, *, has_p
         trained = run.config.get("block_size") if run is not None else None
         blocks = f"; it was trained on blocks of {count(trained)}" if isinstance(trained, int) else ""
         said.append(f"It reads at most {count(longest)} tokens at once{blocks}.")
-    if is_denoiser:
+    if is_denoiser and config.get("diffusion_block_size") != 1:
         said.append("Its likelihood is a bound, estimated by sampling: not the same thing as an exact one.")
 
     return "\n".join(f"- {sentence}" for sentence in said)

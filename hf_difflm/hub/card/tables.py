@@ -22,6 +22,7 @@ _SETTINGS = (
     "count_law",
     "loss_weight",
     "noise_schedule",
+    "diffusion_block_size",
     "importance",
     "masking",
     "curriculum",
@@ -57,7 +58,7 @@ _DATA = (
     "tokenizer",
     "block_size",
 )
-_DENOISING_ONLY = {"loss_form", "noise_sampling", "count_law", "loss_weight", "noise_schedule"}
+_DENOISING_ONLY = {"loss_form", "noise_sampling", "count_law", "loss_weight", "noise_schedule", "diffusion_block_size"}
 _ADAPTIVE_ONLY = {"importance", "masking", "curriculum"}
 
 

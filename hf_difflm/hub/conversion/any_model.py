@@ -47,6 +47,7 @@ class Converted:
     shift_logits: bool
     difference: float | None
     reads: str
+    diffusion_block_size: int | None = None
 
 
 def convert(
@@ -58,6 +59,7 @@ def convert(
     tokenizer: str | None = None,
     revision: str | None = None,
     allow_causal_layers: bool = False,
+    diffusion_block_size: int | None = None,
 ) -> Converted:
     """Write a masked diffusion model with the weights of another model, as they are stored.
 
@@ -69,6 +71,7 @@ def convert(
         tokenizer: the tokenizer; default: the source's own.
         revision: branch, tag or commit on the Hub.
         allow_causal_layers: take a network of which some layers read back only.
+        diffusion_block_size: tokens of a block of block diffusion; None: one masked diffusion over the whole text.
 
     Raises:
         UserError: no such source; a kind of model that cannot be converted, that does not read both sides, or whose logits
@@ -102,6 +105,8 @@ def convert(
         old_rows = original.get_input_embeddings().weight.shape[0]
         model = convert_lm(original, words, kind, shift=kind == CAUSAL if shift is None else shift, name=found.name)
         difference = check_same(original, model, words, is_causal=kind == CAUSAL, name=found.name)
+    if diffusion_block_size is not None:
+        model.config.diffusion_block_size = diffusion_block_size
     verdict = check_model(model, allow_causal_layers=allow_causal_layers)
     model.config.converted_from = _origin(source, found, kind, config)
     _write(model, words, output_dir)
@@ -115,6 +120,7 @@ def convert(
         new_rows=model.config.vocab_size - old_rows,
         shift_logits=model.config.shift_logits,
         difference=difference,
+        diffusion_block_size=diffusion_block_size,
         reads="" if verdict is None else direction_said(verdict, model.config.max_position_embeddings),
     )
 

@@ -16,7 +16,7 @@ from ... import __version__
 from ...errors import UserError
 from ..masked_diffusion.both_sides import class_of, kernel_for
 from .measure import CAUSAL_LM, DENOISER, measure, measure_weights
-from .sentences import refuse_unfit, told
+from .sentences import refuse_blocks, refuse_kernel, refuse_unfit, told
 from .verdict import BOTH, CAUSAL, Verdict
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def verdict_on(
     kernel: str | None = "sdpa",
     kind: type[PreTrainedModel] | None = None,
     whole: bool = True,
+    blocks: bool = False,
 ) -> Verdict | None:
     """The verdict on the backbone with this configuration; measured once in a process for each configuration and version.
 
@@ -55,6 +56,7 @@ def verdict_on(
         kernel: attention kernel that is asked for.
         kind: class of the causal LM; default: the family's own.
         whole: also what only a training needs: kernels, gradients, files.
+        blocks: also, of a denoiser, whether block diffusion runs on it.
 
     Returns:
         The verdict; None within a fake tensor mode, where nothing is computed.
@@ -70,11 +72,11 @@ def verdict_on(
         known["is_causal"] = getattr(config, "is_causal", True)
     else:
         known.pop("tie_word_embeddings", None)
-    key = (json.dumps(known, sort_keys=True, default=str), type(config), causal, kernel, kind, _VERSIONS)
+    key = (json.dumps(known, sort_keys=True, default=str), type(config), causal, kernel, kind, blocks, _VERSIONS)
     if (found := _verdicts.get((key, True)) or _verdicts.get((key, whole))) is None:
         if _get_current_dispatch_mode() is not None:
             return None
-        found = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=whole)
+        found = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=whole, blocks=blocks)
         _verdicts[key, whole] = found
     return found
 
@@ -88,6 +90,7 @@ def check_backbone(
     router_aux_loss: float | None = None,
     kind: type[PreTrainedModel] | None = None,
     is_new: bool = False,
+    blocks: bool = False,
 ) -> Verdict | None:
     """Measure a backbone, refuse it where it is not what is asked of it, and tell once what is to be known of it.
 
@@ -96,11 +99,15 @@ def check_backbone(
         allow_causal_layers: take a denoiser of which some layers are causal.
         router_aux_loss: coefficient of the router loss that it is trained with.
         is_new: whether the network is still to be built, of a configuration that was made here.
+        blocks: whether it is for block diffusion.
 
     Raises:
-        UserError: it does not run though it is new; else see :func:`~hf_difflm.models.backbones.sentences.refuse_unfit`.
+        UserError: it does not run though it is new; else see :func:`~hf_difflm.models.backbones.sentences.refuse_unfit` and
+            :func:`~hf_difflm.models.backbones.sentences.refuse_blocks`.
     """
-    verdict = verdict_on(config, causal=causal, kernel=kernel, kind=kind)
+    if blocks:
+        refuse_kernel(kernel_for(class_of(config), kernel))
+    verdict = verdict_on(config, causal=causal, kernel=kernel, kind=kind, blocks=blocks)
     if verdict is None:
         return None
     if is_new and verdict.error is not None:
@@ -109,6 +116,8 @@ def check_backbone(
             f"({verdict.error.rstrip('.')}); check backbone_config and the sizes, or use another backbone such as llama"
         )
     refuse_unfit(verdict, allow_causal_layers=allow_causal_layers, router_aux_loss=router_aux_loss)
+    if blocks:
+        refuse_blocks(verdict, getattr(config, "max_position_embeddings", None))
     notes = told(verdict, getattr(config, "max_position_embeddings", None), router_aux_loss)
     if notes and (key := (verdict.model_type, verdict.role, *notes)) not in _told:
         _told.add(key)
@@ -145,6 +154,7 @@ def check_model(
             allow_causal_layers=allow_causal_layers,
             router_aux_loss=router_aux_loss,
             kind=None if denoises else type(base),
+            blocks=denoises and config.diffusion_block_size is not None,
         )
         if denoises:
             note_padding(config, verdict)
@@ -161,9 +171,14 @@ def check_loaded(model: Any) -> None:
     """What is asked of a network whose likelihoods or texts are wanted: a causal LM that is one, a denoiser's padding.
 
     Raises:
-        UserError: a causal LM reads the token that it predicts, or another row where there is padding.
+        UserError: a causal LM reads the token that it predicts, or another row where there is padding; block diffusion does
+            not run on a denoiser that has blocks.
     """
     if getattr(model.config, "model_type", None) == "masked_diffusion":
+        if model.config.diffusion_block_size is not None:
+            check_backbone(
+                model.config.backbone_config, causal=False, kernel=model.config._attn_implementation, blocks=True
+            )
         if model.config.reads_padding is None:  # written by an earlier version
             note_padding(model.config, verdict_on(model.config.backbone_config, causal=False, whole=False))
         return

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from ...errors import first_line
 from .. import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from ..masked_diffusion.both_sides import class_of, kernel_for
+from .blocks import why_no_blocks
 from .moves import Call, Calls, Reach, differ, reach_of
 from .tiny import FIRST_TOKEN, VOCABULARY, WINDOWS, Tiny, depth_of, tiny_copies
 from .verdict import BOTH, CAUSAL, PART_CAUSAL, POINTWISE, Verdict
@@ -76,6 +77,7 @@ def measure(
     kernel: str = "sdpa",
     whole: bool = False,
     kind: type[PreTrainedModel] | None = None,
+    blocks: bool = False,
 ) -> Verdict:
     """Measure what the backbone with this configuration reads, on a tiny copy of it with weights of its own.
 
@@ -88,6 +90,7 @@ def measure(
         kernel: attention kernel that is asked for.
         whole: also kernels against each other, gradients, saving and loading.
         kind: class of the causal LM; default: the family's own.
+        blocks: also, of a denoiser, whether block diffusion runs on it.
     """
     role = CAUSAL_LM if causal else DENOISER
     verdict = Verdict(config.model_type, role, layers=depth_of(config), **_told_by(config))
@@ -104,6 +107,8 @@ def measure(
                 wider = _first_that_runs(config, causal, kernel, kind, WINDOWS[1])
         verdict = _by_layer(verdict, subject, wider)
         verdict = _padding(verdict, subject)
+        if blocks and verdict.error is None:
+            verdict = replace(verdict, no_blocks=why_no_blocks(subject.model))
         if whole:
             verdict = _kernels(verdict, subject)
             verdict = _gradients(verdict, subject)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import UserError
+from ..masked_diffusion.diffusion_blocks import BLOCK_KERNELS
 from .verdict import BOTH, CAUSAL, PART_CAUSAL, POINTWISE, Verdict
 
 ALLOW = "--allow-causal-layers"
@@ -100,6 +101,40 @@ def refuse_unfit(verdict: Verdict, *, allow_causal_layers: bool = False, router_
         raise UserError(
             f"{name} computes something else after it is saved and loaded again; use another backbone such as llama"
         )
+
+
+def refuse_kernel(kernel: str | None) -> None:
+    """Refuse an attention kernel that takes no mask of blocks.
+
+    Raises:
+        UserError: it is none of those that do.
+    """
+    if kernel not in BLOCK_KERNELS:
+        raise UserError(
+            f"block diffusion does not run with attn_implementation {kernel} yet; use {' or '.join(BLOCK_KERNELS)}"
+        )
+
+
+def refuse_blocks(verdict: Verdict, longest: int | None) -> None:
+    """Refuse a backbone on which block diffusion would be something else.
+
+    Args:
+        verdict: what was found, blocks included.
+        longest: positions that the network takes; a window that is no shorter is none. None: unknown.
+
+    Raises:
+        UserError: it reads what it must not, or does not read what it must; it has windows, or does not run.
+    """
+    name, advice = f"backbone {verdict.model_type!r}", "use another backbone such as llama, or --objective mdlm"
+    why = verdict.no_blocks
+    if verdict.error is not None:
+        why = f"it does not run ({verdict.error.rstrip('.')})"
+    elif why is None and (limits := _limits(verdict, longest)):
+        why = f"it reads {limits}, and windows are not there yet (max_position_embeddings says that no text is longer)"
+    elif why is None and verdict.reads_padding:
+        why = "padding changes a row of it"
+    if why is not None:
+        raise UserError(f"{name} does not take block diffusion: {why}; {advice}")
 
 
 def _refuse_denoiser(verdict: Verdict, name: str, allow_causal_layers: bool) -> None:

@@ -33,6 +33,8 @@ class Verdict:
         same_after_loading: whether it computes the same after ``save_pretrained`` and ``from_pretrained``; None under FSDP.
         router_loss: of a mixture of experts, whether its family has a router loss; None of another network.
         bias_by_distance: whether positions are told by a bias that favours near tokens (ALiBi).
+        no_blocks: of a denoiser, why block diffusion is something else on it, as a clause; None where it is not, or was not
+            asked.
         error: why it does not run; then nothing else is known.
     """
 
@@ -53,6 +55,7 @@ class Verdict:
     same_after_loading: bool | None = None
     router_loss: bool | None = None
     bias_by_distance: bool = False
+    no_blocks: str | None = None
     error: str | None = None
 
     @property

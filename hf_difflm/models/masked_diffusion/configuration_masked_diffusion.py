@@ -49,15 +49,22 @@ class MaskedDiffusionConfig(PreTrainedConfig):
         sigma_max: most noise of the geometric schedule.
         tie_word_embeddings: whether the LM head shares the embedding matrix.
         shift_logits: whether the token at a position is read from the hidden state *before* it, as a causal LM learned
-            to (DiffuLLaMA, arXiv 2410.17891); a first position, which has none before it, reads its own.
+            to (DiffuLLaMA, arXiv 2410.17891); a first position, which has none before it, reads its own. The first token of
+            a diffusion block is read from the clean text before it.
         head_bias: whether the LM head has a bias; None: as in the backbone's own masked LM, else none.
         reads_padding: whether a row of this backbone becomes something else beside padding. Then the rows of a padded
             batch go through it one by one; None: unknown, and all go at once.
+        diffusion_block_size: tokens of a block of block diffusion (BD3-LM, arXiv 2503.09573), counted from the first token of
+            a row that is no padding: autoregressive over blocks, masked diffusion within one. None: one masked diffusion
+            over the whole text.
+        diffusion_block_start: where the borders of blocks are counted from: the ``text``'s first token, so that new tokens
+            finish the last block of a prompt; or the ``answer``'s, so that the last block of a prompt may be short.
         converted_from: what :mod:`hf_difflm.hub.conversion` made the model of; None for models trained from scratch.
         format_version: version of this file format, so that old models keep loading.
 
     Raises:
-        ValueError: ``mask_token_id`` outside the backbone's vocabulary, or a schedule that does not exist.
+        ValueError: ``mask_token_id`` outside the backbone's vocabulary, a schedule that does not exist, or blocks that do
+            not.
     """
 
     model_type = "masked_diffusion"
@@ -77,6 +84,8 @@ class MaskedDiffusionConfig(PreTrainedConfig):
     shift_logits: bool = False
     head_bias: bool | None = None
     reads_padding: bool | None = None
+    diffusion_block_size: int | None = None
+    diffusion_block_start: str = "text"
     converted_from: dict[str, Any] | None = None
     format_version: int = 1
 
@@ -102,10 +111,18 @@ class MaskedDiffusionConfig(PreTrainedConfig):
                 "add the mask token to the tokenizer and resize the backbone"
             )
         self.schedule()
+        self._check_blocks()
 
     def schedule(self) -> NoiseSchedule:
         """The noise schedule these fields describe."""
         return NoiseSchedule(self.noise_schedule, self.schedule_exponent, self.sigma_min, self.sigma_max)
+
+    def _check_blocks(self) -> None:
+        size, start = self.diffusion_block_size, self.diffusion_block_start
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise ValueError(f"diffusion_block_size must be a positive integer, got {size!r}")
+        if start not in ("text", "answer"):
+            raise ValueError(f"diffusion_block_start must be text or answer, got {start!r}")
 
     @property
     def vocab_size(self) -> int:

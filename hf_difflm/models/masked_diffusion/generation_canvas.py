@@ -23,6 +23,8 @@ class Canvas:
         holes_BL: bool, what is to be filled.
         masked_BL: bool, holes that are masked now.
         revealed_at_BL: the step that revealed a position; 0 what was given, -1 what is masked.
+        real_BL: bool, what is no padding.
+        padding_B: how much of it there is on the left.
         place_BL: number of a position in its row, padding apart.
     """
 
@@ -42,7 +44,7 @@ class Canvas:
         if attention_BP is not None and bool(attention_BP.all()):
             attention_BP = None  # nothing is padding: attention kernels are faster without a mask
         self.attention_BL: torch.Tensor | None = None
-        real_BL = np.ones(self.ids_BL.shape, dtype=bool)
+        self.real_BL = real_BL = np.ones(self.ids_BL.shape, dtype=bool)
         if attention_BP is not None:
             self.attention_BL = F.pad(attention_BP.to(device), (0, new_tokens), value=1)
             real_BL[:, : self.prompt_length] = attention_BP.cpu().numpy().astype(bool)
@@ -50,7 +52,7 @@ class Canvas:
         self.masked_BL = self.holes_BL.copy()
         self.revealed_at_BL = np.where(self.holes_BL, -1, 0)
         # Random numbers and windows count from the first token, so that padding changes nothing.
-        self._padding_B = real_BL.argmax(-1)
+        self.padding_B = real_BL.argmax(-1)
         self.place_BL = (real_BL.cumsum(-1) - 1).clip(0)
         self._width = self.length if limit is None else min(limit, self.length)
 
@@ -68,7 +70,7 @@ class Canvas:
     def given(self, bos_id: int | None) -> torch.Tensor:
         """(B, L) bool, the given tokens that guidance hides: the prompt without padding and the BOS that begins it."""
         given_BL = ~self.holes_BL
-        given_BL &= np.arange(self.length)[None] >= self._padding_B[:, None]
+        given_BL &= np.arange(self.length)[None] >= self.padding_B[:, None]
         given_BL_ids = torch.from_numpy(given_BL).to(self.ids_BL.device)
         if bos_id is not None:
             first_BL = torch.from_numpy(self.place_BL == 0).to(self.ids_BL.device)
@@ -84,13 +86,13 @@ class Canvas:
         Raises:
             ValueError: a hole lies before the window of its row.
         """
-        end_B = np.minimum(self.length, np.maximum(self._padding_B + self._width, last_column))
+        end_B = np.minimum(self.length, np.maximum(self.padding_B + self._width, last_column))
         start_B = end_B - self._width
         lost_BL = wanted_BL & (np.arange(self.length)[None] < start_B[:, None])
         if lost_BL.any():
             row, column = np.argwhere(lost_BL)[0]
             raise ValueError(
-                f"the mask at position {column - self._padding_B[row]} of prompt {row} lies outside the last "
+                f"the mask at position {column - self.padding_B[row]} of prompt {row} lies outside the last "
                 f"{self._width} positions, which is all the model reads; shorten the prompt or lower block_length"
             )
         return start_B

@@ -13,6 +13,8 @@ from .samplers import Sampler, SamplerConfig, check_sampler, choose_sampler, nea
 
 NEW_TOKENS = 128
 """Tokens of a text where nothing says how many."""
+DENOISING_STEPS = 128
+"""Most steps of the reverse process where nothing says how many."""
 
 
 class MaskedDiffusionGenerationConfig(GenerationConfig):
@@ -27,6 +29,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         sampler_config: parameters of the sampler: an instance of its class (which also names it), or a dict.
         block_length: generate this many tokens at a time, left to right; the text may then be longer than the context,
             of which the model reads the last part that fits.
+        use_cache: of a model with diffusion blocks: keep keys and values of the blocks that are filled; without, the texts
+            are the same and take longer. Another model has none.
         infill: fill mask tokens inside the prompt; False refuses them.
         num_return_sequences: texts for each prompt.
         do_sample: draw tokens; False takes the likeliest.
@@ -57,6 +61,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
         self.sampler: str | None = kwargs.pop("sampler", None)
         self.sampler_config: SamplerConfig | None = kwargs.pop("sampler_config", None)
         self.block_length: int | None = kwargs.pop("block_length", None)
+        self.use_cache: bool | None = kwargs.pop("use_cache", None)
         self.infill: bool | None = kwargs.pop("infill", None)
         self.num_return_sequences: int | None = kwargs.pop("num_return_sequences", None)
         self.do_sample: bool | None = kwargs.pop("do_sample", None)
@@ -116,7 +121,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
     def _get_default_generation_params() -> dict[str, Any]:
         return {
             "max_new_tokens": NEW_TOKENS,
-            "max_denoising_steps": 128,
+            "max_denoising_steps": DENOISING_STEPS,
             "sampler": "ddpm_cache",
             "infill": True,
             "num_return_sequences": 1,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers.generation import LogitsProcessorList
 
+from .generation_blocks import DiffusionBlocks
 from .generation_canvas import Canvas, split_steps
 from .generation_logits import COLDEST, as_float, drawing_processors, forward_at, head_rows, shaping_processors
 from .generation_random import TOKEN, RowDraws, draw_tokens
@@ -43,6 +44,11 @@ class DenoisingLoop:
         importance: Any = None,
     ) -> None:
         self.denoiser, self.canvas, self.config, self.draws, self.streamer = denoiser, canvas, config, draws, streamer
+        size = getattr(denoiser.config, "diffusion_block_size", None)
+        self.diffusion_blocks: DiffusionBlocks | None = None
+        if size is not None:
+            at_answer = denoiser.config.diffusion_block_start == "answer"
+            self.diffusion_blocks = DiffusionBlocks(denoiser, canvas, size, config.use_cache is not False, at_answer)
         self.sampler: Sampler = config.sampler_config
         self.importance = importance
         self.shaping: Any = shaping_processors(config, callers_processors)
@@ -65,9 +71,17 @@ class DenoisingLoop:
 
     def run(self) -> None:
         """Fill all holes, block by block."""
+        if self.diffusion_blocks is None:
+            self._fill(self.blocks(), np.ones(len(self.finished_B), dtype=bool))
+            return
+        for here_B, blocks in self.diffusion_blocks.groups(self.config.max_denoising_steps):
+            self._fill(blocks, here_B)
+
+    def _fill(self, blocks: Iterator[tuple[int, np.ndarray, int]], here_B: np.ndarray) -> None:
+        """Fill blocks, see :meth:`blocks`; (B,) which rows have any."""
         canvas = self.canvas
         first_step = 0
-        for steps, wanted_BL, last_column in self.blocks():
+        for steps, wanted_BL, last_column in blocks:
             wanted_BL[self.finished_B] = False
             start_B = canvas.window_starts(last_column, wanted_BL)
             block = Block(
@@ -82,13 +96,13 @@ class DenoisingLoop:
             )
             self.sampler.start(block)
             for step in self.sampler.steps(block):
-                if self.finished_B.all() or not (
+                if not (here_B & ~self.finished_B).any() or not (
                     block.masked_BL.any() or self.sampler.remasks or self.sampler.every_row
                 ):
                     break
-                self._step(block, step, start_B)
+                self._step(block, step, start_B, here_B)
             if self.sampler.remasks:
-                self._finish(block, np.flatnonzero(~self.finished_B))
+                self._finish(block, np.flatnonzero(here_B & ~self.finished_B))
             first_step += steps
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
@@ -110,11 +124,11 @@ class DenoisingLoop:
                 "numbers, or all taken away; check the logits processors, guidance_scale, repetition_penalty and the weights"
             )
 
-    def _step(self, block: Block, step: int, start_B: np.ndarray) -> None:
+    def _step(self, block: Block, step: int, start_B: np.ndarray, here_B: np.ndarray) -> None:
         """One step of the reverse process."""
         look_BL = self.sampler.look(block, step)
         remask_BL = self.sampler.remask(block, step)
-        rows_B = ~self.finished_B if self.sampler.every_row else look_BL.any(-1)
+        rows_B = here_B & ~self.finished_B if self.sampler.every_row else look_BL.any(-1)
         changed = False
         if rows_B.any():
             self.forwards_B[torch.from_numpy(rows_B)] += 1 if self.guided_BL is None else 2
@@ -135,20 +149,12 @@ class DenoisingLoop:
         canvas = self.canvas
         device = canvas.ids_BL.device
         # 1. Logits where the sampler looks, shaped by guidance and processors, SUBS last.
-        ids_RW, attention_RW, ids_RL = canvas.read(rows_R, start_R)
         row_N, column_N = np.nonzero(look_RL)
-        flat_N = row_N * canvas.window + column_N - start_R[row_N]
-        if self.config.static_shapes:
-            flat_N = np.pad(flat_N, (0, head_rows(len(flat_N), ids_RW.numel()) - len(flat_N)))
-        hidden_RW = None
-        if self.guided_BL is not None:
-            hidden_RL = self.guided_BL[torch.from_numpy(rows_R).to(device)]
-            columns_RW = torch.from_numpy(start_R[:, None] + np.arange(canvas.window)[None]).to(device)
-            hidden_RW = hidden_RL.gather(1, columns_RW)
-        positions_N = torch.from_numpy(flat_N).to(device)
-        logits_NV = as_float(
-            forward_at(self.denoiser, ids_RW, attention_RW, positions_N, self.config.guidance_scale, hidden_RW)
-        )[: len(row_N)]
+        if self.diffusion_blocks is None:
+            logits_NV, ids_RL = self._read(rows_R, start_R, row_N, column_N)
+        else:
+            logits_NV = as_float(self.diffusion_blocks.logits(self.finished_B, rows_R[row_N], column_N))
+            ids_RL = canvas.ids_BL[torch.from_numpy(rows_R).to(device)]
         if not row_N.size:
             return
         ids_RL = canvas.without_padding(ids_RL, rows_R)
@@ -179,6 +185,24 @@ class DenoisingLoop:
             self.ends_BL[rows_R[row_N[is_end_N]], column_N[is_end_N]] = True
         if not self.sampler.remasks:  # which may take an end back before the block is done
             self._finish(block, rows_R)
+
+    def _read(
+        self, rows_R: np.ndarray, start_R: np.ndarray, row_N: np.ndarray, column_N: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, V) logits at some positions, of which of the R rows each is, and the (R, L) canvas of these."""
+        canvas, device = self.canvas, self.canvas.ids_BL.device
+        ids_RW, attention_RW, ids_RL = canvas.read(rows_R, start_R)
+        flat_N = row_N * canvas.window + column_N - start_R[row_N]
+        if self.config.static_shapes:
+            flat_N = np.pad(flat_N, (0, head_rows(len(flat_N), ids_RW.numel()) - len(flat_N)))
+        hidden_RW = None
+        if self.guided_BL is not None:
+            hidden_RL = self.guided_BL[torch.from_numpy(rows_R).to(device)]
+            columns_RW = torch.from_numpy(start_R[:, None] + np.arange(canvas.window)[None]).to(device)
+            hidden_RW = hidden_RL.gather(1, columns_RW)
+        positions_N = torch.from_numpy(flat_N).to(device)
+        logits_NV = forward_at(self.denoiser, ids_RW, attention_RW, positions_N, self.config.guidance_scale, hidden_RW)
+        return as_float(logits_NV)[: len(row_N)], ids_RL
 
     def _draw(
         self,

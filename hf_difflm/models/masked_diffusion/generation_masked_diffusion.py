@@ -82,11 +82,19 @@ class MaskedDiffusionGenerationMixin:
         Raises:
             ValueError: no BOS token for an empty prompt, a text longer than the model takes, padding between a prompt
                 and its text, nothing to fill, a mask in a prompt where ``infill`` is off, an unknown argument, logits that
-                leave nothing to draw.
+                leave nothing to draw; of a model with diffusion blocks, what these do not go with.
         """
         config: Any = self._prepare_generation_config(generation_config, **kwargs)
         if importance is not None and config.sampler != "uncertainty":
             raise ValueError(f"importance is for the sampler uncertainty, but the sampler is {config.sampler}")
+        size = getattr(self.config, "diffusion_block_size", None)
+        if size is None and config.use_cache:
+            raise ValueError(
+                "use_cache is for models with diffusion blocks, but this one has none, so that each token that is revealed "
+                "changes what all others see; leave it out"
+            )
+        if size is not None:
+            _check_blocks(config, size)
         prompt_BP, attention_BP = self._prepare_prompts(
             input_ids,
             attention_mask,
@@ -228,6 +236,21 @@ class MaskedDiffusionGenerationMixin:
         except OSError:
             # The file is optional, as for every transformers model: the defaults stay.
             self.generation_config = self.generation_config_class()
+
+
+def _check_blocks(config: Any, size: int) -> None:
+    """Take what a model with diffusion blocks can do; raises ValueError for what it cannot."""
+    if config.block_length not in (None, size):
+        raise ValueError(
+            f"block_length is {config.block_length}, but the model has diffusion blocks of {size} tokens; leave it out"
+        )
+    if config.guidance_scale not in (None, 1, 1.0):
+        raise ValueError(
+            f"guidance_scale {config.guidance_scale} is not there yet for a model with diffusion blocks; leave it out"
+        )
+    if config.static_shapes:
+        raise ValueError("static_shapes is not there yet for a model with diffusion blocks; leave it out")
+    config.block_length = None  # which may slide over a text
 
 
 def _after_eos(ids_BN: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:

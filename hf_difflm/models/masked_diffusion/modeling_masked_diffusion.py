@@ -20,11 +20,19 @@ from .bdh_backbone import BdhForCausalLM, BdhModel
 from .bdh_configuration import BdhConfig
 from .both_sides import class_of, kernel_for, read_both_sides
 from .configuration_masked_diffusion import MaskedDiffusionConfig
+from .diffusion_blocks import block_causal, first_from_clean, noisy_hidden, refuse_several_blocks
 from .dit_backbone import DiTModel
 from .dit_configuration import DiTConfig
 from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
 from .head_transforms import has_head_bias, head_transform
-from .labelled_head import IGNORED, can_chunk, chunk_rows, chunked_cross_entropy, reads_plainly
+from .labelled_head import (
+    IGNORED,
+    can_chunk,
+    chunk_rows,
+    chunked_cross_entropy,
+    product_of_few_rows,
+    reads_plainly,
+)
 from .padded_rows import one_by_one
 
 AutoModel.register(DiTConfig, DiTModel, exist_ok=True)
@@ -138,9 +146,18 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         positions: torch.Tensor | None = None,
         output_correct: bool = False,
         on_labelled_gradient: Callable[[torch.Tensor], None] | None = None,
+        clean_ids: torch.Tensor | None = None,
+        answer_starts: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a partly masked sequence.
+
+        With ``config.diffusion_block_size`` each token sees its own block and those before it. Then a partly masked block is
+        predicted from what stands before it, which has to be clean: all blocks of a text are predicted at once where
+        ``clean_ids`` are given, and one of them where they are not. ``past_key_values``, a ``DynamicCache``, may hold the
+        blocks before ``input_ids``; ``attention_mask`` is of both, then, and masks have to be in the last block alone. With
+        ``config.shift_logits`` the token before the block has to be read again beside it, since the block's first token is
+        predicted from it: logits of the first of ``input_ids`` are NaN.
 
         Args:
             input_ids: (B, L) ids, the mask token where a token is hidden.
@@ -155,6 +172,10 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             output_correct: also return whether the likeliest token is the label.
             on_labelled_gradient: called in the backward pass with the (N, D) gradient of the loss at the hidden states that
                 the head reads; not with ``torch.compile``.
+            clean_ids: (B, L) ids of the text itself, of a model with blocks: each block of ``input_ids`` is predicted from
+                what is shown of it and from the blocks before it in ``clean_ids``.
+            answer_starts: (B,) of a model whose blocks begin at the answer (``config.diffusion_block_start``): the place of
+                each row's first token that is none of its prompt, counted from its first that is no padding.
             kwargs: passed to the backbone.
 
         Returns:
@@ -162,19 +183,15 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
 
         Raises:
             ValueError: without ``positions``: labels of another kind of model, none of them at a mask (and no weights), or
-                some at a token that is shown as another one.
+                some at a token that is shown as another one. Of a model with blocks: labels without ``clean_ids``, masks in
+                several blocks, an attention kernel or a backbone that block diffusion does not run with, or
+                ``answer_starts`` that do not go with its configuration. Of another: ``clean_ids``.
         """
-        kwargs.setdefault("use_cache", False)
-        if self.head_transform is not None:
-            kwargs.pop("use_cache")  # encoders have no cache
-        outputs: Any
-        if self.config.reads_padding and attention_mask is not None and not bool(attention_mask.all()):
-            outputs = one_by_one(self._backbone, input_ids, attention_mask, kwargs)
+        hidden_BLD: torch.Tensor
+        if self.config.diffusion_block_size is not None:
+            hidden_BLD, outputs = self._in_blocks(input_ids, attention_mask, labels, clean_ids, answer_starts, kwargs)
         else:
-            outputs = self._backbone(input_ids, attention_mask, **kwargs)
-        hidden_BLD = outputs.last_hidden_state
-        if self.config.shift_logits:
-            hidden_BLD = _from_the_position_before(hidden_BLD, attention_mask)
+            hidden_BLD, outputs = self._in_one(input_ids, attention_mask, clean_ids, kwargs)
         extras = {name: outputs.get(name) for name in ("hidden_states", "attentions", "router_logits")}
 
         if labels is None:
@@ -211,6 +228,93 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             correct_N = correct_N | ~masked_N
         return MaskedDiffusionOutput(loss=loss, token_nll=nll_N, token_correct=correct_N, **extras)
 
+    def _in_one(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        clean_ids: torch.Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> tuple[torch.Tensor, Any]:
+        """Hidden states of a text that is read as one, in both directions."""
+        if clean_ids is not None:
+            raise ValueError(
+                "clean_ids are for a model with blocks, but this one has none; leave them out, or set diffusion_block_size"
+            )
+        kwargs.setdefault("use_cache", False)
+        if self.head_transform is not None:
+            kwargs.pop("use_cache")  # encoders have no cache
+        outputs: Any
+        if self.config.reads_padding and attention_mask is not None and not bool(attention_mask.all()):
+            outputs = one_by_one(self._backbone, input_ids, attention_mask, kwargs)
+        else:
+            outputs = self._backbone(input_ids, attention_mask, **kwargs)
+        return self._shifted(outputs.last_hidden_state, attention_mask), outputs
+
+    def _shifted(self, hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        return _from_the_position_before(hidden_BLD, attention_mask) if self.config.shift_logits else hidden_BLD
+
+    def _in_blocks(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        clean_ids: torch.Tensor | None,
+        answer_starts: torch.Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> tuple[torch.Tensor, Any]:
+        """Hidden states of a text that is read block by block."""
+        if (answer_starts is None) == (self.config.diffusion_block_start == "answer"):
+            raise ValueError(
+                f"the model's blocks begin at the {self.config.diffusion_block_start}, so answer_starts "
+                f"{'say where that is: give them' if answer_starts is None else 'mean nothing: leave them out'}"
+            )
+        size, offset, cache = (
+            self.config.diffusion_block_size,
+            self.config.position_offset,
+            kwargs.pop("past_key_values", None),
+        )
+        kwargs.pop("use_cache", None)
+        if clean_ids is not None:
+            if cache is not None:
+                raise ValueError(
+                    "clean_ids hold the blocks before each block, so past_key_values cannot; leave one of them out"
+                )
+            hidden_BLD, clean_BLD, outputs = noisy_hidden(
+                self.backbone,
+                input_ids,
+                clean_ids,
+                attention_mask,
+                size,
+                offset,
+                answer_starts=answer_starts,
+                **kwargs,
+            )
+            if self.config.shift_logits:
+                hidden_BLD = first_from_clean(
+                    self._shifted(hidden_BLD, attention_mask),
+                    self._shifted(clean_BLD, attention_mask),
+                    attention_mask,
+                    size,
+                    answer_starts,
+                )
+            return hidden_BLD, outputs
+        if labels is not None:
+            raise ValueError(
+                f"labels of a model with blocks of {size} tokens need clean_ids, the text itself, which each block is "
+                f"predicted from; {_TRAIN_WITH}"
+            )
+        if cache is None and not torch.compiler.is_compiling():  # who keeps a cache knows of blocks, and need not wait
+            refuse_several_blocks(input_ids, attention_mask, size, self.config.mask_token_id, answer_starts)
+        is_cached = cache is not None and cache.get_seq_length() > 0
+        outputs = block_causal(
+            self.backbone, input_ids, attention_mask, size, offset, cache, answer_starts=answer_starts, **kwargs
+        )
+        here = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+        hidden_BLD = self._shifted(outputs.last_hidden_state, here)
+        if self.config.shift_logits and is_cached:  # what its first token is predicted from was read before
+            hidden_BLD = torch.cat([torch.full_like(hidden_BLD[:, :1], float("nan")), hidden_BLD[:, 1:]], dim=1)
+        return hidden_BLD, outputs
+
     def _backbone(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any) -> Any:
         if "position_ids" not in kwargs and (position_ids := self._position_ids(input_ids, attention_mask)) is not None:
             kwargs["position_ids"] = position_ids
@@ -246,6 +350,11 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         if not reads_plainly(self.lm_head, hidden_ND):
             # A copy: a hook may keep what the head returned.
             logits_NV = self.lm_head(hidden_ND).to(hidden_ND.device).clone()
+            logits_NV[:, self.config.mask_token_id] = float("-inf")
+            return logits_NV
+        if (logits_NV := product_of_few_rows(hidden_ND, self.lm_head.weight)) is not None:
+            if self.lm_head.bias is not None:
+                logits_NV += self.lm_head.bias
             logits_NV[:, self.config.mask_token_id] = float("-inf")
             return logits_NV
         # -inf through the bias of the projection: no pass over the logits, and a zero gradient for that row.
@@ -287,6 +396,8 @@ def _from_the_position_before(hidden_BLD: torch.Tensor, attention_mask: torch.Te
 def _copy_revealed(logits_NV: torch.Tensor, ids_N: torch.Tensor, mask_token_id: int) -> torch.Tensor:
     """Put all probability of a revealed position on its own token."""
     revealed_N1 = (ids_N != mask_token_id).unsqueeze(-1)
+    if ids_N.device.type == "cpu" and not torch.compiler.is_compiling() and not revealed_N1.any():
+        return logits_NV  # as samplers ask; a GPU would have to be waited for
     logits_NV = logits_NV.masked_fill(revealed_N1, float("-inf"))
     own_N1 = logits_NV.gather(-1, ids_N.unsqueeze(-1)).masked_fill(revealed_N1, 0.0)
     return logits_NV.scatter(-1, ids_N.unsqueeze(-1), own_N1)

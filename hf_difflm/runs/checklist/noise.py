@@ -52,6 +52,8 @@ def noise_checks(run: Run) -> list[Check]:
         why = "the log does not say how the noise was to be drawn"
         if run.config.get("count_law") == "optimal":
             why = "count_law optimal prescribes what is measured"
+        if run.objective == "bd3lm":
+            why = "counts are drawn for each block of a sequence, of which this check knows no law"
         return [_changing(run), unknown(_RATES, why)]
     adaptive = train_form(run) in ("p1", "p2", "p3")
     return [_uniform(run, law), _adaptive_rates(rates) if adaptive else _prescribed_rates(run, law, rates)]
@@ -78,6 +80,8 @@ def law_of(run: Run) -> NoiseLaw | None:
         return None
     schedule = config.get("noise_schedule", "loglinear")
     if schedule not in SCHEDULES:
+        return None
+    if run.objective == "bd3lm":
         return None
     adaptive = train_form(run) in ("p1", "p2", "p3")
     counts = config.get("count_law", "uniform") if run.objective == "mdlm" else "uniform"

@@ -56,6 +56,7 @@ _OF_DIFFUSION = {
     "count_law_exponent",
     "count_law_uniform_share",
     "count_law_width",
+    "diffusion_block_size",
     "loss_form",
     "loss_weight",
     "noise_sampling",

@@ -19,7 +19,14 @@ from .base import TrainerPart
 OPTUNA = "optuna"
 _OF_THE_MODEL = frozenset(
     {
-        *("noise_schedule", "schedule_exponent", "sigma_min", "sigma_max", "allow_causal_layers"),
+        *(
+            "diffusion_block_size",
+            "noise_schedule",
+            "schedule_exponent",
+            "sigma_min",
+            "sigma_max",
+            "allow_causal_layers",
+        ),
         *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
     }
 )

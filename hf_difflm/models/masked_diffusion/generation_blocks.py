@@ -1,0 +1,149 @@
+"""Block diffusion's way over a canvas: one diffusion block after the other, each predicted from the clean text before it.
+
+A row has the steps and the random numbers that it has alone; rows with as many steps for each of their blocks go together.
+Their first blocks with holes, wherever they are, are then the first of all, and what stands before is padded on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from .diffusion_blocks import number_from
+from .generation_canvas import Canvas
+
+
+class DiffusionBlocks:
+    """Which holes are filled together, and logits of them.
+
+    With a cache each forward reads the current block and what is not in the cache yet: the prompt at first, and the block
+    before, now clean, at the first step of a block. What it keeps of the current block, which has masks, is taken out again.
+
+    Args:
+        denoiser: called with ids, attention mask, positions and, with a cache, past_key_values.
+        canvas: what is filled.
+        size: tokens of a block.
+        use_cache: keep keys and values of the blocks before; the texts are the same.
+        at_answer: blocks begin anew where the new tokens do.
+
+    Raises:
+        ValueError: a given token after the block of the first hole, which could not be seen from there; a hole in a prompt
+            ``at_answer``.
+    """
+
+    def __init__(self, denoiser: Any, canvas: Canvas, size: int, use_cache: bool, at_answer: bool = False) -> None:
+        self._denoiser, self._canvas, self._size, self._use_cache = denoiser, canvas, size, use_cache
+        self._starts_B = canvas.real_BL[:, : canvas.prompt_length].sum(-1) if at_answer else None
+        self._numbers_BL = canvas.place_BL // size
+        if self._starts_B is not None:
+            self._numbers_BL = number_from(canvas.place_BL, self._starts_B[:, None], size)
+        far = int(self._numbers_BL.max()) + 1
+        self._first_B = np.where(canvas.holes_BL, self._numbers_BL, far).min(-1)  # far: no holes
+        self._begin_B = self._first_B * size  # the place at which that block begins
+        if self._starts_B is not None:
+            if canvas.first_hole < canvas.prompt_length:
+                raise ValueError(
+                    "holes in a prompt are not there yet for a model whose diffusion blocks begin at the answer; take them "
+                    "out"
+                )
+            self._begin_B = self._starts_B
+        unseen_BL = canvas.real_BL & ~canvas.holes_BL & (self._numbers_BL > self._first_B[:, None])
+        if unseen_BL.any():
+            row, column = np.argwhere(unseen_BL)[0]
+            raise ValueError(
+                f"the token at position {canvas.place_BL[row, column]} of prompt {row} stands in a later block of {size} "
+                "tokens than a hole, which block diffusion fills from what is before it; let holes be followed by no text"
+            )
+        self._rows_G = np.empty(0, dtype=np.int64)
+        self._cache, self._cached, self._start = DynamicCache(), 0, 0
+
+    def groups(self, steps: int) -> Iterator[tuple[np.ndarray, Iterator[tuple[int, np.ndarray, int]]]]:
+        """Yield (B,) which rows go together, and their blocks: steps, (B, L) masks to fill, columns of the canvas.
+
+        Args:
+            steps: most steps of a row.
+
+        Raises:
+            ValueError: more blocks than steps.
+        """
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for row in np.flatnonzero(self._canvas.holes_BL.any(-1)).tolist():
+            numbers_X = self._numbers_BL[row, self._canvas.holes_BL[row]] - self._first_B[row]
+            alike.setdefault(self._steps(steps, np.bincount(numbers_X)), []).append(row)
+        for steps_N, rows in alike.items():
+            here_B = np.zeros(len(self._first_B), dtype=bool)
+            here_B[rows] = True
+            yield here_B, self._blocks(here_B, steps_N)
+
+    def _steps(self, steps: int, holes_N: np.ndarray) -> tuple[int, ...]:
+        """The steps of each block: one, and of the others as large a part as it has of the other holes.
+
+        As many steps as holes are one for each hole.
+        """
+        blocks = len(holes_N)
+        if steps < blocks:
+            raise ValueError(
+                f"max_denoising_steps {steps} are fewer than the {blocks} blocks of {self._size} tokens that the new tokens "
+                "stand in; raise it"
+            )
+        others_N = (holes_N - 1).clip(0) if holes_N.max() > 1 else holes_N
+        up_to_N = -(-(steps - blocks) * others_N.cumsum() // others_N.sum())
+        return tuple((1 + np.diff(up_to_N, prepend=0)).tolist())
+
+    def _blocks(self, here_B: np.ndarray, steps_N: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, int]]:
+        self._rows_G = np.flatnonzero(here_B)
+        self._cache, self._cached = DynamicCache(), 0
+        self._prefix = int(self._begin_B[here_B].max())
+        for block, steps in enumerate(steps_N):
+            self._start = self._prefix + block * self._size
+            here_BL = here_B[:, None] & (self._numbers_BL - self._first_B[:, None] == block)
+            yield steps, self._canvas.masked_BL & here_BL, self._canvas.length
+
+    def logits(self, finished_B: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> torch.Tensor:
+        """(N, V) logits at some positions of the canvas, all in the block of their row that was yielded last.
+
+        Args:
+            finished_B: (B,) rows that are read no more; never one of ``row_N``.
+            row_N, column_N: (N,) positions, row by row.
+        """
+        self._drop(finished_B)
+        canvas, rows_R, device = self._canvas, self._rows_G, self._canvas.ids_BL.device
+        # Column c of what is read is place c - shift of a row, and that is column c - shift + padding of the canvas.
+        shift_R1 = self._prefix - self._begin_B[rows_R, None]
+        length_R1 = canvas.real_BL[rows_R].sum(-1, keepdims=True)
+        end = min(self._start + self._size, int((shift_R1 + length_R1).max()))
+        first = self._cached
+        places_RE = np.arange(end)[None] - shift_R1
+        real_RE = (places_RE >= 0) & (places_RE < length_R1)
+        columns_RQ = (places_RE + canvas.padding_B[rows_R, None])[:, first:].clip(0, canvas.length - 1)
+        ids_RQ = canvas.ids_BL[torch.from_numpy(rows_R).to(device)].gather(1, torch.from_numpy(columns_RQ).to(device))
+        attention_RE = None if real_RE.all() else torch.from_numpy(real_RE).long().to(device)
+        read_N = np.searchsorted(rows_R, row_N)  # which of the rows that are read
+        place_N = canvas.place_BL[row_N, column_N] + shift_R1[read_N, 0] - first
+        positions_N = torch.from_numpy(read_N * (end - first) + place_N).to(device)
+        kept: dict[str, Any] = {"past_key_values": self._cache} if self._use_cache else {}
+        if self._starts_B is not None:
+            kept["answer_starts"] = torch.from_numpy(self._starts_B[rows_R]).to(device)
+        logits_NV = self._denoiser(ids_RQ, attention_mask=attention_RE, positions=positions_N, **kept).logits
+        if self._use_cache:
+            # Where a token is predicted from the position before it, the one before the block is read again.
+            self._cached = max(self._start - int(self._denoiser.config.shift_logits), 0)
+            self._cache.crop(self._cached - end)
+        return logits_NV
+
+    def _drop(self, finished_B: np.ndarray) -> None:
+        """Read rows no more that are finished."""
+        goes_on_G = ~finished_B[self._rows_G]
+        if goes_on_G.all():
+            return
+        self._rows_G = self._rows_G[goes_on_G]
+        if self._use_cache and self._cached:
+            indices = torch.from_numpy(np.flatnonzero(goes_on_G)).to(self._canvas.ids_BL.device)
+            self._cache.batch_select_indices(indices)  # with what a longer prompt has padded them by
+
+
+__all__ = ["DiffusionBlocks"]

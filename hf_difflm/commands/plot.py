@@ -32,7 +32,8 @@ def plot(
         typer.Option(
             metavar="KIND...",
             help="loss_per_step, loss_per_epoch, loss_smoothed, step_time_histogram, mfu, comparison, validation, "
-            "milestones; default: all these; and, as callbacks have measured them, gradients, statistics, throughput",
+            "milestones; default: all these; and, as callbacks have measured them, gradients, statistics, throughput; and "
+            "block_size",
         ),
     ] = None,
     metric: Annotated[

@@ -19,7 +19,7 @@ from .accuracies import accuracy_cells, accuracy_headings
 from .exact_orders import EXACT_NOTE, exact_table
 from .fairness import SEED_KEYS, differences, fairness_notes, minimised_notes, verdict
 from .lossy import lossy_note
-from .pairing import Difference, paired_difference, paired_over_seeds
+from .pairing import Difference, PairedDifference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
 
 
@@ -79,6 +79,7 @@ class Comparison:
         differences: every setting that differs, with its value in each run.
         silent: names of runs whose logs hold no settings.
         source_nll: nats per token of the source itself, where it is known.
+        to_first: of more than two runs, each one's difference to the first, where both scored the same units.
         paired: the difference of exactly two runs over the documents both were scored on, or of two configurations
             over the seeds both have; None where neither is known.
         unit: of what the runs are ranked by; empty where not all of them log a nll per token.
@@ -109,6 +110,7 @@ class Comparison:
     split: str = ""
     on_test: bool = False
     exact: tuple[list[str], list[list[str]]] | None = None
+    to_first: list[PairedDifference] = field(default_factory=list)
 
     def to_text(self, width: int | None = None) -> str:
         """Return tables and notes as plain text; ``width`` limits them, by default to the terminal (none: 140)."""
@@ -137,6 +139,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """Return what there is to say besides the numbers, one line each: the pair, the source, fairness."""
         notes = [] if self.paired is None else [str(self.paired)]
+        notes += map(str, self.to_first)
         notes += [*filter(None, [self.split]), *self.sets, *self.chosen, *self.lossy]
         if self.source_nll is not None:
             notes.append(f"The source itself has {number(self.source_nll, 4)} nats/token on these blocks.")
@@ -247,6 +250,7 @@ def _compared(runs: Sequence[Run], names: Sequence[str] | None) -> Comparison:
         on_test=on_test,
         split=split,
         exact=exact_table(runs, names),
+        to_first=[] if several else _to_first(runs, names),
     )
 
 
@@ -334,6 +338,14 @@ def _paired(runs: Sequence[Run], names: Sequence[str] | None, groups: Sequence[S
         alike = runs[0].objective == runs[1].objective
         return paired_difference(*runs, names=labels(runs) if alike and names is None else names)
     return paired_over_seeds(*groups) if len(groups) == 2 else None
+
+
+def _to_first(runs: Sequence[Run], names: Sequence[str]) -> list[PairedDifference]:
+    """Of more than two runs, each one's difference to the first, where both scored the same units."""
+    if len(runs) < 3:
+        return []
+    found = (paired_difference(run, runs[0], names=(name, names[0])) for run, name in zip(runs, names, strict=True))
+    return [difference for difference in found if isinstance(difference, PairedDifference)]
 
 
 def _row(run: Run, label: str) -> ComparisonRow:

@@ -11,14 +11,17 @@ from ..comparing.table import compare_runs, labels
 from ..comparing.verdicts import bound_note
 from ..journal.run import Run, common_loss_unit
 from ..journal.tables import fenced, markdown_table
+from ..plots.block_size import block_size_of
 from ..plots.decimation import smoothing_window
 from ..plots.gallery import MOST_PANELS, gallery_names
-from ..plots.kinds import plot_comparison, plot_gallery
+from ..plots.kinds import plot_block_size, plot_comparison, plot_gallery
 from ..reading.load import as_runs
 from ..reading.places import relative, shown, shown_run
 from .curves import not_drawn
 from .write_markdown import write_markdown
 
+BLOCK_SIZE = "-block-size"
+"""How the name of the picture over the size of diffusion blocks ends."""
 _NAMED = 12  # of the scalars that are not drawn
 _MAX_SAMPLES = 4  # of the last sampled step
 
@@ -33,13 +36,14 @@ def write_report(
 ) -> tuple[Path, ...]:
     """Write the page and, next to it, the pictures it shows; return the paths, that of the page first.
 
-    The page holds the comparison table with its fairness note, the curves, a gallery of what else the logs hold, every
-    evaluation with its standard error, the last samples and the commands that made the runs. No absolute path gets into it.
+    The page holds the comparison table with its fairness note, the curves, of diffusion blocks the nll over their size, a
+    gallery of what else the logs hold, every evaluation with its standard error, the last samples and the commands that
+    made the runs. No absolute path gets into it.
 
     Args:
         runs: one or more, or the paths of their logs.
-        path: the markdown file; the pictures are ``{stem}-curves.png`` and, where the logs hold other scalars,
-            ``{stem}-others.png`` in the same folder.
+        path: the markdown file; the pictures lie in the same folder: ``{stem}-curves.png``, of diffusion blocks
+            ``{stem}-block-size.png``, and ``{stem}-others.png`` where the logs hold other scalars.
         names: what to call the runs; by default their own names.
         title: first heading.
         command: the command that writes this page; by default ``hf-difflm report`` with these runs.
@@ -52,12 +56,14 @@ def write_report(
     comparison = compare_runs(runs, names)
     plot_comparison(runs, picture, names=names)
     others = _others(runs, path, names)
+    blocks = _block_sizes(runs, path, names)
     if command is None:
         command = shlex.join(["hf-difflm", "report", *(shown_run(run) for run in runs), "--output", shown(path)])
     names = labels(runs, names)
     parts = [
         f"## Comparison\n\n{comparison.to_markdown()}\n{_explanation(runs)}",
         f"## Curves\n\n![training loss and evaluations over optimiser steps]({picture.name})\n\n{_curve_note(runs)}",
+        *([f"## Block sizes\n\n![nll over the size of diffusion blocks]({blocks.name})"] if blocks else []),
         *(
             [f"## Other scalars\n\n![scalars by their names in the log]({others[0].name})\n\n{others[1]}"]
             if others
@@ -68,7 +74,15 @@ def write_report(
         f"## How these runs were made\n\n{_commands(runs, names)}",
     ]
     write_markdown(path, title, command, parts)
-    return (path, picture, others[0]) if others else (path, picture)
+    return (path, picture, *filter(None, [blocks, others[0] if others else None]))
+
+
+def _block_sizes(runs: Sequence[Run], path: Path, names: Sequence[str] | None) -> Path | None:
+    """Draw the nll over the size of diffusion blocks; None where no run has any, or all have the same."""
+    sizes = {block_size_of(run) for run in runs if run.best_evaluation is not None} - {None}
+    if len(sizes) < 2 or all(run.objective != "bd3lm" for run in runs):
+        return None
+    return plot_block_size(runs, path.with_name(f"{path.stem}{BLOCK_SIZE}.png"), names)
 
 
 def _others(runs: Sequence[Run], path: Path, names: Sequence[str] | None) -> tuple[Path, str] | None:

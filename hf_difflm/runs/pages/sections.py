@@ -86,6 +86,7 @@ def summary_section(runs: Sequence[Run], names: Sequence[str], comparison: Compa
         ]
     if comparison.paired is not None:
         parts.append(f"<p><b>Difference:</b> {text(comparison.paired)}</p>")
+    parts += [f"<p><b>Difference:</b> {text(difference)}</p>" for difference in comparison.to_first]
     parts += [f"<p>{text(note)}</p>" for note in (*comparison.sets, *comparison.lossy)]
     if comparison.source_nll is not None:
         parts.append(f"<p>The source itself has {number(comparison.source_nll, 4)} nats/token on these blocks.</p>")

@@ -16,6 +16,7 @@ from ..journal.atomic_files import file_stem
 from ..journal.run import Run
 from ..reading.load import as_runs
 from .axes import AXES, row_positions
+from .block_size import draw_block_size
 from .evaluation import draw_comparison, draw_milestones, draw_validation
 from .gallery import draw_gallery
 from .measured import draw_gradients, draw_statistics, draw_throughput
@@ -48,6 +49,7 @@ MEASURED_KINDS: dict[str, Callable[[Drawing], Figure]] = {
     "throughput": draw_throughput,
 }
 """Those of what callbacks have measured, a row for each run; drawn where they are asked for."""
+_KNOWN = KINDS | MEASURED_KINDS | {"block_size": draw_block_size}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def plot_runs(
             standard error, except where each step or its time is shown.
         output_dir: folder of the pictures, made where it is missing.
         kinds: keys of :data:`KINDS`, by default all of them, or none where metrics are named; and of
-            :data:`MEASURED_KINDS`.
+            :data:`MEASURED_KINDS`; ``block_size`` where it is asked for.
         names: what to call the runs; by default their own names.
         title: stands above each picture.
         picture_format: png, svg or pdf.
@@ -93,7 +95,7 @@ def plot_runs(
             is nothing to show.
     """
     for kind in kinds:
-        _check("kind of plot", kind, [*KINDS, *MEASURED_KINDS])
+        _check("kind of plot", kind, [*_KNOWN])
     _check("x axis", x, list(AXES))
     _check("format", picture_format, FORMATS)
     if width is not None and not WIDTHS[0] <= width <= WIDTHS[1]:
@@ -108,7 +110,7 @@ def plot_runs(
     paths: list[Path] = []
     left_out: list[str] = []
     pictures: dict[str, Callable[[Drawing], Figure]] = {
-        kind: (KINDS | MEASURED_KINDS)[kind] for kind in (kinds or (() if metrics else KINDS))
+        kind: _KNOWN[kind] for kind in (kinds or (() if metrics else KINDS))
     }
     pictures |= {metric: partial(draw_metric, name=named(metric)) for metric in metrics}
     for name, draw in pictures.items():
@@ -140,6 +142,15 @@ def plot_comparison(
         UserError: no run was given, the names do not fit, or the suffix is not that of a picture.
     """
     return save(draw_comparison(_drawing(as_runs(runs), names, title, "step")), Path(path))
+
+
+def plot_block_size(runs: Sequence[Run], path: str | Path, names: Sequence[str] | None = None) -> Path:
+    """Draw the nll over the size of diffusion blocks and return the path; see :func:`.block_size.draw_block_size`.
+
+    Raises:
+        UserError: no run was given, the names do not fit, or the suffix is not that of a picture.
+    """
+    return save(draw_block_size(_drawing(runs, names, None, "step")), Path(path))
 
 
 def plot_gallery(

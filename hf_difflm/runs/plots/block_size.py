@@ -29,11 +29,12 @@ def draw_block_size(drawing: Drawing) -> Figure:
 
     Hollow: a bound. The error of several seeds is over them, of one run that of its evaluation's noise.
     """
-    points = sorted(
-        (size, *_nll(group), group.runs[0])
-        for group in drawing.groups
-        if (size := block_size_of(group.runs[0])) is not None and _nll(group)[0] is not None
-    )
+    points = []
+    for group in drawing.groups:
+        size, (nll, error) = block_size_of(group.runs[0]), _nll(group)
+        if size is not None and nll is not None:
+            points.append((size, nll, error, group.runs[0]))
+    points.sort(key=lambda point: point[:2])
     if len({size for size, *_ in points}) < 2:
         raise NothingToDraw("nll over the size of diffusion blocks needs evaluations at two sizes")
     figure, (axes,) = new_figure(width=drawing.width)

@@ -50,6 +50,14 @@ _MDLM = """@inproceedings{sahoo2024simple,
   year = {2024},
   note = {arXiv:2406.07524}
 }"""
+_BD3LM = """@inproceedings{arriola2025block,
+  title = {Block Diffusion: Interpolating Between Autoregressive and Diffusion Language Models},
+  author = {Arriola, Marianne and Gokaslan, Aaron and Chiu, Justin T and Yang, Zhihan and Qi, Zhixuan and Han, Jiaqi and
+            Sahoo, Subham Sekhar and Kuleshov, Volodymyr},
+  booktitle = {International Conference on Learning Representations},
+  year = {2025},
+  note = {arXiv:2503.09573}
+}"""
 
 
 def model_card(
@@ -99,7 +107,7 @@ def model_card(
             *_samples(source, run),
         ]
     parts.append(f"## Limits\n\n{_limits(config, run, is_denoiser, has_past=bool(chain))}")
-    parts.append(f"## Citation\n\n{_citation(run, is_denoiser)}")
+    parts.append(f"## Citation\n\n{_citation(run, config, is_denoiser)}")
     adapted = adapter.base if adapter is not None else None
     metadata = card_metadata(source, config, name, license_id=license_id, adapted=adapted).to_yaml()
     body = "\n\n".join(parts)
@@ -255,8 +263,11 @@ def _longest(config: dict[str, Any]) -> int | None:
     return longest if isinstance(longest, int) else None
 
 
-def _citation(run: Run | None, is_denoiser: bool) -> str:
+def _citation(run: Run | None, config: dict[str, Any], is_denoiser: bool) -> str:
     versions = run.header.metadata.get("versions") if run is not None else None
     version = versions.get("hf_difflm") if isinstance(versions, dict) else None
     software = f"Trained with hf\\_difflm{f' {escaped(str(version))}' if version else ''}."
-    return f"{software} The method:\n\n{fenced(_MDLM, 'bibtex')}" if is_denoiser else software
+    if not is_denoiser:
+        return software
+    method = _MDLM if config.get("diffusion_block_size") is None else _BD3LM
+    return f"{software} The method:\n\n{fenced(method, 'bibtex')}"

@@ -118,6 +118,14 @@ def test_a_run_on_other_data_or_a_broken_log_is_no_twin(run):
     assert "twin:" not in card_of(run)[0]
 
 
+def test_a_model_with_diffusion_blocks_cites_their_paper(run):
+    source = find_source(run)
+    config = {**read_config(source.folder), "diffusion_block_size": 4}
+    text = model_card(source, config, "o/n", needs_code=True)
+    assert "arXiv:2503.09573" in text
+    assert "arXiv:2406.07524" not in text
+
+
 def test_an_autoregressive_model_is_used_by_its_own_class_without_trust(tmp_path, tiny_causal, tokenizer):
     run = make_run(tmp_path / "ar", tiny_causal(), tokenizer, objective="ar")
     source = find_source(run)

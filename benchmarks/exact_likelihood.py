@@ -20,7 +20,8 @@ from _sizes import SIZES, VOCABULARY, flags_of
 from transformers import set_seed
 
 from hf_difflm import MaskedDiffusionForMaskedLM
-from hf_difflm.data import Collator, load_tokenizer, prepare_data
+from hf_difflm import data as texts
+from hf_difflm.data import Collator, load_tokenizer
 from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
 from hf_difflm.evaluation.likelihood.exact import ExactScorer
 from hf_difflm.evaluation.likelihood.exact_options import ExactOptions, read_orders
@@ -59,7 +60,7 @@ def network(size: str) -> tuple[MaskedDiffusionForMaskedLM, Any, Any]:
         "demo", {name: value for name, value in flags_of(size).items() if name != "backbone_config"}
     )
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    rows = prepare_data(settings.data, tokenizer, need_train=False).eval
+    rows = texts.prepare_data(settings.data, tokenizer, need_train=False).eval
     set_seed(0)
     model = build_denoiser(settings.model, tokenizer, settings.data.block_size)
     if size == "large_vocabulary":

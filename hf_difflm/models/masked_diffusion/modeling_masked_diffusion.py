@@ -396,11 +396,9 @@ def _from_the_position_before(hidden_BLD: torch.Tensor, attention_mask: torch.Te
 def _copy_revealed(logits_NV: torch.Tensor, ids_N: torch.Tensor, mask_token_id: int) -> torch.Tensor:
     """Put all probability of a revealed position on its own token."""
     revealed_N1 = (ids_N != mask_token_id).unsqueeze(-1)
-    is_known = type(ids_N) is torch.Tensor and ids_N.device.type == "cpu" and not torch.compiler.is_compiling()
-    if (
-        is_known and not revealed_N1.any()
-    ):  # as samplers ask; a GPU would have to be waited for, a fake tensor knows nothing
-        return logits_NV
+    is_sampled = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if is_sampled and type(ids_N) is torch.Tensor and ids_N.device.type == "cpu" and not revealed_N1.any():
+        return logits_NV  # a GPU would have to be waited for, and a fake tensor knows nothing
     logits_NV = logits_NV.masked_fill(revealed_N1, float("-inf"))
     own_N1 = logits_NV.gather(-1, ids_N.unsqueeze(-1)).masked_fill(revealed_N1, 0.0)
     return logits_NV.scatter(-1, ids_N.unsqueeze(-1), own_N1)

@@ -53,8 +53,11 @@ def about(name: str) -> dict[str, Any]:
     }
 
 
-def write(name: str, result: dict, claims: Sequence[Claim] = ()) -> None:
-    """Print the result and keep it under ``benchmarks/results/``, with what it was measured on and what it claims."""
+def write(name: str, result: dict, claims: Sequence[Claim] = (), size: str = "") -> None:
+    """Print the result and keep it under ``benchmarks/results/``, with what it was measured on and what it claims.
+
+    Results of several sizes lie in files of their own.
+    """
     result = {
         **about(name),
         **({"claims": [claim.to_json() for claim in claims]} if claims else {}),
@@ -63,7 +66,7 @@ def write(name: str, result: dict, claims: Sequence[Claim] = ()) -> None:
     text = json.dumps(result, indent=2)
     print(text)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    (RESULTS / f"{name}{size and f'_{size}'}.json").write_text(text + "\n")
 
 
 def _wait() -> None:

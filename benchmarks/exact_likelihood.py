@@ -128,7 +128,7 @@ def main() -> None:
     if given.toy:
         print(json.dumps(result))
         return
-    write("exact_likelihood" + ("" if given.size == "demo" else f"_{given.size}"), result, claims)
+    write("exact_likelihood", result, claims, "" if given.size == "demo" else given.size)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ _HEAD = """# Results
 
 Each part was written by the command it names, from run logs; this page is put together by `python docs/write_results.py`.
 Other programs ran beside the ablations, the conversions and the first two runs (on one core): their tokens/s and seconds say
-nothing. The samplers and the ablation on Tiny Shakespeare are of the network and the optimiser that its recipe had before (128 wide,
-AdamW, 2.2265 nats/token). What adaptive masking
+nothing. The samplers and the ablation on Tiny Shakespeare are of the network and the optimiser that its recipe had before
+(128 wide, AdamW, 2.2265 nats/token). What adaptive masking
 costs is measured by `python benchmarks/atat.py`.
 Their evaluations drew the numbers of hidden tokens uniformly; evaluations now draw them by importance
 ([concepts.md](concepts.md#noise)), an estimate of the same number whose standard error is about a fifth smaller.

@@ -28,13 +28,13 @@ from ..runs.comparing.exact_orders import (
 from ..runs.comparing.pairing import ratio_with_error
 from ..runs.comparing.twin import find_twin
 from ..runs.journal.tables import text_table
-from .likelihood.batches import EvaluationBatches
+from .likelihood.batches import EvaluationBatches, rows_at
 from .likelihood.evaluate import LikelihoodResult
 from .likelihood.exact import ExactScorer, forwards_of
 from .likelihood.exact_options import ExactOrder
 from .likelihood.sums import LikelihoodSums
 from .run_measurements import record_measurement, run_folder
-from .targets import Target, load_target
+from .targets import Target, target_of
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,7 @@ def first_rows(target: Target, dataset: Any, orders: Sequence[ExactOrder], budge
     if rows == 0:
         raise UserError(f"--exact-budget {budget} is less than the {spent.max()} forwards of the first block; raise it")
     print(f"exact: the first {rows:,} of {len(dataset):,} blocks fit into {budget:,} forwards", file=sys.stderr)
-    return take(dataset, rows)
-
-
-def take(dataset: Any, rows: int) -> Any:
-    """The first rows of a data set."""
-    return dataset.select(range(rows)) if hasattr(dataset, "select") else dataset[:rows]
+    return rows_at(dataset, range(rows))
 
 
 def exact_likelihoods(
@@ -130,13 +125,20 @@ def exact_likelihoods(
     return found
 
 
-def twin_of(target: str, loaded: Target) -> tuple[str, Target] | None:
-    """Return name and model of the autoregressive twin in a neighbouring folder; None where there is none."""
+def twin_of(target: str, loaded: Target, changes: dict[str, Any]) -> tuple[str, Target] | None:
+    """Return name and model of the autoregressive twin in a neighbouring folder; None where there is none.
+
+    Args:
+        target: the run.
+        loaded: its model.
+        changes: how that was loaded, of which ``use_cpu``, ``dtype`` and ``bf16`` are for the twin too.
+    """
     folder = run_folder(target)
     run = None if folder is None else find_twin(load_run(folder))
     if run is None or not (Path(run.path).parent / "best" / "config.json").exists():
         return None
-    twin = load_target(str(Path(run.path).parent), use_cpu=loaded.model.device.type == "cpu")
+    alike: dict[str, Any] = {name: changes[name] for name in ("use_cpu", "dtype", "bf16") if name in changes}
+    twin = target_of(str(Path(run.path).parent), alike)
     return (run.name, twin) if twin.tokenizer.get_vocab() == loaded.tokenizer.get_vocab() else None
 
 

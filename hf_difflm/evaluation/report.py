@@ -26,11 +26,10 @@ from .exact_report import (
     first_rows,
     keep_exact,
     refuse_exact,
-    take,
     twin_of,
 )
 from .held_out_numbers import keep_test
-from .likelihood.batches import EvaluationBatches, data_unit
+from .likelihood.batches import EvaluationBatches, data_unit, rows_at
 from .likelihood.draws import MOST_REPLICATES, Draws
 from .likelihood.evaluate import LikelihoodResult, evaluate_likelihood
 from .likelihood.exact_options import ExactOrder
@@ -38,6 +37,14 @@ from .likelihood.zero_shot import evaluation_data
 from .precision import computed_in
 from .run_measurements import record_measurement
 from .targets import Target, target_of
+
+_OF_THE_RUN = frozenset(
+    {
+        *("use_cpu", "max_eval_blocks", "per_device_eval_batch_size"),
+        *("eval_replicates", "target_stderr", "max_eval_replicates", "eval_pairs", "eval_seed"),
+    }
+)
+"""Changes under which exact likelihoods are still those of the run: of its own text, in the same numbers."""
 
 
 def evaluate_target(
@@ -83,11 +90,12 @@ def evaluate_target(
         "source_nll": data.source_nll,
         **(data.conventions or loaded.text.facts),
     }
-    exact = _exact(target, loaded, rows, settings, orders, result) if orders else None
+    exact = _exact(target, loaded, rows, changes, orders, result) if orders else None
     if exact is not None:
         record["exact"] = {label: one.to_json() for label, one in exact.found.items()}
-        if zero_shot is None:
-            keep_exact(target, loaded.step, exact.found, options.eval_split == TEST)
+        on_test = options.eval_split == TEST
+        if zero_shot is None and changes.keys() <= {*_OF_THE_RUN, *(["eval_split"] if on_test else [])}:
+            keep_exact(target, loaded.step, exact.found, on_test)
     if zero_shot is not None:
         record |= {"block_size": options.block_size, **dataclasses.asdict(zero_shot)}
         record_measurement(target, loaded.step, "zero_shot", _zero_shot_numbers(record))
@@ -112,28 +120,31 @@ def exact_numbers_of(target: str, orders: Sequence[ExactOrder], blocks: int) -> 
     Raises:
         UserError: nothing to load, or a causal LM.
     """
-    known = exact_numbers(load_run(target))
+    run = load_run(target)
+    blocks = min(blocks, run.header.data["counts"]["eval"]["blocks"])
+    known = exact_numbers(run)
     if all(order.label in known and known[order.label].blocks == blocks for order in orders):
         return
     loaded = target_of(target, {})
     refuse_exact(loaded)
     settings = {**loaded.config, "bf16": False}
     _, data, _ = evaluation_data(loaded, {})
-    rows = take(data.eval, min(blocks, len(data.eval)))
+    rows = rows_at(data.eval, range(blocks))
     result = score(loaded, rows, settings, draws_of(settings, {}))
-    keep_exact(target, loaded.step, _exact(target, loaded, rows, settings, orders, result).found)
+    keep_exact(target, loaded.step, _exact(target, loaded, rows, {}, orders, result).found)
 
 
 def _exact(
     target: str,
     loaded: Target,
     rows: Any,
-    settings: dict[str, Any],
+    changes: dict[str, Any],
     orders: Sequence[ExactOrder],
     bound: LikelihoodResult,
 ) -> ExactFindings:
-    """The likelihood of each order, beside the bound and the twin of the same rows."""
-    beside = twin_of(target, loaded)
+    """The likelihood of each order, beside the bound and the twin of the same rows, computed in the same numbers."""
+    settings = {**loaded.config, "bf16": False, **changes}
+    beside = twin_of(target, loaded, changes)
     twin = None if beside is None else score(beside[1], rows, settings, Draws(1))
     found = exact_likelihoods(loaded, rows, settings, orders, bound, twin)
     return ExactFindings(found, "" if beside is None else beside[0])

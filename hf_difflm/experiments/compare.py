@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, ExactOrder
-from ..evaluation.report import exact_numbers_of
+from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, EXACT_OF, ExactOrder
 from ..objectives.names import TWINS
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
 from ..runs.comparing.twin import AR
@@ -56,9 +55,12 @@ def compare_objectives(
     if not finish_runs(folder, runs, overwrite=overwrite, command="compare"):
         return None
     if int(os.environ.get("RANK", "0")) == 0:
-        for name in runs:
-            if orders and load_run(folder / name).objective in ("mdlm", "atat"):
-                exact_numbers_of(str(folder / name), orders, exact_blocks)
+        if orders:
+            from ..evaluation.report import exact_numbers_of
+
+            for name in runs:
+                if load_run(folder / name).objective in EXACT_OF:
+                    exact_numbers_of(str(folder / name), orders, exact_blocks)
         _show(folder, {name: load_run(folder / name) for name in runs})
     return folder
 

@@ -12,6 +12,8 @@ from hf_difflm.evaluation.targets import load_target
 from hf_difflm.runs import load_run
 
 BLOCKS = ("--objective", "bd3lm", "--diffusion-block-size", "8")
+DATA = ("--dataset", "markov", "--block-size", "33", "--use-cpu")
+MORE = ("train", *DATA, "--max-steps", "2", "--eval-strategy", "no")
 
 
 @pytest.fixture
@@ -53,24 +55,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(hf, tiny, trained, strike, tmp_path):
 
 
 def test_weights_are_gone_on_from_with_their_blocks_or_with_others(hf, tiny, trained):
-    more = (
-        "train",
-        "--dataset",
-        "markov",
-        "--block-size",
-        "33",
-        "--max-steps",
-        "2",
-        "--use-cpu",
-        "--eval-strategy",
-        "no",
-    )
     assert hf("train", *tiny, "--max-steps", "2", "--output-dir", "plain").code == 0
     for number, (source, given, size) in enumerate(
         [(trained, (), 8), (trained, ("--diffusion-block-size", "4"), 4), ("plain", ("--diffusion-block-size", "1"), 1)]
     ):
         folder = f"more-{number}"
-        result = hf(*more, "--init-from", source, "--objective", "bd3lm", *given, "--output-dir", folder)
+        result = hf(*MORE, "--init-from", source, "--objective", "bd3lm", *given, "--output-dir", folder)
         assert result.code == 0, result.err
         assert load_run(folder).config["diffusion_block_size"] == size
         assert load_target(folder).model.config.diffusion_block_size == size
@@ -78,7 +68,7 @@ def test_weights_are_gone_on_from_with_their_blocks_or_with_others(hf, tiny, tra
         (trained, (), "run/best has diffusion blocks of 8 tokens, but the objective is mdlm"),
         ("plain", ("--objective", "bd3lm"), "objective bd3lm needs diffusion_block_size"),
     ):
-        result = hf(*more, "--init-from", source, *given, "--output-dir", "other")
+        result = hf(*MORE, "--init-from", source, *given, "--output-dir", "other")
         assert result.code == 2
         assert says in result.err
 
@@ -131,7 +121,7 @@ def test_a_causal_model_is_block_diffusion_of_one_token_and_goes_on_with_more(hf
     made = hf("convert", "ar", "--diffusion-block-size", "1", "--output-dir", "one")
     assert made.code == 0, made.err
     assert "train --objective bd3lm --init-from one" in made.out
-    data = ("--dataset", "markov", "--block-size", "33", "--max-eval-blocks", "8", "--json", "--use-cpu")
+    data = (*DATA, "--max-eval-blocks", "8", "--json")
     exact, causal = (json.loads(hf("eval", target, *data).out) for target in ("one", "ar"))
     assert (exact["bound"], exact["eval_nll_stderr"]) == ("exact", 0)
     # The causal model gives the mask token a probability, which is next to nothing after a few steps.
@@ -141,20 +131,8 @@ def test_a_causal_model_is_block_diffusion_of_one_token_and_goes_on_with_more(hf
         for target in ("one", "ar")
     ]
     assert written[0] == written[1]
-    more = (
-        "train",
-        "--dataset",
-        "markov",
-        "--block-size",
-        "33",
-        "--max-steps",
-        "2",
-        "--use-cpu",
-        "--eval-strategy",
-        "no",
-    )
     result = hf(
-        *more, "--objective", "bd3lm", "--init-from", "one", "--diffusion-block-size", "4", "--output-dir", "four"
+        *MORE, "--objective", "bd3lm", "--init-from", "one", "--diffusion-block-size", "4", "--output-dir", "four"
     )
     assert result.code == 0, result.err
     config = load_target("four").model.config

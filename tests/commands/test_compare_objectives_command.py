@@ -39,6 +39,7 @@ def test_each_side_has_its_run_and_all_stand_in_one_table_paired_with_the_first(
         (["--objectives", "ar,ar"], "names ar twice"),
         (["--objectives", "mdlm"], "is one side"),
         (["--objectives", "ar,bd3lm:4", "--diffusion-block-size", "8"], "give each size its run"),
+        (["--objectives", "ar,bd3lm:4", "--exact"], "--exact is for mdlm and atat"),
         (["--objective", "ar"], "--objectives"),
     ],
 )

@@ -69,18 +69,29 @@ def test_a_budget_takes_the_first_blocks_that_fit_and_says_how_many(hf, trained)
     assert "less than the 32 forwards of the first block" in few.err
 
 
-def test_compare_scores_the_first_blocks_of_the_masked_diffusion_model_once(hf, tiny):
-    flags = [*tiny, "--max-steps", "6", "--output-dir", "both", "--exact", "--exact-blocks", "3"]
+@pytest.mark.parametrize(("asked", "scored"), [("3", 3), ("64", 8)])  # there are 8
+def test_compare_scores_the_first_blocks_of_the_masked_diffusion_model_once(hf, tiny, asked, scored):
+    flags = [*tiny, "--max-steps", "6", "--output-dir", "both", "--exact", "--exact-blocks", asked]
     first = hf("compare", *flags)
     assert first.code == 0, first.err
     found = exact_numbers(load_run("both/mdlm"))
     assert list(found) == ["left_to_right", "confidence", "margin", "entropy"]
-    assert {one.blocks for one in found.values()} == {3}
+    assert {one.blocks for one in found.values()} == {scored}
     assert "Exact likelihoods:" in first.out
     assert f"{found['margin'].eval_exact_nll:.4f}" in first.out
     measured = len(load_run("both/mdlm").measurements)
     assert hf("compare", *flags).code == 0
     assert len(load_run("both/mdlm").measurements) == measured
+
+
+@pytest.mark.parametrize(
+    "flags", [["--dtype", "bfloat16"], ["--block-size", "17"], ["--split", "train"], ["--dataset", "python-docs"]]
+)
+def test_numbers_of_other_text_or_in_other_numbers_are_not_kept_as_the_run_s(hf, trained, flags):
+    result = hf("eval", trained, "--exact", "--exact-order", "left_to_right", "--exact-budget", "64", *flags, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["exact"]["left_to_right"]["eval_exact_nll"] > 0
+    assert exact_numbers(load_run(trained)) == {}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,12 +53,7 @@ class EvaluationBatches:
         for start in range(0, self._sequences, self.batch_size):
             places = range(start, min(start + self.batch_size, self._sequences))
             index = [self.rank + self.world_size * i for i in places]
-            rows = (
-                self.dataset.select([i % size for i in index])
-                if hasattr(self.dataset, "select")
-                else [self.dataset[i % size] for i in index]
-            )
-            batch = self.collator(list(rows))
+            batch = self.collator(list(rows_at(self.dataset, [i % size for i in index])))
             refuse_corrupted(batch)
             batch["index"] = torch.tensor([i % size for i in index])
             extra_B = torch.tensor([i >= size for i in index])
@@ -72,7 +67,11 @@ def spread(dataset: Any, most: int | None) -> Any:
     """Return at most ``most`` rows of a data set, evenly spread over it; all of it where ``most`` is None."""
     if most is None or len(dataset) <= most:
         return dataset
-    places = np.linspace(0, len(dataset) - 1, most).round().astype(int).tolist()
+    return rows_at(dataset, np.linspace(0, len(dataset) - 1, most).round().astype(int).tolist())
+
+
+def rows_at(dataset: Any, places: Sequence[int]) -> Any:
+    """Return some rows of a data set of ``datasets``, or of any sequence, by their places."""
     return dataset.select(places) if hasattr(dataset, "select") else [dataset[place] for place in places]
 
 

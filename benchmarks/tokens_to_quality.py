@@ -28,6 +28,7 @@ from typing import Any
 from _alternate import RESULTS, about
 from _claims import Claim
 
+from hf_difflm.experiments.ablation.kept_logs import keep_logs, take_logs
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.experiments.run_folder import keeps_log
 from hf_difflm.runs import Run, load_run
@@ -81,6 +82,8 @@ class Bench:
         self.steps: int = recipe.training["max_steps"]
         self.rate: float = recipe.training["learning_rate"]
         self.adamw_rate: float | None = recipe.training.get("adamw_learning_rate")
+        if given.logs:
+            take_logs(given.logs, given.folder)
         self.shared = shared | {"test_fraction": 0, "save_strategy": "no", "viz_interval": 0, "logging_steps": 20}
 
     def run(self, side: str, rate: float, warmup: float, budget: Fraction, seed: int) -> Run:
@@ -95,7 +98,10 @@ class Bench:
         if not (keeps_log(folder) and load_run(folder).status == COMPLETED):
             print(f"training {name}", file=sys.stderr, flush=True)
             train(self.given.recipe, values, folder)
-        return load_run(folder)
+        run = load_run(folder)
+        if self.given.logs:
+            keep_logs(self.given.folder, self.given.logs, [run])
+        return run
 
     def best(self, side: str) -> tuple[float, float]:
         """Rate and warm-up with the lowest nll at the end of the whole budget, with the first seed: one, then the other."""
@@ -193,6 +199,9 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, help="of the whole budget")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])
     parser.add_argument("--folder", type=Path, default=Path("runs/tokens_to_quality"), help="of the runs")
+    parser.add_argument(
+        "--logs", type=Path, help="keep logs of finished runs there, compressed; take those not in --folder"
+    )
     parser.add_argument("--parts", action="store_true", help="also what each part of now gives")
     parser.add_argument("--quick-choice", action="store_true", help="one rate and warm-up a side, not the best of six")
     parser.add_argument("--toy", action="store_true", help="a network that takes milliseconds, to try this out")

@@ -225,7 +225,7 @@ def _weight_of_hidden(subject: _Subject, batch: Batch, keys: list[NoiseKey]) -> 
         return [float((each.masked_BL * each.weights_BL).sum()) for each in found]
     if isinstance(objective, BlockDiffusionObjective):
         blocks = [objective.corrupt(scored_mask(batch), key, batch["attention_mask"].numpy()) for key in keys]
-        return [float((each.masked_BL * each.weights_BL).sum()) for each in blocks]
+        return [float((each.masked_RL * each.weights_RL).sum()) for each in blocks]
     p0 = objective.p0 if isinstance(objective, AdaptiveMaskingObjective) else objective
     assert isinstance(p0, MaskedDiffusionObjective)
     plain = [p0.corrupt(scored_mask(batch), key) for key in keys]

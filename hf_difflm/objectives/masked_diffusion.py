@@ -18,22 +18,18 @@ Time form: NELBO(x) = E_{t, z_t} sum_i lambda_t 1[z_t^i = m] (-log mu^i(x^i)), t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..models.masked_diffusion.noise_schedule import NoiseSchedule
-from .base import Batch, NoiseKey, Objective, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
+from .base import Batch, NoiseKey, ObjectiveOutput, attention_mask_or_none, scored_mask, to_device
 from .count_laws import FEWEST_STRATA, CountLaw, draw_counts
-from .gradient_moments import GradientMoments
-from .names import weight_power
+from .drawn_noise import UNIFORM, MaskingObjective, bernoulli_rates, complements
 from .noise import jittered_uniforms, row_uniforms, stratified_uniforms
 from .static_shapes import StaticPositions
-
-UNIFORM = CountLaw()
 
 
 @dataclass
@@ -57,20 +53,12 @@ class Corruption:
     draw_weights_B: np.ndarray | None = None
 
 
-class MaskedDiffusionObjective(Objective):
+class MaskedDiffusionObjective(MaskingObjective):
     """The P0 NELBO.
 
     Args:
-        mask_token_id: id of the mask token.
-        loss_form: ``any_order`` (exact counts) or ``time`` (Bernoulli masks).
-        noise_sampling: ``stratified`` over the whole optimiser batch, ``iid``, or of the any-order form ``pairs``: stratified
-            counts, each sequence read under a mask and under its complement.
-        schedule: noise schedule of the time form; the any-order form is the same number under every schedule.
-        static_shapes: ask the LM head for as many positions in every micro-batch, so that a compiled step has one shape: the
-            most that stratified counts or pairs can hide. All micro-batches must have one shape and no padding.
-        count_law: of the any-order form: how many tokens are hidden.
-        loss_weight: of the any-order form: ``nelbo``, the bound's; ``flat`` or a power q, k^-q: another mixture of the same
-            cross-entropies.
+        mask_token_id, loss_form, noise_sampling, schedule, static_shapes, count_law, loss_weight: see
+            :class:`~hf_difflm.objectives.drawn_noise.MaskingObjective`.
         fewest: sequences from which on the law is ``count_law``; with fewer it is uniform.
 
     Raises:
@@ -78,8 +66,6 @@ class MaskedDiffusionObjective(Objective):
     """
 
     name = "mdlm"
-    bound = "nelbo"
-    stochastic = True
 
     def __init__(
         self,
@@ -92,40 +78,9 @@ class MaskedDiffusionObjective(Objective):
         loss_weight: str = "nelbo",
         fewest: int = 1,
     ):
-        if loss_form not in ("any_order", "time"):
-            raise ValueError(f"loss_form must be any_order or time, got {loss_form!r}")
-        if noise_sampling not in ("stratified", "iid", "pairs"):
-            raise ValueError(f"noise_sampling must be stratified, iid or pairs, got {noise_sampling!r}")
-        if noise_sampling == "pairs" and loss_form != "any_order":
-            raise ValueError(f"pairs is of exact counts: loss_form must be any_order, got {loss_form!r}")
-        plain = count_law == UNIFORM and loss_weight == "nelbo"
-        if not plain and (noise_sampling == "pairs" or loss_form != "any_order"):
-            raise ValueError(
-                f"count_law {count_law.name} with loss_weight {loss_weight} is of exact counts, each sequence read once, not "
-                f"of loss_form {loss_form}, {noise_sampling}"
-            )
-        if static_shapes and (loss_form != "any_order" or noise_sampling == "iid" or count_law.name == "optimal"):
-            raise ValueError(
-                f"static shapes need counts that have a bound, not loss_form {loss_form}, {noise_sampling}, {count_law.name}"
-            )
-        self.mask_token_id = mask_token_id
-        self.loss_form = loss_form
-        self.noise_sampling = noise_sampling
-        self.schedule = schedule or NoiseSchedule()
-        self.static_shapes = static_shapes
-        self.count_law = count_law
-        self.loss_weight = loss_weight
+        super().__init__(mask_token_id, loss_form, noise_sampling, schedule, static_shapes, count_law, loss_weight)
         self.fewest = fewest
-        if weight_power(loss_weight) is not None:
-            weight = loss_weight if loss_weight == "flat" else f"k^-{loss_weight}"
-            self.train_objective = f"p0+{count_law.describe()}+{weight}"
         self._static = StaticPositions(count_law) if static_shapes else None
-        self._moments = GradientMoments() if count_law.name == "optimal" else None
-
-    @property
-    def reads(self) -> int:
-        """How many times the model reads each sequence."""
-        return 2 if self.noise_sampling == "pairs" else 1
 
     def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> MaskedDiffusionObjective:
         """Exact counts by importance: the form of P0 whose estimate varies least; in complementary pairs if asked for.
@@ -136,20 +91,6 @@ class MaskedDiffusionObjective(Objective):
             return MaskedDiffusionObjective(self.mask_token_id, noise_sampling="pairs")
         law = CountLaw("importance") if replicates > 1 else UNIFORM
         return MaskedDiffusionObjective(self.mask_token_id, count_law=law, fewest=FEWEST_STRATA)
-
-    def after_step(self, step: int) -> None:
-        if self._moments is not None:
-            self._moments.after_step(step)
-            self.count_law = replace(self.count_law, moments=self._moments.moments)
-
-    def save(self, folder: Path) -> None:
-        if self._moments is not None:
-            self._moments.save(folder)
-
-    def load(self, folder: Path) -> None:
-        if self._moments is not None:
-            self._moments.load(folder)
-            self.count_law = replace(self.count_law, moments=self._moments.moments)
 
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         """Choose the masked tokens of each sequence; ``scored_BL`` is (B, L) bool. Pure in (key, scored_BL)."""
@@ -183,13 +124,9 @@ class MaskedDiffusionObjective(Objective):
         return Corruption(masked_BL, weights_B, -np.log1p(-t_B), rate_B, None if law == UNIFORM else draw_weights_B)
 
     def _bernoulli(self, u_B: np.ndarray, scores_BL: np.ndarray, counts_B: np.ndarray) -> Corruption:
-        t_B = torch.from_numpy(1.0 - u_B)  # in (0, 1]: the rate is infinite at 0
-        p_B = self.schedule.mask_probability(t_B).numpy()
+        p_B, weights_B, sigma_B = bernoulli_rates(self.schedule, u_B)
         masked_BL = scores_BL < p_B[:, None]
-        with np.errstate(divide="ignore"):
-            sigma_B = -np.log1p(-np.minimum(p_B, 1.0))
-        rate_B = masked_BL.sum(-1) / np.maximum(counts_B, 1)
-        return Corruption(masked_BL, self.schedule.rate(t_B).numpy(), sigma_B, rate_B)
+        return Corruption(masked_BL, weights_B, sigma_B, masked_BL.sum(-1) / np.maximum(counts_B, 1))
 
     def __call__(
         self,
@@ -214,10 +151,7 @@ class MaskedDiffusionObjective(Objective):
         if reads > 1:
             ids, labels = ids.repeat_interleave(reads, dim=0), labels.repeat_interleave(reads, dim=0)
             mask = None if mask is None else mask.repeat_interleave(reads, dim=0)
-        watched = {}
-        if self._moments is not None and torch.is_grad_enabled():
-            rates_N, weights_N = corruption.masking_rate_B[reads_N], corruption.weights_B[reads_N]
-            watched["on_labelled_gradient"] = self._moments.watch(rates_N, weights_N, num_scored, device)
+        rates_N, weights_N = corruption.masking_rate_B[reads_N], corruption.weights_B[reads_N]
         outputs = model(
             input_ids=to_device(ids.masked_fill(hidden, self.mask_token_id), device),
             attention_mask=None if mask is None else to_device(mask, device),
@@ -225,7 +159,7 @@ class MaskedDiffusionObjective(Objective):
             loss_weights=to_device(torch.from_numpy(corruption.weights_B).float().unsqueeze(-1), device),
             positions=to_device(torch.from_numpy(positions), device),
             output_correct=accuracy,
-            **watched,
+            **self._watched(rates_N, weights_N, num_scored, device),
         )
         count = len(reads_N)  # what follows in the answer is of positions that only fill up the shape
         return ObjectiveOutput(
@@ -233,7 +167,7 @@ class MaskedDiffusionObjective(Objective):
             rows_N=reads_N // reads,
             columns_N=columns_N,
             token_nll_N=outputs.token_nll[:count],
-            token_weights_N=corruption.weights_B[reads_N],
+            token_weights_N=weights_N,
             token_correct_N=None if outputs.token_correct is None else outputs.token_correct[:count],
             row_metrics={"noise_level": corruption.noise_level_B, "masking_rate": corruption.masking_rate_B},
             reads=reads,
@@ -246,7 +180,5 @@ def _with_complements(masked_BL: np.ndarray, scored_BL: np.ndarray) -> Corruptio
     """Each mask and, in the row after it, its complement among the scored tokens."""
     masked_RL = np.stack([masked_BL, scored_BL & ~masked_BL], axis=1).reshape(-1, masked_BL.shape[1])
     counts_R, k_R = scored_BL.sum(-1).repeat(2), masked_RL.sum(-1)
-    halves_R = np.divide(counts_R, 2.0 * k_R, out=np.zeros(len(k_R)), where=k_R > 0)
-    weights_R = np.where((k_R == counts_R) & (k_R > 0), 1.0, halves_R)  # all hidden: there is no other half
-    sigma_R = np.abs(np.log1p(-k_R / (counts_R + 1)))  # no -0.0 in the log
+    weights_R, sigma_R = complements(k_R, counts_R)
     return Corruption(masked_RL, weights_R, sigma_R, k_R / np.maximum(counts_R, 1))

@@ -23,7 +23,8 @@ class ChosenNoise(NoiseKey):
     """A key that brings its numbers along: what an objective makes of every mask can then be enumerated.
 
     Args:
-        u_B: (B,) in [0, 1), the number of each sequence, whether drawn alone or spread evenly over the batch.
+        u_B: (B,) in [0, 1), the number of each sequence, whether drawn alone or spread evenly over the batch; of block
+            diffusion (B, n), the numbers of its blocks, as many of each sequence.
         scores_BN: (B, N) in [0, 1], the numbers of its scored tokens in their order, at least as many as there are.
     """
 
@@ -37,7 +38,7 @@ def row_uniforms(key: NoiseKey, counts_B: np.ndarray) -> list[np.ndarray]:
     A row's numbers depend on (seed, purpose, step, place) only, not on the batch around it.
     """
     if isinstance(key, ChosenNoise):
-        numbers_BN = np.concatenate([key.u_B[:, None], key.scores_BN], axis=1)
+        numbers_BN = np.concatenate([key.u_B.reshape(len(key.u_B), -1), key.scores_BN], axis=1)
         return [row[: 1 + int(count)] for row, count in zip(numbers_BN, counts_B, strict=True)]
     generator = _Philox(key.seed, key.purpose)
     return [
@@ -58,7 +59,7 @@ def stratified_uniforms(key: NoiseKey) -> np.ndarray:
     return (_shared_uniforms(key) + van_der_corput_ranks(key.size)[key.places_B] / key.size) % 1.0
 
 
-def paired_uniforms(key: NoiseKey, blocks_B: np.ndarray) -> np.ndarray:
+def paired_uniforms(key: NoiseKey, blocks_B: np.ndarray, jitter_BN: np.ndarray | None = None) -> np.ndarray:
     """(B, n) numbers that cover [0, 1) evenly over all pairs of a sequence and one of its blocks, n being the most blocks.
 
     Pair (j, b) of N sequences of n blocks each has the number (U + c / (N n)) mod 1, U being uniform and shared, with
@@ -66,20 +67,25 @@ def paired_uniforms(key: NoiseKey, blocks_B: np.ndarray) -> np.ndarray:
     The first two terms are g times each multiple of g, the last tells these apart: c mod N n is each of 0..N n - 1 once.
     So each of N n equal strata has one number; and so has, up to g / N n, each of n for the blocks of a sequence, and each of
     N for a block of all sequences. A sequence's numbers depend on how many blocks it has itself, and on nothing of others.
-    With one block they are those of :func:`stratified_uniforms`.
+    With one block they are those of :func:`stratified_uniforms`, or with jitter those of :func:`jittered_uniforms`.
 
     Args:
         key: names U.
         blocks_B: (B,) blocks of each sequence, at least 1; numbers of blocks that it has not mean nothing.
+        jitter_BN: uniform in [0, 1), independent: where each number is in its stratum; None: all at U's place in it.
     """
+    if isinstance(key, ChosenNoise):
+        return key.u_B
     n_B1, b_N = blocks_B[:, None].astype(np.int64), np.arange(int(blocks_B.max()))
     rho_BN = np.zeros((len(blocks_B), len(b_N)), dtype=np.int64)
     for blocks in np.unique(blocks_B).tolist():
         rho_BN[blocks_B == blocks, :blocks] = van_der_corput_ranks(blocks)
     pi_B1 = van_der_corput_ranks(key.size)[key.places_B][:, None]
     pairs_BN = n_B1 * pi_B1 + key.size * rho_BN + pi_B1 // (key.size // np.gcd(key.size, n_B1))
-    size_B1 = key.size * n_B1
-    return (_shared_uniforms(key)[:, None] + pairs_BN % size_B1 / size_B1) % 1.0
+    size_B1, shared_B1 = key.size * n_B1, _shared_uniforms(key)[:, None]
+    if jitter_BN is not None:
+        return np.minimum(((pairs_BN + np.floor(shared_B1 * size_B1)) % size_B1 + jitter_BN) / size_B1, _BELOW_ONE)
+    return (shared_B1 + pairs_BN % size_B1 / size_B1) % 1.0
 
 
 def jittered_uniforms(key: NoiseKey, jitter_B: np.ndarray) -> np.ndarray:

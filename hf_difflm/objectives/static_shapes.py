@@ -31,6 +31,7 @@ class StaticPositions:
         attention_mask: torch.Tensor | None,
         key: NoiseKey,
         reads: int,
+        diffusion_block_size: int | None = None,
     ) -> np.ndarray:
         """Return (P,) positions: the N first, then others that are not hidden, each once; they have no label.
 
@@ -41,6 +42,7 @@ class StaticPositions:
             attention_mask: (B, L) on the host, or None.
             key: of the noise; its places are a whole micro-batch.
             reads: 1, or 2 for complementary pairs.
+            diffusion_block_size: tokens of a block whose counts are drawn apart; None: sequences are.
 
         Raises:
             UserError: padding, or a shape that differs from that of the first call.
@@ -58,7 +60,10 @@ class StaticPositions:
             )
         rows, length = scored_BL.shape
         scored = length if scored_BL[:, 0].any() else length - 1  # after BOS, which is context
-        most = most_hidden(rows, scored, key.size, reads, self._law)
+        if diffusion_block_size is None or diffusion_block_size >= length:
+            most = most_hidden(rows, scored, key.size, reads, self._law)
+        else:
+            most = most_hidden_in_blocks(rows, length, diffusion_block_size, reads, self._law)
         if len(positions_N) > most:
             raise ValueError(
                 f"{len(positions_N)} tokens are hidden, at most {most} can be: places {key.places_B} are no micro-batch"
@@ -83,6 +88,18 @@ def most_hidden(rows: int, scored: int, size: int, reads: int = 1, law: CountLaw
         return _most_of_a_law(law, rows, scored, max(size, rows))
     # k = 1 + floor(u L), summed; the margin is for the rounding of u.
     return min(rows + int(scored * stratified_sums(rows, max(size, rows))[1] + 1e-6), rows * scored)
+
+
+@lru_cache(maxsize=16)
+def most_hidden_in_blocks(rows: int, length: int, size: int, reads: int = 1, law: CountLaw | None = None) -> int:
+    """The same where each block of ``size`` tokens of a sequence of ``length`` has a count of its own.
+
+    A sequence's numbers are in one each of as many equal strata as it has blocks, none of which has more than ``size``.
+    """
+    if reads == 2:
+        return rows * length
+    blocks = -(-length // size)
+    return rows * min(int(most_of_a_stratum(law or CountLaw(), size, blocks).sum()), length)
 
 
 @lru_cache(maxsize=16)

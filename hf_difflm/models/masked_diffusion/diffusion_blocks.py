@@ -109,8 +109,8 @@ def noisy_hidden(
 
     Args:
         backbone: a network of transformers.
-        noisy_ids: (B, L) ids, the mask token where a token is hidden.
-        clean_ids: (B, L) ids of the text itself.
+        noisy_ids: (R, L) ids, the mask token where a token is hidden: of each text one row or several, as neighbours.
+        clean_ids: (B, L) ids of the texts themselves.
         attention_mask: (B, L), 0 at padding on either side; None where there is none.
         size: tokens of a block.
         offset: position id of the first token.
@@ -119,58 +119,69 @@ def noisy_hidden(
         kwargs: passed to the backbone.
 
     Returns:
-        (B, L, D) hidden states of the noisy and of the clean text, and the output that the former are of.
+        (R, L, D) hidden states of the noisy texts, (B, L, D) of the clean ones, and the output that the former are of.
 
     Raises:
         ValueError: an attention kernel that takes no mask of blocks, or a backbone that keeps no cache.
     """
     kernel, dtype, length = backbone.config._attn_implementation, _mask_dtype(backbone), noisy_ids.shape[1]
+    reads = len(noisy_ids) // len(clean_ids)
     places_BL, blocks_BL = block_numbers(attention_mask, length, size, noisy_ids.device, answer_starts)
     positions_BL = places_BL + offset
     if _is_checkpointed(backbone) if one_forward is None else one_forward:
         mask = for_kernel(noisy_beside_clean(blocks_BL, attention_mask), kernel, dtype)
+        positions = torch.cat([positions_BL, positions_BL], dim=1)
         outputs = backbone(
-            input_ids=torch.cat([noisy_ids, clean_ids], dim=1),
-            attention_mask=mask,
-            position_ids=torch.cat([positions_BL, positions_BL], dim=1),
+            input_ids=torch.cat([noisy_ids, _for_each_reading(clean_ids, reads)], dim=1),
+            attention_mask=_for_each_reading(mask, reads),
+            position_ids=_for_each_reading(positions, reads),
             use_cache=False,
             **kwargs,
         )
-        return *outputs.last_hidden_state.split(length, dim=1), outputs
+        noisy_RLD, clean_RLD = outputs.last_hidden_state.split(length, dim=1)
+        return noisy_RLD, clean_RLD[::reads], outputs
     cache = DynamicCache()
-    common = {"position_ids": positions_BL, "past_key_values": cache, "use_cache": True}
     clean = backbone(
         input_ids=clean_ids,
         attention_mask=for_kernel(up_to_own_block(blocks_BL, attention_mask, length), kernel, dtype),
-        **common,
+        position_ids=positions_BL,
+        past_key_values=cache,
+        use_cache=True,
     )
     refuse_no_cache(backbone, cache, length)
+    if reads > 1:
+        cache.batch_repeat_interleave(reads)
     outputs = backbone(
         input_ids=noisy_ids,
-        attention_mask=for_kernel(before_and_own(blocks_BL, attention_mask), kernel, dtype),
-        **common,
+        attention_mask=_for_each_reading(for_kernel(before_and_own(blocks_BL, attention_mask), kernel, dtype), reads),
+        position_ids=_for_each_reading(positions_BL, reads),
+        past_key_values=cache,
+        use_cache=True,
         **kwargs,
     )
     return outputs.last_hidden_state, clean.last_hidden_state, outputs
 
 
 def first_from_clean(
-    noisy_BLD: torch.Tensor,
+    noisy_RLD: torch.Tensor,
     clean_BLD: torch.Tensor,
     attention_mask: torch.Tensor | None,
     size: int,
     answer_starts: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """(B, L, D) of two, with the first token of each block from the clean text; of hidden states at the position *after*.
+    """(R, L, D) of two, with the first token of each block from the clean text; of hidden states at the position *after*.
 
     Args:
-        noisy_BLD, clean_BLD: what the position before each says, of the noisy and of the clean text.
+        noisy_RLD: what the position before each says in the noisy texts, of each text one row or several, as neighbours.
+        clean_BLD: the same in the clean ones.
         attention_mask, size, answer_starts: see :func:`block_numbers`.
     """
-    _, blocks_BL = block_numbers(attention_mask, noisy_BLD.shape[1], size, noisy_BLD.device, answer_starts)
+    _, blocks_BL = block_numbers(attention_mask, noisy_RLD.shape[1], size, noisy_RLD.device, answer_starts)
     begins_BL = torch.ones_like(blocks_BL, dtype=torch.bool)
     begins_BL[:, 1:] = blocks_BL[:, 1:] != blocks_BL[:, :-1]
-    return clean_BLD.where(begins_BL.unsqueeze(-1), noisy_BLD)
+    reads = len(noisy_RLD) // len(clean_BLD)
+    clean_RLD, begins_RL = _for_each_reading(clean_BLD, reads), _for_each_reading(begins_BL, reads)
+    return clean_RLD.where(begins_RL.unsqueeze(-1), noisy_RLD)
 
 
 def block_causal(
@@ -252,6 +263,11 @@ def refuse_several_blocks(
             f"row {row} has masks in blocks {int(first_B[row])} to {int(last_B[row])} of {size} tokens, but block diffusion "
             "predicts a block from clean blocks before it; fill one block after the other, as generate does"
         )
+
+
+def _for_each_reading(of_texts: torch.Tensor, reads: int) -> torch.Tensor:
+    """What is of each text, for each of its noisy rows; what is of all texts alike stays one row."""
+    return of_texts if reads == 1 or len(of_texts) == 1 else of_texts.repeat_interleave(reads, dim=0)
 
 
 def _without_padding(

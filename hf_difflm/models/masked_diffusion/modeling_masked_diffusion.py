@@ -148,6 +148,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         on_labelled_gradient: Callable[[torch.Tensor], None] | None = None,
         clean_ids: torch.Tensor | None = None,
         answer_starts: torch.Tensor | None = None,
+        diffusion_block_size: int | None = None,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a partly masked sequence.
@@ -160,7 +161,8 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         predicted from it: logits of the first of ``input_ids`` are NaN.
 
         Args:
-            input_ids: (B, L) ids, the mask token where a token is hidden.
+            input_ids: (B, L) ids, the mask token where a token is hidden. With ``clean_ids`` there may be several rows for
+                each of theirs, as neighbours; labels, weights and positions are of these rows, all else is of the texts.
             attention_mask: (B, L), 0 at padding on either side; None where there is none.
             labels: (B, L) clean ids where the loss is wanted, -100 elsewhere. The LM head runs at these positions
                 only; a position that is labelled but not masked is copied, so its loss is 0.
@@ -176,6 +178,8 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                 what is shown of it and from the blocks before it in ``clean_ids``.
             answer_starts: (B,) of a model whose blocks begin at the answer (``config.diffusion_block_start``): the place of
                 each row's first token that is none of its prompt, counted from its first that is no padding.
+            diffusion_block_size: with ``clean_ids``: read them in blocks of so many tokens, for training whose blocks grow;
+                None: the configuration's.
             kwargs: passed to the backbone.
 
         Returns:
@@ -189,7 +193,10 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         """
         hidden_BLD: torch.Tensor
         if self.config.diffusion_block_size is not None:
-            hidden_BLD, outputs = self._in_blocks(input_ids, attention_mask, labels, clean_ids, answer_starts, kwargs)
+            size = diffusion_block_size or self.config.diffusion_block_size
+            hidden_BLD, outputs = self._in_blocks(
+                input_ids, attention_mask, labels, clean_ids, answer_starts, size, kwargs
+            )
         else:
             hidden_BLD, outputs = self._in_one(input_ids, attention_mask, clean_ids, kwargs)
         extras = {name: outputs.get(name) for name in ("hidden_states", "attentions", "router_logits")}
@@ -260,6 +267,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         labels: torch.Tensor | None,
         clean_ids: torch.Tensor | None,
         answer_starts: torch.Tensor | None,
+        size: int,
         kwargs: dict[str, Any],
     ) -> tuple[torch.Tensor, Any]:
         """Hidden states of a text that is read block by block."""
@@ -268,11 +276,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                 f"the model's blocks begin at the {self.config.diffusion_block_start}, so answer_starts "
                 f"{'say where that is: give them' if answer_starts is None else 'mean nothing: leave them out'}"
             )
-        size, offset, cache = (
-            self.config.diffusion_block_size,
-            self.config.position_offset,
-            kwargs.pop("past_key_values", None),
-        )
+        offset, cache = self.config.position_offset, kwargs.pop("past_key_values", None)
         kwargs.pop("use_cache", None)
         if clean_ids is not None:
             if cache is not None:
@@ -298,6 +302,11 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                     answer_starts,
                 )
             return hidden_BLD, outputs
+        if size != self.config.diffusion_block_size:
+            raise ValueError(
+                f"diffusion_block_size {size} is given without clean_ids, but the model has blocks of "
+                f"{self.config.diffusion_block_size} tokens; leave it out"
+            )
         if labels is not None:
             raise ValueError(
                 f"labels of a model with blocks of {size} tokens need clean_ids, the text itself, which each block is "

@@ -22,7 +22,7 @@ from ..training.declarations.monitoring_options import MonitoringOptions
 from ..training.declarations.other_names import hint_for
 from ..training.declarations.trainer_arguments import NO_FLAGS
 from ..training.declarations.typed_values import typed_value
-from ..training.noise_combinations import check_noise
+from ..training.noise_combinations import check_noise, read_block_sizes
 from ..training.options import DiffusionOptions
 
 _LORA = ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_merge")  # say how, where lora_r says that
@@ -244,19 +244,37 @@ def _of_group(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if names[name] == group}
 
 
+_OF_NOISE = (
+    "count_law",
+    "loss_weight",
+    "noise_sampling",
+    "static_shapes",
+    "loss_form",
+    "diffusion_block_size",
+    "diffusion_block_size_schedule",
+)
+
+
 def _check_together(settings: Settings, values: Mapping[str, Sourced], typed: Collection[str]) -> None:
-    """Raise UserError where two values, each right by itself, cannot stand together."""
+    """Raise UserError where two values, each right by itself, cannot stand together; blocks that grow end at their last."""
     data, model, training = settings.data, settings.model, settings.training
 
     def fail(sentence: str, *names: str) -> None:
         sources = {values[name].source for name in names if name in values} - {""}
         raise UserError(f"in {', '.join(sorted(sources))}: {sentence}" if sources else sentence)
 
+    try:
+        check_noise(training)
+    except UserError as error:
+        fail(str(error), *_OF_NOISE)
+    if sizes := read_block_sizes(training["diffusion_block_size_schedule"]):
+        training["diffusion_block_size"] = sizes[-1]
     blocks = training["diffusion_block_size"]
     if blocks is not None and blocks > data.block_size:
         fail(
             f"diffusion_block_size must be at most block_size ({data.block_size}), got {blocks}",
             "diffusion_block_size",
+            "diffusion_block_size_schedule",
             "block_size",
         )
     longest = model.max_position_embeddings
@@ -277,10 +295,6 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced], typed: Co
         check_kinds(settings.monitoring.fail_on)
     except UserError as error:
         fail(str(error), "fail_on")
-    try:
-        check_noise(training)
-    except UserError as error:
-        fail(str(error), "count_law", "loss_weight", "noise_sampling", "static_shapes", "loss_form")
     try:
         Draws(training["eval_replicates"], training["target_stderr"], training["max_eval_replicates"])
     except UserError as error:

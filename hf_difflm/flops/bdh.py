@@ -40,14 +40,15 @@ class BdhArchitecture:
             causal=config.get("is_causal", True),
         )
 
-    def forward_flops(self, length: int, labelled: float) -> float:
-        """Return the FLOPs of one forward pass over one sequence, its attention as pairs of positions.
+    def forward_flops(self, length: int, labelled: float, reads: int = 1) -> float:
+        """Return the FLOPs of the forward passes over one sequence, its attention as pairs of positions.
 
         Args:
             length: tokens of the sequence.
             labelled: positions at which the LM head is needed.
+            reads: how many times it is read.
         """
         matrices = 2 * self.width * self.neurons * 3  # two encoders and the decoder
         pairs = length * (length - 1) // (2 if self.causal else 1)  # none with itself
         attention = 2 * (self.neurons + self.heads * self.width) * pairs
-        return self.layers * (length * matrices + attention) + labelled * 2 * self.width * self.vocabulary
+        return reads * self.layers * (length * matrices + attention) + labelled * 2 * self.width * self.vocabulary

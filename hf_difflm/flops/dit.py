@@ -38,13 +38,14 @@ class DiTArchitecture:
             vocabulary=config["vocab_size"],
         )
 
-    def forward_flops(self, length: int, labelled: float) -> float:
-        """Return the FLOPs of one forward pass over one sequence.
+    def forward_flops(self, length: int, labelled: float, reads: int = 1) -> float:
+        """Return the FLOPs of the forward passes over one sequence.
 
         Args:
             length: tokens of the sequence.
             labelled: positions at which the LM head is needed.
+            reads: how many times it is read.
         """
         matrices = 2 * self.width * (4 * self.width + 2 * self.feed_forward)  # q, k, v, o; up, down
         attention = 4 * self.width * length**2
-        return self.layers * (length * matrices + attention) + labelled * 2 * self.width * self.vocabulary
+        return reads * self.layers * (length * matrices + attention) + labelled * 2 * self.width * self.vocabulary

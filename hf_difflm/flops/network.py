@@ -85,13 +85,14 @@ class Architecture:
             diffusion_block=diffusion_block,
         )
 
-    def forward_flops(self, length: int, labelled: float) -> float:
-        """Return the FLOPs of one forward pass over one sequence; with diffusion blocks, of the clean and the noisy one.
+    def forward_flops(self, length: int, labelled: float, reads: int = 1) -> float:
+        """Return the FLOPs of the forward passes over one sequence; with diffusion blocks, of the clean one, too.
 
         Of the clean one's last layer keys and values alone are needed.
 
         Args:
             length: tokens of the sequence.
+            reads: how many times it is read, each time with other tokens hidden; the clean one is read once.
             labelled: positions at which the LM head is needed: all for an autoregressive model, (length + 1) / 2 on
                 average for masked diffusion with uniform counts.
         """
@@ -102,13 +103,17 @@ class Architecture:
         layers = len(self.windows)
         if self.diffusion_block is not None:
             layer = length * (projections + feed_forward) + 4 * queries * _pairs_of_blocks(length, self.diffusion_block)
-            return (2 * layers - 1) * layer + length * 2 * self.width * 2 * keys + labelled * head
+            clean = (layers - 1) * layer + length * 2 * self.width * 2 * keys
+            return clean + reads * layers * layer + labelled * head
         pairs = sum(_pairs(length, window, self.causal) for window in self.windows)
-        return length * layers * (projections + feed_forward) + 4 * queries * pairs + labelled * head
+        return reads * (length * layers * (projections + feed_forward) + 4 * queries * pairs) + labelled * head
 
 
 def training_flops(
-    architecture: Architecture | BdhArchitecture | DiTArchitecture, lengths: Mapping[int, int], labelled: float
+    architecture: Architecture | BdhArchitecture | DiTArchitecture,
+    lengths: Mapping[int, int],
+    labelled: float,
+    reads: int = 1,
 ) -> float:
     """Return the FLOPs of training on some sequences: one forward pass and a backward pass of twice its FLOPs.
 
@@ -116,8 +121,9 @@ def training_flops(
         architecture: of the model.
         lengths: how many sequences there are of each length in tokens, padding left out.
         labelled: positions at which the LM head is needed, in all sequences together.
+        reads: how many times each is read, each time with other tokens hidden.
     """
-    forward = sum(count * architecture.forward_flops(length, 0) for length, count in lengths.items())
+    forward = sum(count * architecture.forward_flops(length, 0, reads) for length, count in lengths.items())
     return 3 * (forward + architecture.forward_flops(0, labelled))
 
 

@@ -63,7 +63,7 @@ class StaticPositions:
         if diffusion_block_size is None or diffusion_block_size >= length:
             most = most_hidden(rows, scored, key.size, reads, self._law)
         else:
-            most = most_hidden_in_blocks(rows, length, diffusion_block_size, reads, self._law)
+            most = most_hidden_in_blocks(rows, length, diffusion_block_size, key.size, reads, self._law)
         if len(positions_N) > most:
             raise ValueError(
                 f"{len(positions_N)} tokens are hidden, at most {most} can be: places {key.places_B} are no micro-batch"
@@ -90,21 +90,27 @@ def most_hidden(rows: int, scored: int, size: int, reads: int = 1, law: CountLaw
     return min(rows + int(scored * stratified_sums(rows, max(size, rows))[1] + 1e-6), rows * scored)
 
 
-@lru_cache(maxsize=16)
-def most_hidden_in_blocks(rows: int, length: int, size: int, reads: int = 1, law: CountLaw | None = None) -> int:
-    """The same where each block of ``size`` tokens of a sequence of ``length`` has a count of its own.
+def most_hidden_in_blocks(
+    rows: int, length: int, block: int, size: int, reads: int = 1, law: CountLaw | None = None
+) -> int:
+    """The same where each diffusion block of ``block`` tokens of a sequence of ``length`` has a count of its own.
 
-    A sequence's numbers are in one each of as many equal strata as it has blocks, none of which has more than ``size``.
+    The first and the last block, which may have fewer tokens, are taken for whole ones.
     """
     if reads == 2:
         return rows * length
-    blocks = -(-length // size)
-    return rows * min(int(most_of_a_stratum(law or CountLaw(), size, blocks).sum()), length)
+    return min(_most_of_a_law(law or CountLaw(), rows, block, max(size, rows), -(-length // block)), rows * length)
 
 
 @lru_cache(maxsize=16)
-def _most_of_a_law(law: CountLaw, rows: int, scored: int, size: int) -> int:
-    """Over all micro-batches and all shifts of the strata, with each number at the end of its stratum."""
-    tops_N = most_of_a_stratum(law, scored, size)
-    ranks_WR = van_der_corput_ranks(size)[: size - size % rows].reshape(-1, rows)
-    return max(int(tops_N[(ranks_WR + shift) % size].sum(-1).max()) for shift in range(size))
+def _most_of_a_law(law: CountLaw, rows: int, scored: int, size: int, blocks: int = 1) -> int:
+    """Over all micro-batches and all shifts of the strata, with each number at the end of its stratum.
+
+    Those of a sequence's blocks are in strata N apart (:func:`~hf_difflm.objectives.noise.paired_uniforms`): their first says
+    which they are.
+    """
+    tops_N = most_of_a_stratum(law, scored, size * blocks).reshape(blocks, size).sum(0)
+    ranks_N = van_der_corput_ranks(size)
+    firsts_N = (blocks * ranks_N + ranks_N // (size // np.gcd(size, blocks))) % size
+    firsts_WR = firsts_N[: size - size % rows].reshape(-1, rows)
+    return max(int(tops_N[(firsts_WR + shift) % size].sum(-1).max()) for shift in range(size))

@@ -48,7 +48,6 @@ class BatchFlops:
             lengths = Counter({length: rows})
         else:
             lengths = Counter((mask_BL != 0).sum(-1).tolist())
-        lengths = Counter({length: count * output.reads for length, count in lengths.items()})
         predicted = len(output.rows_N)
         beside = sum(network.training_flops(lengths, predicted) for network in self._networks)
-        return training_flops(self._architecture, lengths, predicted) + beside + self.of_optimizer
+        return training_flops(self._architecture, lengths, predicted, output.reads) + beside + self.of_optimizer

@@ -14,6 +14,8 @@ _SHAPES = {"count_law_exponent": "importance"} | dict.fromkeys(
     ("count_law_centre", "count_law_width", "count_law_uniform_share"), "bell"
 )
 """The parameters of a law, and whose they are."""
+_COUNTS = ("mdlm", "bd3lm")
+"""Objectives that hide counted tokens, of a sequence or of each block, and so have laws of counts and complements."""
 
 
 def check_noise(training: Mapping[str, Any]) -> None:
@@ -29,15 +31,17 @@ def check_noise(training: Mapping[str, Any]) -> None:
     _check_law(training)
     if objective == "bd3lm":
         _check_blocks(training)
-    elif training.get("diffusion_block_size") is not None:
+    else:
+        for name in ("diffusion_block_size", "diffusion_block_size_schedule"):
+            if training.get(name) is not None:
+                raise UserError(
+                    f"{name} is for the objective bd3lm, but the objective is {objective}; leave it out, or train with "
+                    "objective bd3lm"
+                )
+    if sampling == "pairs" and objective not in _COUNTS:
         raise UserError(
-            f"diffusion_block_size is for the objective bd3lm, but the objective is {objective}; leave it out, or train with "
-            "objective bd3lm"
-        )
-    if sampling == "pairs" and objective != "mdlm":
-        raise UserError(
-            f"noise_sampling pairs is for the objective mdlm, but the objective is {objective}, whose masks have no "
-            "complement; use stratified, or train with objective mdlm"
+            f"noise_sampling pairs is for the objectives {' and '.join(_COUNTS)}, but the objective is {objective}, whose "
+            "masks have no complement; use stratified, or train with objective mdlm"
         )
     if sampling == "pairs" and form != "any_order":
         raise UserError(
@@ -50,10 +54,10 @@ def check_noise(training: Mapping[str, Any]) -> None:
             "static_shapes needs a bound on the labelled positions, which count_law optimal has not, since it changes with "
             "what is measured; use another law, or leave static_shapes out"
         )
-    if objective != "mdlm":
+    if objective not in _COUNTS:
         raise UserError(
-            f"static_shapes is for the objectives mdlm and ar, but the objective is {objective}, which hides any number of "
-            "tokens; leave it out"
+            f"static_shapes is for the objectives {', '.join(_COUNTS)} and ar, but the objective is {objective}, which hides "
+            "any number of tokens; leave it out"
         )
     if form != "any_order" or sampling == "iid":
         raise UserError(
@@ -62,18 +66,34 @@ def check_noise(training: Mapping[str, Any]) -> None:
         )
 
 
+def read_block_sizes(written: str | None) -> tuple[int, ...]:
+    """The sizes of ``diffusion_block_size_schedule``, as ``1,4,16``; (): none are given.
+
+    Raises:
+        UserError: they are no rising positive integers.
+    """
+    if written is None:
+        return ()
+    texts = [text.strip() for text in written.split(",")]
+    sizes = tuple(int(text) for text in texts if text.isascii() and text.isdigit())
+    if len(sizes) < len(texts) or sizes[0] < 1 or sizes != tuple(sorted(set(sizes))):
+        raise UserError(
+            f"diffusion_block_size_schedule must be rising numbers of tokens, such as 1,4,16, got {written!r}"
+        )
+    return sizes
+
+
 def _check_blocks(training: Mapping[str, Any]) -> None:
-    """What block diffusion has none of yet, by name."""
-    asked = {
-        "loss_form time": training["loss_form"] == "time",
-        "eval_pairs": training["eval_pairs"],
-        "router_aux_loss": training["router_aux_loss"] is not None,
-    }
-    for name, is_asked in asked.items():
-        if is_asked:
-            raise UserError(
-                f"{name} is not there yet for the objective bd3lm; leave it out, or train with objective mdlm"
-            )
+    if training["router_aux_loss"] is not None:
+        raise UserError(
+            "router_aux_loss is not there yet for the objective bd3lm; leave it out, or train with objective mdlm"
+        )
+    sizes, last = read_block_sizes(training.get("diffusion_block_size_schedule")), training["diffusion_block_size"]
+    if sizes and last not in (None, sizes[-1]):
+        raise UserError(
+            f"diffusion_block_size_schedule must end with diffusion_block_size {last}, but ends with {sizes[-1]}; change one "
+            "of them"
+        )
 
 
 def _check_law(training: Mapping[str, Any]) -> None:
@@ -101,10 +121,10 @@ def _check_law(training: Mapping[str, Any]) -> None:
     if law == "uniform" and power is None:
         return
     asked = f"count_law {law}" if law != "uniform" else f"loss_weight {weight}"
-    if training["objective"] != "mdlm":
+    if training["objective"] not in _COUNTS:
         raise UserError(
-            f"{asked} is for the objective mdlm, but the objective is {training['objective']}, whose masks have laws of "
-            "their own; leave it out, or train with objective mdlm"
+            f"{asked} is for the objectives {' and '.join(_COUNTS)}, but the objective is {training['objective']}, whose "
+            "masks have laws of their own; leave it out, or train with objective mdlm"
         )
     if training["loss_form"] != "any_order":
         raise UserError(

@@ -24,7 +24,7 @@ from ..objectives import (
 )
 from ..objectives.names import DIFFUSION, OBJECTIVES
 from .arguments import DiffusionTrainingArguments
-from .noise_combinations import check_noise
+from .noise_combinations import check_noise, read_block_sizes
 from .options import DiffusionOptions
 
 _STREAM_ROWS = 4096  # of a stream are counted: enough to tell common from rare, and read in seconds
@@ -62,19 +62,31 @@ def objective_for(
     check_noise(vars(args))
     _check_schedule(args, config.schedule())
     _check_blocks(args, config.diffusion_block_size)
+    noise: dict[str, Any] = {
+        "loss_form": args.loss_form,
+        "noise_sampling": args.noise_sampling,
+        "schedule": config.schedule(),
+        "static_shapes": args.static_shapes,
+        "count_law": count_law(vars(args)),
+        "loss_weight": args.loss_weight,
+    }
     if args.objective == "bd3lm":
-        return BlockDiffusionObjective(
-            config.mask_token_id, config.diffusion_block_size, args.noise_sampling, config.diffusion_block_start
+        if args.static_shapes and config.diffusion_block_start == "answer":
+            raise UserError(
+                "static_shapes needs diffusion blocks that begin with the text, but the model's begin at answers, which "
+                "differ in length; leave it out"
+            )
+        blocks = BlockDiffusionObjective(
+            config.mask_token_id,
+            config.diffusion_block_size,
+            diffusion_block_start=config.diffusion_block_start,
+            size_schedule=read_block_sizes(args.diffusion_block_size_schedule),
+            **noise,
         )
-    p0 = MaskedDiffusionObjective(
-        config.mask_token_id,
-        args.loss_form,
-        args.noise_sampling,
-        config.schedule(),
-        args.static_shapes,
-        count_law(vars(args)),
-        args.loss_weight,
-    )
+        if args.max_steps > 0:
+            blocks.begin(args.max_steps)
+        return blocks
+    p0 = MaskedDiffusionObjective(config.mask_token_id, **noise)
     if args.objective == "mdlm":
         return p0
     settings = adaptive_settings(vars(args))
@@ -110,6 +122,12 @@ def _check_blocks(args: DiffusionTrainingArguments, size: int | None) -> None:
         raise UserError(
             f"diffusion_block_size is {args.diffusion_block_size}, but the model was built with {size}; leave it out, or "
             "give it to MaskedDiffusionConfig"
+        )
+    sizes = read_block_sizes(args.diffusion_block_size_schedule)
+    if sizes and sizes[-1] != size:
+        raise UserError(
+            f"diffusion_block_size_schedule must end with the {size} tokens that the model was built with, but ends with "
+            f"{sizes[-1]}; change one of them"
         )
 
 

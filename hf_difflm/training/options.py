@@ -35,6 +35,14 @@ class DiffusionOptions:
             "objectives": ("bd3lm",),
         },
     )
+    diffusion_block_size_schedule: str | None = field(
+        default=None,
+        metadata={
+            "help": "bd3lm: sizes of the blocks in equal parts of training, rising to diffusion_block_size, such as 1,4,16; "
+            "evaluations are of the last",
+            "objectives": ("bd3lm",),
+        },
+    )
     allow_causal_layers: bool = field(
         default=False,
         metadata={"help": "train a denoiser though some layers of its backbone read back only, as those of hybrids do"},
@@ -52,7 +60,7 @@ class DiffusionOptions:
         metadata={
             "help": "form of the NELBO: exact counts (any_order) or Bernoulli masks at a time t (time)",
             "choices": LOSS_FORMS,
-            "objectives": ("mdlm", "atat"),
+            "objectives": DIFFUSION,
         },
     )
     noise_sampling: str = field(
@@ -67,10 +75,11 @@ class DiffusionOptions:
     count_law: str = field(
         default="uniform",
         metadata={
-            "help": "how many tokens of a sequence are hidden in training: any number as often (uniform), few of them more "
-            "often (importance), numbers around a rate (bell), or as the gradient's second moments ask for (optimal)",
+            "help": "how many tokens of a sequence, or a diffusion block, are hidden in training: any number as often "
+            "(uniform), few of them more often (importance), numbers around a rate (bell), or as the gradient's second "
+            "moments ask for (optimal)",
             "choices": COUNT_LAWS,
-            "objectives": ("mdlm",),
+            "objectives": ("mdlm", "bd3lm"),
         },
     )
     count_law_exponent: float = field(
@@ -78,19 +87,24 @@ class DiffusionOptions:
         metadata={
             "help": "importance: k tokens are hidden with probability ~ k^-exponent",
             "above": 0.0,
-            "objectives": ("mdlm",),
+            "objectives": ("mdlm", "bd3lm"),
         },
     )
     count_law_centre: float = field(
         default=0.4,
-        metadata={"help": "bell: mean of the share that is hidden", "min": 0.0, "max": 1.0, "objectives": ("mdlm",)},
+        metadata={
+            "help": "bell: mean of the share that is hidden",
+            "min": 0.0,
+            "max": 1.0,
+            "objectives": ("mdlm", "bd3lm"),
+        },
     )
     count_law_width: float = field(
         default=0.2,
         metadata={
             "help": "bell: standard deviation of the share that is hidden",
             "above": 0.0,
-            "objectives": ("mdlm",),
+            "objectives": ("mdlm", "bd3lm"),
         },
     )
     count_law_uniform_share: float = field(
@@ -99,7 +113,7 @@ class DiffusionOptions:
             "help": "bell: share of the draws that are uniform, so that no number is never hidden",
             "above": 0.0,
             "max": 1.0,
-            "objectives": ("mdlm",),
+            "objectives": ("mdlm", "bd3lm"),
         },
     )
     loss_weight: str = field(
@@ -107,7 +121,7 @@ class DiffusionOptions:
         metadata={
             "help": "what each of k hidden tokens weighs in the training loss: 1 / (k p(k)), so that it is the bound "
             "(nelbo), as much as any other (flat), or ~ k^-q (a number q)",
-            "objectives": ("mdlm",),
+            "objectives": ("mdlm", "bd3lm"),
         },
     )
     static_shapes: bool = field(

@@ -166,3 +166,5 @@ def test_block_diffusion_by_hand(block):
     keys_and_values = 2 * L * 2 * 64 * 32
     layer = 2 * L * (64 * 64 + 2 * 64 * 32 + 64 * 64) + 2 * L * 3 * 64 * 160 + 2 * 2 * 64 * seen
     assert architecture.forward_flops(L, 7) == (3 + 2) * layer + keys_and_values + 2 * 7 * 64 * V
+    # Complementary pairs read the clean text once.
+    assert architecture.forward_flops(L, 7, reads=2) == (6 + 2) * layer + keys_and_values + 2 * 7 * 64 * V

@@ -8,7 +8,7 @@ import numpy as np
 from made_runs import make_run
 
 from hf_difflm.models.masked_diffusion.noise_schedule import NoiseSchedule
-from hf_difflm.objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives import BlockDiffusionObjective, CountLaw, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.runs import Run
 from hf_difflm.runs.checklist.all_checks import check_run
 from hf_difflm.runs.checklist.checks import Check
@@ -28,22 +28,36 @@ SCHEDULE = {"noise_schedule": "loglinear", "schedule_exponent": 2.0, "sigma_min"
 def drawn(
     steps: int = STEPS, batch: int = BATCH, tokens: int = TOKENS, seed: int = 0, ragged: bool = False, **options: Any
 ) -> dict[str, np.ndarray]:
-    """``noise_level`` and ``masking_rate`` of each step (mean, ``_min``, ``_max``), with the seven digits of a log."""
+    """``noise_level`` and ``masking_rate`` of each step (mean, ``_min``, ``_max``), with the seven digits of a log.
+
+    With ``diffusion_block_size`` of block diffusion, each sequence having a BOS before its ``tokens``.
+    """
     given = {"loss_form": "any_order", "noise_sampling": "stratified", **SCHEDULE, **options}
     schedule = NoiseSchedule(
         given["noise_schedule"], given["schedule_exponent"], given["sigma_min"], given["sigma_max"]
     )
     law = {name.removeprefix("count_law_"): value for name, value in options.items() if name.startswith("count_law_")}
     counts = CountLaw(given.get("count_law", "uniform"), **law)
-    objective = MaskedDiffusionObjective(4, given["loss_form"], given["noise_sampling"], schedule, count_law=counts)
+    settings = (given["loss_form"], given["noise_sampling"], schedule)
+    size = given.get("diffusion_block_size")
+    objective = MaskedDiffusionObjective(4, *settings, count_law=counts)
+    blocks = None
+    if size is not None:
+        blocks = BlockDiffusionObjective(4, size, settings[1], "text", settings[0], schedule, count_law=counts)
     lengths = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
     for step in range(steps):
         scored_BL = np.ones((batch, tokens), dtype=bool)
         if ragged:
             scored_BL = np.arange(tokens) < lengths.integers(tokens // 2, tokens + 1, (batch, 1))
-        corruption = objective.corrupt(scored_BL, NoiseKey(seed, step, np.arange(batch), batch))
-        for name, values_B in (("noise_level", corruption.noise_level_B), ("masking_rate", corruption.masking_rate_B)):
+        key = NoiseKey(seed, step, np.arange(batch), batch)
+        if blocks is not None:
+            in_blocks = blocks.corrupt(np.pad(scored_BL, ((0, 0), (1, 0))), key)
+            values = in_blocks.noise_level_P, in_blocks.masking_rate_P
+        else:
+            corruption = objective.corrupt(scored_BL, key)
+            values = corruption.noise_level_B, corruption.masking_rate_B
+        for name, values_B in zip(("noise_level", "masking_rate"), values, strict=True):
             for end, value in (("", values_B.mean()), ("_min", values_B.min()), ("_max", values_B.max())):
                 found.setdefault(name + end, []).append(float(f"{value:.7g}"))
         found.setdefault("tokens", []).append(float(scored_BL.sum()))

@@ -22,7 +22,7 @@ from ...training.objective_choice import adaptive_settings
 from ...training.peft_adapters import check_engine
 from ..building import check_network
 from ..recipe_settings import Settings
-from ..starting_point import begin_from, open_tokenizer, start_without_weights
+from ..starting_point import begin_from, block_start, open_tokenizer, start_without_weights
 from .labelled_positions import most_labelled, reads_of
 from .sharding import Network, gradient_bytes, held_bytes, keeps_half_weights, knows_optimizer
 from .simulated_adapters import with_simulated_adapters
@@ -196,9 +196,10 @@ class _Planner:
         """Bytes by row of the table, at the peak of a micro-batch."""
         fixed = gradient_bytes(self._sizes, self._engine, self._devices, half=self.half)
         peak = self.network.training_peak(
-            rows * reads_of(self._settings.training),
+            rows,
             self._settings.data.block_size,
             self.labelled(rows, rows * accumulation * self._devices),
+            reads=reads_of(self._settings.training),
             checkpointing=checkpointing,
             accumulates=fixed is None and accumulation > 1,
         )
@@ -216,6 +217,9 @@ class _Planner:
             noise = MaskedDiffusionObjective(0).for_evaluation(replicates=fewest)
             training = {**training, "loss_form": noise.loss_form, "noise_sampling": noise.noise_sampling}
             training |= {"count_law": noise.count_law.name, "count_law_exponent": noise.count_law.exponent}
+        elif training["objective"] == "bd3lm":
+            training = {**training, "loss_form": "any_order", "noise_sampling": "stratified", "count_law": "uniform"}
+            training |= {"diffusion_block_size_schedule": None}
         labelled = most_labelled(training, rows, length, max(rows, _EVALUATED))
         peak = self.network.evaluation_peak(rows, length, labelled)
         return sum(self._held.values()) + peak.total + self._replaced
@@ -224,11 +228,6 @@ class _Planner:
 def _network(settings: Settings, half: bool, half_weights: bool) -> tuple[SimulatedNetwork, str]:
     model, block_size, training = settings.model, settings.data.block_size, settings.training
     vocabulary: Any = open_tokenizer(settings) if settings.start else _Vocabulary(_vocabulary_size(settings))
-    if training["objective"] == "bd3lm":
-        raise UserError(
-            "the memory of block diffusion cannot be estimated yet; measure it with train --max-steps 2, or estimate that of "
-            "--objective mdlm, of which it is less than twice"
-        )
     verdict = check_network(settings, vocabulary)
     if verdict is not None and verdict.router_loss is not None:
         raise UserError(
@@ -243,7 +242,13 @@ def _network(settings: Settings, half: bool, half_weights: bool) -> tuple[Simula
         if training["objective"] == "ar":
             return build_causal_lm(model, vocabulary, block_size, **asked)
         return build_denoiser(
-            model, vocabulary, block_size, allow_causal_layers=training["allow_causal_layers"], **asked
+            model,
+            vocabulary,
+            block_size,
+            allow_causal_layers=training["allow_causal_layers"],
+            diffusion_block_size=training["diffusion_block_size"],
+            diffusion_block_start=block_start(settings),
+            **asked,
         )
 
     with complaints_about("the network cannot be built", "check backbone, its sizes and attn_implementation"):

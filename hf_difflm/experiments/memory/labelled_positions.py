@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from ...models.masked_diffusion.noise_schedule import NoiseSchedule
-from ...objectives import CountLaw, MaskedDiffusionObjective, NoiseKey
+from ...objectives import BlockDiffusionObjective, CountLaw, MaskedDiffusionObjective, NoiseKey
 from ...objectives.adaptive.masking import draw
 from ...objectives.adaptive.odds_scaling import LOG_R_MAX, mask_probability
-from ...objectives.static_shapes import most_hidden
+from ...objectives.static_shapes import most_hidden, most_hidden_in_blocks
+from ...training.noise_combinations import read_block_sizes
 from ...training.objective_choice import adaptive_settings, count_law
 
 _DRAWS, _DEVIATIONS = 64, 4.0
 
 
 def reads_of(training: Mapping[str, Any]) -> int:
-    """How many times a training step reads each sequence: twice in complementary pairs."""
-    return 2 if training["objective"] == "mdlm" and training["noise_sampling"] == "pairs" else 1
+    """How many times a training step reads each sequence with masks: twice in complementary pairs."""
+    return 2 if training["objective"] in ("mdlm", "bd3lm") and training["noise_sampling"] == "pairs" else 1
 
 
 def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: int) -> int:
@@ -38,19 +39,28 @@ def most_labelled(training: Mapping[str, Any], rows: int, length: int, batch: in
         return rows * scored
     if training["objective"] == "atat" and adaptive_settings(training).form != "p0":
         return _most_adaptive(training["noise_sampling"] == "stratified", rows, scored, batch)
-    law = count_law(training) if training["objective"] == "mdlm" else CountLaw()
+    blocks = training["diffusion_block_size"] if training["objective"] == "bd3lm" else None
+    law = count_law(training) if training["objective"] in ("mdlm", "bd3lm") else CountLaw()
     stratified = training["loss_form"] == "any_order" and training["noise_sampling"] in ("stratified", "pairs")
     if stratified and law.name != "optimal":
+        if blocks is not None and blocks < length:
+            # Where blocks grow, those of one token are hidden whole.
+            sizes = read_block_sizes(training["diffusion_block_size_schedule"]) or (blocks,)
+            most = max(most_hidden_in_blocks(rows, length, size, batch, reads_of(training), law) for size in sizes)
+            return min(most, rows * scored)
         return most_hidden(rows, scored, batch, reads_of(training), law)
     schedule = NoiseSchedule(
         training["noise_schedule"], training["schedule_exponent"], training["sigma_min"], training["sigma_max"]
     )
-    objective = MaskedDiffusionObjective(0, training["loss_form"], training["noise_sampling"], schedule, count_law=law)
+    noise: dict[str, Any] = {"loss_form": training["loss_form"], "schedule": schedule, "count_law": law}
     scored_BL = np.ones((rows, scored), dtype=bool)
-    size = max(batch, rows)
-    counts = [
-        objective.corrupt(scored_BL, NoiseKey(0, step, np.arange(rows), size)).masked_BL.sum() for step in range(_DRAWS)
-    ]
+    keys = [NoiseKey(0, step, np.arange(rows), max(batch, rows)) for step in range(_DRAWS)]
+    if blocks is not None:
+        in_blocks = BlockDiffusionObjective(0, blocks, training["noise_sampling"], **noise)
+        counts = [in_blocks.corrupt(scored_BL, key).masked_RL.sum() for key in keys]
+    else:
+        p0 = MaskedDiffusionObjective(0, noise_sampling=training["noise_sampling"], **noise)
+        counts = [p0.corrupt(scored_BL, key).masked_BL.sum() for key in keys]
     return min(int(np.mean(counts) + _DEVIATIONS * np.std(counts)), rows * scored)
 
 

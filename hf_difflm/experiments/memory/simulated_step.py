@@ -23,8 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...models.masked_diffusion.labelled_head import chunk_rows
-from ...objectives import AdaptiveSettings, CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
+from ...objectives import (
+    AdaptiveSettings,
+    BlockDiffusionObjective,
+    CausalObjective,
+    MaskedDiffusionObjective,
+    NoiseKey,
+    Objective,
+)
 from ...objectives.adaptive.objective import make_networks
+from ...objectives.block_diffusion import BlockCorruption
 from ...objectives.masked_diffusion import Corruption
 from .simulated_adaptive import SimulatedAdaptive, first_scored
 
@@ -103,12 +111,15 @@ class SimulatedNetwork:
         sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
         return max(sizes, default=0), self.num_parameters - sum(sizes)
 
-    def training_peak(self, rows: int, length: int, labelled: int, *, checkpointing: bool, accumulates: bool) -> Peak:
+    def training_peak(
+        self, rows: int, length: int, labelled: int, *, checkpointing: bool, accumulates: bool, reads: int = 1
+    ) -> Peak:
         """Simulate the forward and backward pass of one micro-batch.
 
         Args:
             rows, length: of the micro-batch, in sequences and tokens.
             labelled: positions at which masked diffusion has a loss, in the whole micro-batch.
+            reads: how many times each sequence is read with masks.
             checkpointing: recompute activations in the backward pass.
             accumulates: whether the gradients of an earlier micro-batch are there already.
         """
@@ -119,12 +130,12 @@ class SimulatedNetwork:
             _switch(self.model, "activation_checkpointing_disable", "gradient_checkpointing_disable")
         for p in self.parameters:
             p.grad = None
-        with self._allocations(rows, length, labelled) as seen:
+        with self._allocations(rows * reads, length, labelled) as seen:
             if accumulates:
                 for p in self.parameters:
                     p.grad = torch.zeros_like(p)
                     seen.gradients += p.grad.untyped_storage().nbytes()
-            loss = self._loss(rows, length, labelled, accuracy=False)
+            loss = self._loss(rows, length, labelled, accuracy=False, reads=reads)
             assert loss is not None
             saved = seen.live - seen.gradients
             hooks = []
@@ -153,25 +164,29 @@ class SimulatedNetwork:
         with seen:
             yield seen
 
-    def _objective(self, labelled: int) -> Objective:
+    def _objective(self, labelled: int, reads: int) -> Objective:
         config = self.model.config
         if getattr(config, "mask_token_id", None) is None:
             return CausalObjective()
+        if config.diffusion_block_size is not None:
+            return _CountedBlocks(config, labelled, reads)
         p0 = _CountedMasks(config.mask_token_id, labelled)
         if self._adaptive is None:
             return p0
         return SimulatedAdaptive(p0, self._adaptive, config.vocab_size, self.networks, labelled, self._estimate)
 
     def _loss(
-        self, rows: int, length: int, labelled: int, *, accuracy: bool, native: bool | None = None
+        self, rows: int, length: int, labelled: int, *, accuracy: bool, native: bool | None = None, reads: int = 1
     ) -> torch.Tensor | None:
         """The loss of a step; in an evaluation that of what is reported, or of the native bound if there is one."""
-        objective: Objective | None = self._objective(labelled)
+        objective: Objective | None = self._objective(labelled, reads)
         assert objective is not None
         if native is not None:
             objective = objective.native(0) if native else objective.for_evaluation()
         if objective is None:
             return None
+        if not isinstance(objective, _CountedBlocks):  # which has its clean text read once
+            rows = rows * reads
         ids_BL = torch.zeros(rows, length, dtype=torch.long)
         labels_BL = ids_BL.clone()
         labels_BL[:, 0] = -100
@@ -210,6 +225,26 @@ class _CountedMasks(MaskedDiffusionObjective):
         return Corruption(first_scored(scored_BL, self._labelled), ones_B, ones_B, ones_B)
 
     def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> MaskedDiffusionObjective:
+        return self
+
+
+class _CountedBlocks(BlockDiffusionObjective):
+    """The same with diffusion blocks."""
+
+    def __init__(self, config: Any, labelled: int, reads: int) -> None:
+        sampling = "pairs" if reads > 1 else "stratified"
+        size, start = config.diffusion_block_size, config.diffusion_block_start
+        super().__init__(config.mask_token_id, size, sampling, start)
+        self._labelled = labelled
+
+    def corrupt(
+        self, scored_BL: np.ndarray, key: NoiseKey, attention_mask: np.ndarray | None = None, size: int | None = None
+    ) -> BlockCorruption:
+        masked_RL = first_scored(scored_BL.repeat(self.reads, axis=0), self._labelled)
+        ones_P = np.ones(1)
+        return BlockCorruption(masked_RL, np.ones(masked_RL.shape), np.zeros(masked_RL.shape, int), ones_P, ones_P)
+
+    def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> BlockDiffusionObjective:
         return self
 
 

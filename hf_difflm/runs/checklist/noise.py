@@ -35,6 +35,7 @@ _NO_DIFFUSION = "an autoregressive model masks nothing"
 _SAME_NOISE = (
     "noise must be drawn anew for every sequence and step: see loss_form and noise_sampling, and that nothing sets them"
 )
+_OTHER_MASKS = "loss_form {} is not what masked these tokens: look for settings or code that changes the masks"
 
 
 def noise_checks(run: Run) -> list[Check]:
@@ -47,14 +48,17 @@ def noise_checks(run: Run) -> list[Check]:
     if len(rates) < FEW:
         said = f"too early to tell: {len(rates)} steps logged, {FEW} are needed"
         return [unknown(_DRAWN, said), unknown(_RATES, said)]
+    if run.objective == "bd3lm" and run.config.get("diffusion_block_size") == 1:
+        said = "diffusion blocks are one token, which is always hidden"
+        return [passed(_DRAWN, said), passed(_RATES, said)]
     law = law_of(run)
     if law is None:
         why = "the log does not say how the noise was to be drawn"
         if run.config.get("count_law") == "optimal":
             why = "count_law optimal prescribes what is measured"
-        if run.objective == "bd3lm":
-            why = "counts are drawn for each block of a sequence, of which this check knows no law"
         return [_changing(run), unknown(_RATES, why)]
+    if run.objective == "bd3lm":
+        return [_changing(run), _rates_of_blocks(run, law, rates)]
     adaptive = train_form(run) in ("p1", "p2", "p3")
     return [_uniform(run, law), _adaptive_rates(rates) if adaptive else _prescribed_rates(run, law, rates)]
 
@@ -81,10 +85,8 @@ def law_of(run: Run) -> NoiseLaw | None:
     schedule = config.get("noise_schedule", "loglinear")
     if schedule not in SCHEDULES:
         return None
-    if run.objective == "bd3lm":
-        return None
     adaptive = train_form(run) in ("p1", "p2", "p3")
-    counts = config.get("count_law", "uniform") if run.objective == "mdlm" else "uniform"
+    counts = config.get("count_law", "uniform") if run.objective in ("mdlm", "bd3lm") else "uniform"
     if counts not in ("uniform", "importance", "bell"):
         return None
     numbers = {name: value for name, key in _NUMBERS.items() if (value := setting(run, key)) is not None and value > 0}
@@ -186,8 +188,31 @@ def _prescribed_rates(run: Run, law: NoiseLaw, rates: np.ndarray) -> Check:
         f"mean {found_mean:.4f} ± {spread / math.sqrt(count):.4f} (prescribed {mean:.4f}), "
         f"spread over steps {found_spread:.4f} (prescribed {spread:.4f})"
     )
-    advice = f"loss_form {law.form} is not what masked these tokens: look for settings or code that changes the masks"
-    return judged(_RATES, not (off_mean or off_spread), finding, advice)
+    return judged(_RATES, not (off_mean or off_spread), finding, _OTHER_MASKS.format(law.form))
+
+
+def _rates_of_blocks(run: Run, law: NoiseLaw, rates: np.ndarray) -> Check:
+    """Block diffusion: the mean of what the law prescribes for each block, and no more spread than independent draws."""
+    size, length = run.config.get("diffusion_block_size"), run.config.get("block_size")
+    if run.config.get("diffusion_block_size_schedule"):
+        return unknown(_RATES, "diffusion blocks grow, and each size has a law of its own")
+    if not isinstance(size, int) or not isinstance(length, int) or law.tokens not in (length, length - 1):
+        return unknown(_RATES, "sequences differ in length, and so do their blocks")
+    scored_N = np.minimum(size, length - np.arange(0, length, size))
+    scored_N[0] -= length - law.tokens  # after BOS
+    one = dataclasses.replace(law, sequences=1, stratified=False)
+    found = [one.mean_and_spread(int(scored)) for scored in scored_N if scored]
+    mean = float(np.mean([mean for mean, _ in found]))
+    most = math.sqrt(sum(spread**2 for _, spread in found) / law.sequences) / len(found)
+    found_mean, found_spread = float(rates.mean()), float(rates.std(ddof=1))
+    error = found_spread / math.sqrt(len(rates))
+    off_mean = abs(found_mean - mean) > SURE * error + _ROUNDING
+    off_spread = found_spread > most * math.sqrt(1 + SURE * math.sqrt(2 / len(rates))) + _ROUNDING
+    finding = (
+        f"mean {found_mean:.4f} ± {error:.4f} (prescribed {mean:.4f}), "
+        f"spread over steps {found_spread:.4f} (independent blocks: {most:.4f})"
+    )
+    return judged(_RATES, not (off_mean or off_spread), finding, _OTHER_MASKS.format(law.form))
 
 
 def _adaptive_rates(rates: np.ndarray) -> Check:

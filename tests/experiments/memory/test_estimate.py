@@ -18,7 +18,7 @@ from hf_difflm.experiments.memory.labelled_positions import most_labelled
 from hf_difflm.experiments.memory.sharding import Network, gradient_bytes, held_bytes
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.experiments.trainer_arguments import training_arguments
-from hf_difflm.objectives import MaskedDiffusionObjective, NoiseKey
+from hf_difflm.objectives import BlockDiffusionObjective, CountLaw, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.adaptive.masking import corrupt, draw
 from hf_difflm.objectives.adaptive.odds_scaling import centred_r
 from hf_difflm.training import DiffusionTrainer
@@ -83,6 +83,46 @@ def test_the_estimate_is_within_15_per_cent_of_what_a_real_training_allocates(ca
     assert estimate.training == pytest.approx(measured, rel=0.15)
 
 
+BLOCKS = {
+    "small": {**SMALL, "diffusion_block_size": 8, "per_device_train_batch_size": 8},
+    "pairs": {
+        **LARGE_VOCABULARY,
+        "diffusion_block_size": 16,
+        "noise_sampling": "pairs",
+        "per_device_train_batch_size": 8,
+    },
+    "time": {**LARGE_VOCABULARY, "diffusion_block_size": 16, "loss_form": "time", "per_device_train_batch_size": 16},
+    "growing": {**LARGE_VOCABULARY, "diffusion_block_size_schedule": "1,16", "per_device_train_batch_size": 16},
+    "deep, checkpointing": {
+        **DEEP,
+        "diffusion_block_size": 4,
+        "per_device_train_batch_size": 8,
+        "gradient_checkpointing": True,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "case", [case if case == "small" else pytest.param(case, marks=pytest.mark.slow) for case in BLOCKS]
+)
+def test_the_estimate_of_block_diffusion_is_within_15_per_cent_of_what_a_real_training_allocates(case, tmp_path):
+    quiet = {"use_cpu": True, "save_strategy": "no", "eval_strategy": "no", "save_log_to_json": False}
+    settings = load_settings(None, {**BLOCKS[case], **quiet, "objective": "bd3lm", "max_steps": 3})
+    estimate = estimate_memory(settings)
+    tokenizer = load_tokenizer("bytes")
+    data = rows(64, settings.data.block_size)
+
+    def run() -> DiffusionTrainer:
+        arguments = training_arguments(settings, tmp_path / "run")
+        trainer = DiffusionTrainer(build_model(settings, tokenizer), arguments, data, None, tokenizer)
+        trainer.train()
+        return trainer
+
+    measured = allocated_at_most(run, tmp_path / "trace.json")
+    print(f"estimate / measured = {estimate.training / measured:.3f}")
+    assert estimate.training == pytest.approx(measured, rel=0.15)
+
+
 @pytest.mark.borders
 def test_a_head_in_chunks_is_estimated_in_chunks():
     """Fake tensors are of a type of their own, but no special heads."""
@@ -122,10 +162,12 @@ def test_the_estimate_of_adaptive_masking_is_within_15_per_cent_of_what_a_real_t
     assert estimate.training == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize(("objective", "replicates"), [("mdlm", 1), ("mdlm", 2), ("ar", 1), ("atat", 1)])
+@pytest.mark.parametrize(("objective", "replicates"), [("mdlm", 1), ("mdlm", 2), ("ar", 1), ("atat", 1), ("bd3lm", 1)])
 def test_the_estimate_of_an_evaluation_is_within_15_per_cent_of_what_one_allocates(objective, replicates, tmp_path):
     quiet = {"use_cpu": True, "save_strategy": "no", "save_log_to_json": False, "eval_replicates": replicates}
     options = {**LARGE_VOCABULARY, **quiet, "objective": objective, "per_device_eval_batch_size": 16}
+    if objective == "bd3lm":
+        options |= {"diffusion_block_size": 16}
     settings = load_settings(None, {**options, "optim": "sgd"})
     tokenizer = load_tokenizer("bytes")
     data = rows(32, settings.data.block_size)
@@ -154,6 +196,21 @@ def test_no_micro_batch_has_more_labelled_positions_than_the_bound_and_one_comes
         most = max(most, int(masked.reshape(-1, rows_ * scored).sum(-1).max()))
     assert most <= bound
     assert most >= 0.95 * bound - rows_
+
+
+@pytest.mark.parametrize("law", ["uniform", "bell"])
+@pytest.mark.parametrize(("rows_", "batch"), [(1, 1), (4, 4), (4, 32), (8, 24), (16, 512)])
+def test_no_micro_batch_of_blocks_has_more_labelled_positions_than_the_bound_and_one_comes_near(rows_, batch, law):
+    options = {"objective": "bd3lm", "diffusion_block_size": 8, "count_law": law, "block_size": 64}
+    bound = most_labelled(load_settings(None, options).training, rows_, 64, batch)
+    objective = BlockDiffusionObjective(0, 8, count_law=CountLaw(law))
+    most, scored = 0, np.ones((batch, 64), dtype=bool)
+    scored[:, 0] = False
+    for step in range(40 if batch == 512 else 400):
+        masked = objective.corrupt(scored, NoiseKey(3, step, np.arange(batch), batch)).masked_RL
+        most = max(most, int(masked.reshape(-1, rows_ * 64).sum(-1).max()))
+    assert most <= bound
+    assert most >= (0.92 if law == "uniform" else 0.8) * bound - rows_  # jitter leaves the ends of strata
 
 
 @pytest.mark.parametrize("options", [{"noise_sampling": "iid"}, {"loss_form": "time", "noise_schedule": "cosine"}])

@@ -33,6 +33,53 @@ def test_noise_of_every_kind_passes(options, seed):
     assert outcomes(run, "passed") >= NOISE
 
 
+IN_BLOCKS = {"diffusion_block_size": 5, "block_size": TOKENS + 1}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"noise_sampling": "iid"},
+        {"noise_sampling": "pairs"},
+        {"loss_form": "time", "noise_schedule": "cosine"},
+        {"count_law": "bell"},
+        {"count_law": "importance"},
+        {"diffusion_block_size": 1},
+        {"diffusion_block_size": TOKENS + 1},
+    ],
+    ids=str,
+)
+def test_noise_of_blocks_passes(options, seed):
+    options = {**IN_BLOCKS, **options}
+    run = sound_run(noise=drawn(seed=seed, **options), objective="bd3lm", **options)
+    assert outcomes(run, "passed") >= NOISE
+
+
+def test_blocks_that_grow_or_begin_at_answers_have_no_one_law():
+    run = sound_run(noise=drawn(**IN_BLOCKS), objective="bd3lm", diffusion_block_size_schedule="1,5", **IN_BLOCKS)
+    assert "diffusion blocks grow" in found(run)["masking rates as prescribed"].finding
+    run = sound_run(noise=drawn(ragged=True, **IN_BLOCKS), objective="bd3lm", **IN_BLOCKS)
+    assert "sequences differ in length" in found(run)["masking rates as prescribed"].finding
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [
+        ({"masking_rate": np.full(STEPS, 0.15)}, {}),
+        (drawn(**IN_BLOCKS), {"count_law": "bell"}),
+        (drawn(count_law="bell", **IN_BLOCKS), {}),
+        (drawn(**{**IN_BLOCKS, "diffusion_block_size": 11}), {}),
+        ({"masking_rate": np.linspace(0.05, 1.15, STEPS)}, {}),
+    ],
+    ids=["15 %", "no bell", "a bell", "other blocks", "annealed"],
+)
+def test_noise_of_blocks_that_is_not_as_prescribed_is_a_cross(columns, options):
+    run = sound_run(noise={**drawn(**IN_BLOCKS), **columns}, objective="bd3lm", **IN_BLOCKS, **options)
+    assert found(run)["masking rates as prescribed"].outcome == "failed"
+
+
 def test_a_law_that_is_measured_prescribes_no_rates_but_that_they_change():
     run = sound_run(noise=drawn(count_law="optimal"), count_law="optimal")
     assert "prescribes what is measured" in found(run)["masking rates as prescribed"].finding

@@ -38,8 +38,11 @@ def test_a_scored_token_of_a_pair_counts_once_and_both_readings_cost_flops(make_
     ("flags", "said"),
     [
         ({"noise_sampling": "pairs", "loss_form": "time"}, "takes exact counts, but loss_form is time"),
-        ({"noise_sampling": "pairs", "objective": "atat"}, "is for the objective mdlm, but the objective is atat"),
-        ({"static_shapes": True, "objective": "atat"}, "is for the objectives mdlm and ar"),
+        (
+            {"noise_sampling": "pairs", "objective": "atat"},
+            "is for the objectives mdlm and bd3lm, but the objective is atat",
+        ),
+        ({"static_shapes": True, "objective": "atat"}, "is for the objectives mdlm, bd3lm and ar"),
         ({"static_shapes": True, "noise_sampling": "iid"}, "they are any_order and iid"),
         ({"static_shapes": True, "loss_form": "time"}, "they are time and stratified"),
         ({"static_shapes": True, "count_law": "optimal"}, "which count_law optimal has not"),
@@ -72,7 +75,7 @@ def test_laws_and_weights_of_adaptive_masks_are_refused(make_diffusion_trainer, 
     (name,) = flags
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is for the objective mdlm"):
         load_settings(None, flags | {"objective": "atat"})
-    with pytest.raises(UserError, match="is for the objective mdlm, but the objective is atat"):
+    with pytest.raises(UserError, match="is for the objectives mdlm and bd3lm, but the objective is atat"):
         make_diffusion_trainer(objective="atat", importance="frequency_only", **flags)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from hf_difflm.evaluation.targets import load_target
 from hf_difflm.runs import load_run
+from hf_difflm.runs.checklist.all_checks import check_run
 
 BLOCKS = ("--objective", "bd3lm", "--diffusion-block-size", "8")
 DATA = ("--dataset", "markov", "--block-size", "33", "--use-cpu")
@@ -54,6 +55,58 @@ def test_a_stopped_run_goes_on_bit_for_bit(hf, tiny, trained, strike, tmp_path):
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--count-law", "bell", "--loss-weight", "flat"),
+        ("--count-law", "optimal", "--noise-sampling", "iid"),
+        ("--noise-sampling", "pairs", "--eval-pairs"),
+        ("--loss-form", "time", "--noise-schedule", "cosine"),
+        ("--static-shapes",),
+    ],
+    ids=" ".join,
+)
+def test_noise_of_every_kind_trains_and_reports_the_same_bound(hf, tiny, given):
+    result = hf("train", *tiny, *BLOCKS, *given, "--max-steps", "24", "--logging-steps", "1", "--output-dir", "run")
+    assert result.code == 0, result.err
+    run = load_run("run")
+    assert run.bound == "nelbo"
+    minimised = run.header.metadata.get("train_objective") or run.header.extra.get("train_objective")
+    assert minimised == ("p4+bell(0.4, 0.2, 0.1)+flat" if "flat" in given else None)
+    assert json.loads(hf("eval", "run", "--json").out)["eval_nll"] == pytest.approx(run.final_evaluation.nll, rel=1e-5)
+    checked = {check.name: check.outcome for check in check_run(run)}
+    assert checked["masking rates as prescribed"] in ("passed", "unknown")
+    assert checked["noise drawn uniformly"] == "passed"
+
+
+def test_blocks_grow_over_training_are_evaluated_in_the_last_size_and_resume_bit_for_bit(hf, tiny, strike, tmp_path):
+    grow = (*BLOCKS[:2], "--diffusion-block-size-schedule", "1,4,8", "--max-steps", "9", "--save-steps", "5")
+    grow = ("train", *tiny, *grow, "--logging-steps", "1")
+    result = hf(*grow, "--output-dir", "run")
+    assert result.code == 0, result.err
+    run = load_run("run")
+    assert run.config["diffusion_block_size"] == 8
+    assert load_target("run").model.config.diffusion_block_size == 8
+    assert run.bound == "nelbo"
+    assert [step.masking_rate == 1 for step in run.steps] == [True] * 3 + [False] * 6
+    said = [event.message for event in run.events if event.event == "curriculum"]
+    assert said == ["diffusion blocks of 1 -> 4 tokens", "diffusion blocks of 4 -> 8 tokens"]
+    shutil.copytree("run", "cut")
+    shutil.rmtree("cut/checkpoint-9")
+    strike(tmp_path / "cut", "completed")
+    result = hf(*grow, "--output-dir", "cut", "--resume")
+    assert result.code == 0, result.err
+    ours, theirs = (tmp_path / one / "checkpoint-9" / "model.safetensors" for one in ("cut", "run"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_its_memory_is_told_before_anyone_waits(hf):
+    of_blocks, of_mdlm = (
+        json.loads(hf("doctor", "--recipe", recipe, "--json").out)["activations"] for recipe in ("demo-bd3lm", "demo")
+    )
+    assert 1.4 * of_mdlm < of_blocks < 2.2 * of_mdlm
+
+
 def test_weights_are_gone_on_from_with_their_blocks_or_with_others(hf, tiny, trained):
     assert hf("train", *tiny, "--max-steps", "2", "--output-dir", "plain").code == 0
     for number, (source, given, size) in enumerate(
@@ -82,7 +135,11 @@ def test_weights_are_gone_on_from_with_their_blocks_or_with_others(hf, tiny, tra
         ((*BLOCKS[:3], "0"), "diffusion_block_size must be a positive integer, or none, got 0"),
         ((*BLOCKS, "--backbone", "dit"), "backbone 'dit' does not take block diffusion"),
         ((*BLOCKS, "--attn-implementation", "flex_attention"), "flex_attention"),
-        ((*BLOCKS, "--loss-form", "time"), "flag --loss-form is for the objective mdlm"),
+        ((*BLOCKS, "--loss-form", "time", "--count-law", "bell"), "count_law bell is of exact counts"),
+        ((*BLOCKS[:2], "--diffusion-block-size-schedule", "1,8,4"), "must be rising numbers of tokens, such as 1,4,16"),
+        ((*BLOCKS[:2], "--diffusion-block-size-schedule", "1,64"), "must be at most block_size (33), got 64"),
+        ((*BLOCKS, "--diffusion-block-size-schedule", "1,4"), "must end with diffusion_block_size 8, but ends with 4"),
+        (("--diffusion-block-size-schedule", "1,8"), "flag --diffusion-block-size-schedule is for the objective bd3lm"),
         ((*BLOCKS, "--router-aux-loss", "0.1"), "router_aux_loss is not there yet for the objective bd3lm"),
         (
             (*BLOCKS, "--sft", "--dataset", "chats.jsonl", "--sft-turns", "all"),
@@ -148,10 +205,6 @@ def test_other_numbers_of_such_a_run_are_refused(hf, trained):
             "block_length is 4, but the model has diffusion blocks of 8 tokens",
         ),
         (("generate", trained, "--guidance-scale", "2"), "guidance_scale 2.0 is not there yet"),
-        (
-            ("doctor", "--recipe", "demo", *BLOCKS),
-            "the memory of block diffusion cannot be estimated yet",
-        ),
     ):
         result = hf(*command)
         assert result.code == 2, (command, result.err)

@@ -210,7 +210,7 @@ def test_no_micro_batch_of_blocks_has_more_labelled_positions_than_the_bound_and
         masked = objective.corrupt(scored, NoiseKey(3, step, np.arange(batch), batch)).masked_RL
         most = max(most, int(masked.reshape(-1, rows_ * 64).sum(-1).max()))
     assert most <= bound
-    assert most >= (0.92 if law == "uniform" else 0.8) * bound - rows_  # jitter leaves the ends of strata
+    assert most >= 0.8 * bound - rows_  # the first block has fewer tokens, and jitter leaves the ends of strata
 
 
 @pytest.mark.parametrize("options", [{"noise_sampling": "iid"}, {"loss_form": "time", "noise_schedule": "cosine"}])

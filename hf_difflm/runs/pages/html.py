@@ -13,6 +13,7 @@ from ..journal.run import Run
 from ..journal.strict_json import plain
 from ..reading.load import as_runs
 from ..reading.places import relative, shown, shown_run
+from .block_sizes import block_sizes_section
 from .curves import not_drawn, page_data
 from .importance import importance_section
 from .sections import (
@@ -76,6 +77,7 @@ def write_html_report(
     sections = [
         summary_section(runs, names, comparison),
         fairness_section(names, comparison),
+        block_sizes_section(groups),
         _curves_section(runs),
         importance_section(runs, names),
         samples_section(runs, names),

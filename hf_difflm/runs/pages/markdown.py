@@ -11,10 +11,10 @@ from ..comparing.table import compare_runs, labels
 from ..comparing.verdicts import bound_note
 from ..journal.run import Run, common_loss_unit
 from ..journal.tables import fenced, markdown_table
-from ..plots.block_size import block_size_of
 from ..plots.decimation import smoothing_window
 from ..plots.gallery import MOST_PANELS, gallery_names
 from ..plots.kinds import plot_block_size, plot_comparison, plot_gallery
+from ..plots.size_points import compares_sizes
 from ..reading.load import as_runs
 from ..reading.places import relative, shown, shown_run
 from .curves import not_drawn
@@ -79,8 +79,7 @@ def write_report(
 
 def _block_sizes(runs: Sequence[Run], path: Path, names: Sequence[str] | None) -> Path | None:
     """Draw the nll over the size of diffusion blocks; None where no run has any, or all have the same."""
-    sizes = {block_size_of(run) for run in runs if run.best_evaluation is not None} - {None}
-    if len(sizes) < 2 or all(run.objective != "bd3lm" for run in runs):
+    if not compares_sizes(runs):
         return None
     return plot_block_size(runs, path.with_name(f"{path.stem}{BLOCK_SIZE}.png"), names)
 

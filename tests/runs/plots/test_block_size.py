@@ -7,9 +7,10 @@ from made_runs import make_run
 
 from hf_difflm.errors import UserError
 from hf_difflm.runs.comparing.seeds import seed_groups
-from hf_difflm.runs.plots.block_size import block_size_of, draw_block_size
+from hf_difflm.runs.plots.block_size import draw_block_size
 from hf_difflm.runs.plots.kinds import plot_runs
 from hf_difflm.runs.plots.series import Drawing
+from hf_difflm.runs.plots.size_points import block_size_of
 
 
 def _sides():

@@ -200,8 +200,11 @@ class BlockDiffusionObjective(MaskingObjective):
         masked_BCL[row_S, :, column_S] = hidden_SC
         weights_BCL[row_S, :, column_S] = weights_XC[block_S]
         blocks_BCL[row_S, :, column_S] = found_S[:, None] * reads + np.arange(reads)
+        length = scored_BL.shape[1]
         return BlockCorruption(
-            *(each.reshape(-1, scored_BL.shape[1]) for each in (masked_BCL, weights_BCL, blocks_BCL)),
+            masked_BCL.reshape(-1, length),
+            weights_BCL.reshape(-1, length),
+            blocks_BCL.reshape(-1, length),
             sigma_XC[has_scored_X].flatten(),
             (k_XC[has_scored_X] / counts_X[has_scored_X, None]).flatten(),
             None if self.count_law == UNIFORM or draw_weights_X is None else draw_weights_X[has_scored_X],

@@ -107,6 +107,29 @@ def test_padding_on_either_side_changes_nothing(family, kernel):
             torch.testing.assert_close(found_BLD[:, left : left + LENGTH], alone_BLD, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_flex_attention_is_given_the_same_mask_in_one_forward_for_every_reading_and_from_a_cache(padded):
+    (clean_BL, noisy_BL), found = text(), []
+    noisy_RL = torch.stack([noisy_BL, noisy_BL.roll(1, 0).where(noisy_BL != MASK, MASK)], 1).flatten(0, 1)
+    mask_BL = torch.ones_like(clean_BL)
+    if padded:
+        mask_BL[0, :3] = mask_BL[1, -2:] = 0
+    for kernel in ("sdpa", "flex_attention"):
+        model = network("llama", "sdpa").eval()
+        model.set_attn_implementation(kernel)
+        given = mask_BL if padded else None
+        with torch.compiler.set_stance("force_eager"):  # which is the same kernel's mathematics
+            read = model(noisy_RL, given, noisy_RL.masked_fill(noisy_RL != MASK, -100).clamp(max=5), clean_ids=clean_BL)
+            cache = DynamicCache()
+            model(clean_BL[:, : 2 * SIZE], mask_BL[:, : 2 * SIZE] if padded else None, past_key_values=cache)
+            last = model(
+                noisy_BL[:, 2 * SIZE : 3 * SIZE], mask_BL[:, : 3 * SIZE] if padded else None, past_key_values=cache
+            )
+        found.append((read.token_nll, last.logits[:, :, :MASK][noisy_BL[:, 2 * SIZE : 3 * SIZE] == MASK]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
@@ -273,8 +296,8 @@ def test_what_would_be_another_number_is_refused():
     with pytest.raises(ValueError, match="blocks begin at the answer, so answer_starts say where that is: give them"):
         model(clean_BL)
     model.config.diffusion_block_start = "text"
-    model.set_attn_implementation("flex_attention")
-    with pytest.raises(ValueError, match="does not run with the attention kernel 'flex_attention' yet"):
+    model.backbone.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="does not run with the attention kernel 'flash_attention_2'; load"):
         model(noisy_BL, labels=labels_BL, clean_ids=clean_BL)
 
 

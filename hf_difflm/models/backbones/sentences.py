@@ -111,7 +111,7 @@ def refuse_kernel(kernel: str | None) -> None:
     """
     if kernel not in BLOCK_KERNELS:
         raise UserError(
-            f"block diffusion does not run with attn_implementation {kernel} yet; use {' or '.join(BLOCK_KERNELS)}"
+            f"block diffusion does not run with attn_implementation {kernel}; use {' or '.join(BLOCK_KERNELS)}"
         )
 
 

@@ -9,7 +9,8 @@ They are the same network, and the same gradient. Two passes are faster, since n
 activation checkpointing, which takes caches away from the layers, needs one.
 
 Every mask is given as the attention kernel takes it: ``sdpa`` a bool one, ``eager`` numbers that are added to the scores (a
-bool one would be added, too, as 0 and 1).
+bool one would be added, too, as 0 and 1), ``flex_attention`` a ``BlockMask``, whose empty tiles it skips: with it training
+takes one forward.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers import DynamicCache
 
-BLOCK_KERNELS = ("sdpa", "eager")
+BLOCK_KERNELS = ("sdpa", "eager", "flex_attention")
 """Attention kernels that take a mask of blocks."""
 
 
@@ -76,19 +78,26 @@ def noisy_beside_clean(blocks_BL: torch.Tensor, attention_mask: torch.Tensor | N
     return torch.cat([noisy_BLS, torch.cat([torch.zeros_like(clean_BLL), clean_BLL], dim=-1)], dim=1)
 
 
-def for_kernel(seen_BQK: torch.Tensor, kernel: str | None, dtype: torch.dtype) -> torch.Tensor:
-    """(B, 1, Q, K) mask of a bool one, as the attention kernel takes it.
+def for_kernel(seen_BQK: torch.Tensor, kernel: str | None, dtype: torch.dtype) -> Any:
+    """(B, 1, Q, K) mask of a bool one, as the attention kernel takes it; B may be 1 for all rows.
 
     Raises:
         ValueError: a kernel that takes none.
     """
     if kernel not in BLOCK_KERNELS:
         raise ValueError(
-            f"block diffusion does not run with the attention kernel {kernel!r} yet; load the model with attn_implementation "
+            f"block diffusion does not run with the attention kernel {kernel!r}; load the model with attn_implementation "
             f"{' or '.join(BLOCK_KERNELS)}"
         )
     if kernel == "sdpa":
         return seen_BQK[:, None]
+    if kernel == "flex_attention":
+        rows, queries, keys = seen_BQK.shape
+
+        def sees(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return seen_BQK[row if rows > 1 else 0, query, key]
+
+        return create_block_mask(sees, rows, None, queries, keys, device=seen_BQK.device)
     return torch.zeros(seen_BQK.shape, dtype=dtype, device=seen_BQK.device).masked_fill_(
         ~seen_BQK, torch.finfo(dtype).min
     )[:, None]
@@ -114,7 +123,8 @@ def noisy_hidden(
         attention_mask: (B, L), 0 at padding on either side; None where there is none.
         size: tokens of a block.
         offset: position id of the first token.
-        one_forward: read both texts in one forward; None: only under activation checkpointing, which has no cache.
+        one_forward: read both texts in one forward; None: under activation checkpointing, which has no cache, and with
+            ``flex_attention``.
         answer_starts: see :func:`block_numbers`.
         kwargs: passed to the backbone.
 
@@ -128,12 +138,14 @@ def noisy_hidden(
     reads = len(noisy_ids) // len(clean_ids)
     places_BL, blocks_BL = block_numbers(attention_mask, length, size, noisy_ids.device, answer_starts)
     positions_BL = places_BL + offset
-    if _is_checkpointed(backbone) if one_forward is None else one_forward:
-        mask = for_kernel(noisy_beside_clean(blocks_BL, attention_mask), kernel, dtype)
+    if one_forward is None:
+        one_forward = _is_checkpointed(backbone) or kernel == "flex_attention"
+    if one_forward:
+        seen_BSS = noisy_beside_clean(blocks_BL, attention_mask)
         positions = torch.cat([positions_BL, positions_BL], dim=1)
         outputs = backbone(
             input_ids=torch.cat([noisy_ids, _for_each_reading(clean_ids, reads)], dim=1),
-            attention_mask=_for_each_reading(mask, reads),
+            attention_mask=for_kernel(_for_each_reading(seen_BSS, reads), kernel, dtype),
             position_ids=_for_each_reading(positions, reads),
             use_cache=False,
             **kwargs,
@@ -153,7 +165,7 @@ def noisy_hidden(
         cache.batch_repeat_interleave(reads)
     outputs = backbone(
         input_ids=noisy_ids,
-        attention_mask=_for_each_reading(for_kernel(before_and_own(blocks_BL, attention_mask), kernel, dtype), reads),
+        attention_mask=for_kernel(_for_each_reading(before_and_own(blocks_BL, attention_mask), reads), kernel, dtype),
         position_ids=_for_each_reading(positions_BL, reads),
         past_key_values=cache,
         use_cache=True,

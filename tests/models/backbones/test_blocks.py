@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoConfig, DynamicCache
 
 from hf_difflm.errors import UserError
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
@@ -87,12 +89,67 @@ def test_a_convolution_over_the_text_is_refused_though_its_layers_may_be_causal(
 
 
 def test_a_kernel_without_masks_of_blocks_is_refused():
-    with pytest.raises(UserError, match="block diffusion does not run with attn_implementation flash_attention_2 yet"):
+    with pytest.raises(
+        UserError,
+        match="block diffusion does not run with attn_implementation flash_attention_2; use sdpa or eager or flex_attention",
+    ):
         check_backbone(small("llama"), causal=False, kernel="flash_attention_2", blocks=True)
 
 
 def test_it_is_asked_only_where_there_are_blocks():
     assert measure(small("dit"), causal=False).no_blocks is None
+
+
+DECODERS = """llama qwen2 qwen3 mistral phi3 olmo2 smollm3 gpt2 gpt_neox glm4 gemma phi opt persimmon falcon cohere mixtral
+granite minicpm3 deepseek_v3 nemotron stablelm starcoder2 cohere2 gemma3_text olmo3 exaone4 qwen3_moe"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", DECODERS.split())
+@torch.no_grad()
+def test_of_every_family_that_is_taken_all_ways_of_reading_are_one(family, kernel):
+    config = small(
+        family, **({"sliding_window": 64} if hasattr(AutoConfig.for_model(family), "sliding_window") else {})
+    )
+    check_backbone(config, causal=False, kernel=kernel, blocks=True)
+    whole = MaskedDiffusionConfig(backbone_config=config, mask_token_id=127, diffusion_block_size=4)
+    whole._attn_implementation = kernel
+    torch.manual_seed(0)
+    model = MaskedDiffusionForMaskedLM(whole).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    clean_BL = torch.randint(4, 127, (2, 14))
+    noisy_BL = clean_BL.masked_fill(torch.rand(clean_BL.shape) < 0.5, 127)
+    direct, cache = [], DynamicCache()
+    for first in range(0, 14, 4):  # by hand: the block alone, after the blocks before, and no mask of blocks
+        part, last = slice(first, first + 4), min(first + 4, 14)
+
+        def read(ids_BQ, kept, first=first, last=last):
+            seen = torch.ones(1, 1, last - first, last, dtype=torch.bool)
+            return model.backbone(
+                input_ids=ids_BQ,
+                attention_mask=seen if kernel == "sdpa" else torch.zeros(seen.shape),
+                position_ids=torch.arange(first, last)[None] + model.config.position_offset,
+                past_key_values=kept,
+                use_cache=True,
+            ).last_hidden_state
+
+        direct.append(read(noisy_BL[:, part], copy.deepcopy(cache)))
+        read(clean_BL[:, part], cache)
+    expected = torch.cat(direct, dim=1)
+    for one_forward in (False, True):
+        found, *_ = diffusion_blocks.noisy_hidden(
+            model.backbone, noisy_BL, clean_BL, None, 4, model.config.position_offset, one_forward
+        )
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max().clamp(min=1)
+    cached = DynamicCache()
+    model(clean_BL[:, :8], past_key_values=cached)
+    logits = model(noisy_BL[:, 8:12], past_key_values=cached).logits
+    by_hand = model._head(direct[2].flatten(0, 1)).unflatten(0, logits.shape[:2])
+    hidden = noisy_BL[:, 8:12] == 127
+    torch.testing.assert_close(logits[hidden], by_hand[hidden], rtol=1e-4, atol=1e-4)
 
 
 # ---- what the probe sees, each wrong in one way ----

@@ -61,7 +61,7 @@ INSIDE = {
     "evaluation.harness.tasks": "lm-evaluation-harness is an extra",
     "evaluation.quality.sampler_grid": "the choice of samplers is read before torch is",
     "experiments.ablation.running": "a report on finished runs needs no torch",
-    "experiments.compare": "finished runs are compared without torch, unless exact likelihoods are asked for",
+    "experiments.compare": "finished runs are compared without torch, unless exact likelihoods are asked for or models write",
     "experiments.several_runs": "finished runs are reused, and wrong settings told, before torch is there",
     "hub.log_files": "pictures need matplotlib; a training that pushes nothing does not",
     "hub.upload": "an upload needs no torch, unless a failure is to be told apart",

@@ -11,7 +11,9 @@ from pathlib import Path
 from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, EXACT_OF, ExactOrder
 from ..objectives.names import TWINS
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
+from ..runs.comparing.table import SAMPLING
 from ..runs.comparing.twin import AR
+from ..runs.journal.measurements import last_measurements
 from ..runs.pages.markdown import BLOCK_SIZE
 from .recipe_settings import Settings
 from .run_folder import default_name
@@ -61,8 +63,20 @@ def compare_objectives(
             for name in runs:
                 if load_run(folder / name).objective in EXACT_OF:
                     exact_numbers_of(str(folder / name), orders, exact_blocks)
+        if any(load_run(folder / name).objective == "bd3lm" for name in runs):
+            _time_writing([folder / name for name in runs], next(iter(runs.values())))
         _show(folder, {name: load_run(folder / name) for name in runs})
     return folder
+
+
+def _time_writing(places: Sequence[Path], settings: Settings) -> None:
+    """Record how fast the runs write, where one of them has not been timed or has none to be timed with."""
+    if all((place / "best").is_dir() for place in places) and not all(
+        SAMPLING in last_measurements(load_run(place)) for place in places
+    ):
+        from ..evaluation.generation.speed import record_writing_speeds
+
+        record_writing_speeds(list(map(str, places)), settings.data.block_size, bool(settings.training.get("use_cpu")))
 
 
 def _side(run: Run) -> str:

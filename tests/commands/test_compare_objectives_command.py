@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_difflm.runs import load_run
+from hf_difflm.runs.journal.measurements import last_measurements
 
 
 def test_each_side_has_its_run_and_all_stand_in_one_table_paired_with_the_first(hf, tiny, tmp_path):
@@ -25,8 +26,13 @@ def test_each_side_has_its_run_and_all_stand_in_one_table_paired_with_the_first(
     assert "--- bd3lm:4, step 6" in result.out
     assert "(comparison-block-size.png)" in page
     assert (tmp_path / "sides/comparison-block-size.png").read_bytes().startswith(b"\x89PNG")
+    assert "tokens/s written" in result.out
+    assert "tokens/s written" in page
+    speeds = {name: last_measurements(run)["sampling"].metrics["sampling_tokens_per_sec"] for name, run in runs.items()}
+    assert all(speed > 0 for speed in speeds.values())
     again = hf("compare", *flags, "--objectives", "mdlm,bd3lm:4")
     assert again.code == 0, again.err
+    assert last_measurements(load_run("sides/mdlm"))["sampling"].metrics["sampling_tokens_per_sec"] == speeds["mdlm"]
     assert again.out.count("reusing the finished run") + again.err.count("reusing the finished run") == 2
 
 

@@ -22,6 +22,9 @@ from .lossy import lossy_note
 from .pairing import Difference, PairedDifference, paired_difference, paired_over_seeds
 from .seeds import SeedGroup, mean_and_error, seed_groups, seed_of
 
+SAMPLING = "sampling"
+"""Source of measurements of how fast a model writes."""
+
 
 @dataclass(frozen=True)
 class ComparisonRow:
@@ -40,6 +43,7 @@ class ComparisonRow:
     bound: str | None
     best_step: int | None
     known_words: float | None = None
+    sampling_tokens_per_sec: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,7 @@ class Comparison:
     def _table(self) -> tuple[list[str], list[list[str]]]:
         accuracies, nll = accuracy_headings([row.objective for row in self.rows]), f"{self.unit or 'loss'} ± se"
         written = any(row.known_words is not None for row in self.rows)
+        timed = any(row.sampling_tokens_per_sec is not None for row in self.rows)
         headings = [
             "run",
             "objective",
@@ -161,6 +166,7 @@ class Comparison:
             "perplexity",
             *accuracies,
             *(["words known"] if written else []),
+            *(["tokens/s written"] if timed else []),
             "bound",
             "best step",
         ]
@@ -176,6 +182,7 @@ class Comparison:
                 number(row.eval_ppl, 3),
                 *accuracy_cells(row.objective, row.eval_accuracy, accuracies),
                 *([UNKNOWN if row.known_words is None else f"{row.known_words:.0%}"] if written else []),
+                *([count(row.sampling_tokens_per_sec)] if timed else []),
                 shortened(row.bound) if row.bound else UNKNOWN,
                 count(row.best_step),
             ]
@@ -351,7 +358,8 @@ def _to_first(runs: Sequence[Run], names: Sequence[str]) -> list[PairedDifferenc
 def _row(run: Run, label: str) -> ComparisonRow:
     best = run.best_evaluation
     parameters = run.header.model.get("parameters")
-    words = last_measurements(run).get("words")
+    measured = last_measurements(run)
+    words, sampling = measured.get("words"), measured.get(SAMPLING)
     return ComparisonRow(
         run=label,
         objective=run.objective,
@@ -366,6 +374,7 @@ def _row(run: Run, label: str) -> ComparisonRow:
         bound=run.bound,
         best_step=best.iter if best else None,
         known_words=None if words is None else numbers(words).get("known_words"),
+        sampling_tokens_per_sec=None if sampling is None else numbers(sampling).get("sampling_tokens_per_sec"),
     )
 
 

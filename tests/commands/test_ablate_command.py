@@ -212,4 +212,12 @@ def test_kept_logs_are_those_of_the_runs_that_are_there_after_an_overwrite_too(h
     assert kept.read_bytes() == first
     assert hf(*line, "--overwrite", "--learning-rate", "0.02").code == 0
     assert kept.read_bytes() != first
-    assert gzip.decompress(kept.read_bytes()) == (tmp_path / "out" / "uniform-seed1" / "journal.jsonl").read_bytes()
+    (tmp_path / "text.txt").write_text("a line of words\n" * 4000)
+    given = ("--dataset", str(tmp_path / "text.txt"), "--seeds", "2")
+    assert hf(*line[:-2], *given).code == 0
+    for seed in (1, 2):
+        ours = (tmp_path / "out" / f"uniform-seed{seed}" / "journal.jsonl").read_text().splitlines()
+        found = gzip.decompress((tmp_path / "logs" / f"uniform-seed{seed}" / kept.name).read_bytes()).decode()
+        assert found.splitlines()[1:] == ours[1:]
+        assert str(tmp_path) not in found.splitlines()[0]
+    assert '"dataset":"text.txt"' in found

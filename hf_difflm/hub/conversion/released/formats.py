@@ -13,7 +13,7 @@ from ....models import MaskedDiffusionConfig
 from .llada import llada_config, llada_names
 from .llada_moe import llada_moe_config, llada_moe_names
 from .qwens import a2d_config, dream_config, sdar_config, stock_names
-from .refused import REFUSED
+from .refused import REFUSED_TYPES, architectures_of
 from .values import Values
 
 
@@ -96,14 +96,16 @@ FORMATS = (
 
 
 class _Released(PreTrainedConfig):
-    """Keeps what ``config.json`` says; it is read by :class:`Values`."""
+    """Keeps nothing of what ``config.json`` says, which :class:`Values` reads; transformers would make its own of some keys."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__()
 
 
 def _register() -> None:
     """Make the model types known to transformers, so that a folder of one is checked like others and needs no code."""
-    for kind in {name for one in FORMATS for name in one.model_types} | set(REFUSED):
-        if kind.islower() or kind == "Dream":  # a model type, and not an architecture
-            AutoConfig.register(kind, type("Released", (_Released,), {"model_type": kind}), exist_ok=True)
+    for kind in [*(name for one in FORMATS for name in one.model_types), *REFUSED_TYPES]:
+        AutoConfig.register(kind, type("Released", (_Released,), {"model_type": kind}), exist_ok=True)
 
 
 _register()
@@ -118,14 +120,9 @@ def format_of(config: dict[str, Any], weights: Collection[str], name: str) -> Fo
         name: what the user knows the model as.
 
     Raises:
-        UserError: a released model that is not converted; type, architecture and weights that are not of one format.
+        UserError: type, architecture and weights are not of one format.
     """
-    kind = config.get("model_type")
-    said = config.get("architectures") or []
-    architectures = [one for one in said if isinstance(one, str)] if isinstance(said, list) else []
-    for one in (kind, *architectures):
-        if one in REFUSED:
-            raise UserError(f"{name} is not converted: it is {REFUSED[one]}")
+    kind, architectures = config.get("model_type"), architectures_of(config)
     by_kind = {one.title: one for one in FORMATS if kind in one.model_types}
     by_class = {one.title: one for one in FORMATS for known in architectures if known in one.architectures}
     found = next(iter((by_kind or by_class).values()), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ....models.file_names import CONFIG
 from ....models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ....models.untrusted import refuse_unsafe
 from .formats import Format, format_of
+from .refused import refuse_by_name
 from .tensors import Stored, joined, stored_tensors, write_tensors
 from .tokenizers import tokenizer_source
 from .values import Values
@@ -54,12 +56,17 @@ def released_in(folder: Path, name: str) -> Released | None:
         name: what the user knows it as.
 
     Raises:
-        UserError: see :func:`~.formats.format_of`; it cannot be trusted, or is damaged or quantised.
+        UserError: see :func:`~.formats.format_of`; it cannot be trusted, is damaged or quantised, or one of those that are not
+            converted.
     """
     if is_adapter_folder(folder):
         return None
+    config: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # what is no JSON is refused below
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if isinstance(config, dict):
+        refuse_by_name(config, name)  # the reason, rather than that nobody knows it
     refuse_unsafe(folder, name)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     tensors = stored_tensors(folder, name)
     found = format_of(config, tensors, name)
     if found is None:
@@ -134,15 +141,7 @@ def released_tokenizer(
     """
     name, mask_id = released.name, config.mask_token_id
     with tokenizer_source(folder, name, tokenizer) as source:
-        token = load_tokenizer(source, needs_mask=False).convert_ids_to_tokens(mask_id)
-        if token is None:
-            raise UserError(
-                f"{name} hides tokens with number {mask_id}, which its tokenizer does not have; name the one it was trained "
-                "with (--tokenizer), or convert it for ids only (--no-tokenizer)"
-            )
-        words = load_tokenizer(source, token)
-    if words.mask_token_id != mask_id:
-        raise UserError(f"the tokenizer of {name} has {token!r} at {words.mask_token_id} and {mask_id}; name another (--tokenizer)")
+        words = load_tokenizer(source, mask_id, called=tokenizer or name)
     if len(words) > config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(words)} tokens, but {name} has {config.vocab_size} rows; name the one it was trained with "

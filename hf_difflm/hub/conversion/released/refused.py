@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-# Model type or architecture -> what it is and why not.
+from typing import Any
+
+from ....errors import UserError
+
 _LLADA2 = (
     "LLaDA2, whose experts are chosen by a sigmoid with a bias and in groups, and whose heads are rotated by half: no network "
     "of transformers computes that"
@@ -16,14 +19,38 @@ _GEMMA = (
     "DiffusionGemma, which replaces tokens by others (uniform noise) and conditions on its own last prediction; the models here "
     "hide tokens; generate with transformers, which has it"
 )
-REFUSED = {
+# Their model types, which no transformers has; what is downloaded is let through to the reason below.
+REFUSED_TYPES = {
     "llada2_moe": _LLADA2,
     "llada2_moe_veomni": _LLADA2,
-    "LLaDA2MoeModelLM": _LLADA2,
     "nemotron_labs_diffusion": _NEMOTRON,
-    "NemotronLabsDiffusionModel": _NEMOTRON,
     "duo": _DUO,
+}
+_REFUSED = REFUSED_TYPES | {
+    "LLaDA2MoeModelLM": _LLADA2,
+    "NemotronLabsDiffusionModel": _NEMOTRON,
     "DUO": _DUO,
     "diffusion_gemma": _GEMMA,
     "DiffusionGemmaForBlockDiffusion": _GEMMA,
 }
+
+
+def architectures_of(config: dict[str, Any]) -> list[str]:
+    """The classes that ``config.json`` names."""
+    said = config.get("architectures")
+    return [one for one in said if isinstance(one, str)] if isinstance(said, list) else []
+
+
+def refuse_by_name(config: dict[str, Any], name: str) -> None:
+    """Refuse a model that no conversion is for.
+
+    Args:
+        config: ``config.json``.
+        name: what the user knows the model as.
+
+    Raises:
+        UserError: it is one, with the reason.
+    """
+    for one in (config.get("model_type"), *architectures_of(config)):
+        if isinstance(one, str) and one in _REFUSED:
+            raise UserError(f"{name} is not converted: it is {_REFUSED[one]}")

@@ -17,8 +17,8 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="a causal LM, a BERT-like masked LM, or a released MDLM, LLaDA, Dream, SDAR or A2D model: a run, a checkpoint, "
-            "a model folder or OWNER/NAME on the Hub",
+            help="a causal LM, a BERT-like masked LM, or a released MDLM, LLaDA, Dream, SDAR or A2D model: a run, a "
+            "checkpoint, a model folder or OWNER/NAME on the Hub",
         ),
     ],
     output_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="where the model goes")],
@@ -55,7 +55,17 @@ def convert(
     ] = False,
     mask_token_id: Annotated[
         int | None,
-        typer.Option(min=0, help="what hides a token, of a released model whose folder does not say", show_default=False),
+        typer.Option(
+            min=0, help="what hides a token, of a released model whose folder does not say", show_default=False
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="llada|dream|sdar",
+            help="the way back: write a masked diffusion model as that project's own loader reads it",
+            show_default=False,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON, alone on stdout")] = False,
 ) -> None:
@@ -64,10 +74,23 @@ def convert(
     Weights are kept; a causal LM looks both ways afterwards and gets a mask token, and still predicts the next one. That
     the logits are the source's is checked. Only safetensors are read, and no code.
     """
+    from ..errors import UserError
     from ..hub.conversion.any_model import convert as convert_model
+    from ..hub.conversion.released.backwards import give_back
     from .quiet import quiet_libraries
 
     quiet_libraries()
+    if to is not None:
+        given_too = any((mask_token, tokenizer, diffusion_block_size, no_tokenizer, allow_causal_layers))
+        if given_too or shift is not None or mask_token_id is not None:
+            raise UserError("--to writes a masked diffusion model as it is; leave out all other options but --revision")
+        with contextlib.redirect_stdout(sys.stderr):
+            given = give_back(source, output_dir, to, revision)
+        if as_json:
+            print(json.dumps({**asdict(given), "folder": str(given.folder)}, indent=2))
+        else:
+            print(f"{given.format}: {given.parameters:,} parameters, as {given.architecture} reads them")
+        return
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed, where it is installed, greets on stdout
         made = convert_model(
             source,

@@ -105,8 +105,8 @@ def _token_at(tokenizer: PreTrainedTokenizerFast, number: int, name: str) -> str
     token = tokenizer.convert_ids_to_tokens(number) if number < len(tokenizer) else None
     if not isinstance(token, str):
         raise UserError(
-            f"the mask is token {number}, which tokenizer {name!r} does not have; name the one that the model was trained with "
-            "(--tokenizer)"
+            f"the mask is token {number}, which tokenizer {name!r} does not have; name the one that the model was trained "
+            "with (--tokenizer)"
         )
     return token
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from .check import check_same
 from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
 from .mdlm import MDLMConfig, convert_mdlm, tokenizer_of
 from .released.reading import Released, denoiser_config, released_in, released_tokenizer, write_denoiser
+from .released.whole import all_or_nothing
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,9 @@ def convert(
         )
     if no_tokenizer or mask_token_id is not None:
         flag = "--no-tokenizer" if no_tokenizer else "--mask-token-id"
-        raise UserError(f"{flag} is for diffusion language models that others released, but {found.name} is none; leave it out")
+        raise UserError(
+            f"{flag} is for diffusion language models that others released, but {found.name} is none; leave it out"
+        )
     config = load_config(found.folder, found.name)
     if is_denoiser(config):
         raise UserError(f"{found.name} is a masked diffusion model already; train it further with --init-from")
@@ -176,7 +176,7 @@ def _convert_released(
     words = None if no_tokenizer else released_tokenizer(released, model, found.folder, tokenizer)
     kind = released.format.title
     model.converted_from = ancestry(found, source) | {"kind": kind, "model_type": released.values.get("model_type")}
-    with _all_or_nothing(output_dir) as whole:
+    with all_or_nothing(output_dir) as whole:
         parameters = write_denoiser(released, model, whole)
         if words is not None:
             words.save_pretrained(whole)
@@ -186,7 +186,7 @@ def _convert_released(
         model_type=model.backbone_config.model_type,
         parameters=parameters,
         mask_token=None if words is None else words.mask_token,
-        mask_token_id=model.mask_token_id,
+        mask_token_id=released.values.whole("mask_token_id"),
         new_rows=0,
         shift_logits=model.shift_logits,
         difference=None,
@@ -196,22 +196,6 @@ def _convert_released(
 
 
 def _write(model: MaskedDiffusionForMaskedLM, tokenizer: Any, folder: Path) -> None:
-    with _all_or_nothing(folder) as whole:
+    with all_or_nothing(folder) as whole:
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
-
-
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
-    """A place that becomes the folder when all went well: a folder that is there is whole."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-            whole = Path(place) / "model"
-            whole.mkdir()
-            yield whole
-            if folder.exists():
-                folder.rmdir()
-            whole.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}); give another --output-dir") from error

@@ -38,7 +38,7 @@ class _Float32RotatedAttention(LlamaAttention):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, Any]:
         shape = hidden_states.shape[:-1]
         query, key, value = (
             projection(hidden_states).view(*shape, -1, self.head_dim).transpose(1, 2)

@@ -27,7 +27,7 @@ IDS_ONLY = ("a2d-llama", "a2d-qwen2", "a2d-qwen3", "llada-moe")
 SAID: dict[str, dict[str, Any]] = {name: {"no_tokenizer": True, "mask_token_id": 63} for name in IDS_ONLY}
 TITLE = {"llada": "LLaDA", "dream": "Dream", "sdar": "SDAR", "llada-moe": "LLaDA-MoE"}
 TOLERANCE = 1e-5
-every = pytest.mark.parametrize("name", (*WITH_TOKENIZER, *IDS_ONLY))
+every = pytest.mark.parametrize("name", [*WITH_TOKENIZER, *IDS_ONLY])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,10 @@ def load(made: dict[str, Any], name: str, **options: Any) -> MaskedDiffusionForM
 
 
 def difference(
-    model: MaskedDiffusionForMaskedLM, ids: torch.Tensor, logits: torch.Tensor, attention_mask: torch.Tensor | None = None
+    model: MaskedDiffusionForMaskedLM,
+    ids: torch.Tensor,
+    logits: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
 ) -> float:
     """Of the logits at masks, but for that of the mask token, which has probability 0 here."""
     mask = model.config.mask_token_id
@@ -94,7 +97,8 @@ def test_the_bound_on_given_masks_is_that_of_the_authors_logits(name, made):
     labels = text.where(noisy == model.config.mask_token_id, -100)
     loss = float(model(noisy, labels=labels, loss_weights=weights, **more).loss.detach())
     theirs = {
-        kind: sum(noisy.shape[1] / count * nll for count, nll in zip(facts["bound"]["counts"], found, strict=True)) / len(noisy)
+        kind: sum(noisy.shape[1] / count * nll for count, nll in zip(facts["bound"]["counts"], found, strict=True))
+        / len(noisy)
         for kind, found in facts["bound"]["nll"].items()
     }
     assert loss == pytest.approx(theirs["banned"], rel=TOLERANCE)
@@ -141,7 +145,9 @@ def test_another_value_in_the_configuration_is_another_model(name, values, tmp_p
     tensors, _ = expected(name)
     folder = changed(name, tmp_path / "changed", **values)
     model = load({name: convert(str(folder), tmp_path / "made", **SAID.get(name, {}))}, name)
-    ids, logits = (tensors["middle"], tensors["middle_logits"]) if name == "sdar" else (tensors["ids"], tensors["logits"])
+    ids, logits = (
+        (tensors["middle"], tensors["middle_logits"]) if name == "sdar" else (tensors["ids"], tensors["logits"])
+    )
     if "block_size" in values:
         ids = ids[:, :6]  # masks in one of its blocks only
         logits = logits[:, :6]
@@ -259,7 +265,11 @@ def test_a_missing_key_is_a_sentence_and_never_a_default(name, key, tmp_path):
         ("llada", {"architectures": ["LlamaForCausalLM"]}, "which are not of one model"),
         ("llada", {"model_type": "sdar"}, "which are not of one model"),
         ("dream", {"use_sliding_window": True}, "use_sliding_window"),
-        ("dream", {"model_type": "llada", "architectures": ["LLaDAModelLM"]}, "says that it is a LLaDA, but none of its"),
+        (
+            "dream",
+            {"model_type": "llada", "architectures": ["LLaDAModelLM"]},
+            "says that it is a LLaDA, but none of its",
+        ),
         ("sdar", {"block_size": "gone"}, "--diffusion-block-size"),
         ("sdar", {"block_size": 0}, "diffusion_block_size must be a positive integer"),
         ("llada-moe", {"moe_router_enable_expert_bias": True}, "moe_router_enable_expert_bias"),
@@ -280,7 +290,7 @@ def test_kindred_weights_under_the_same_type_are_refused(tmp_path):
     folder = changed("dream", tmp_path / "changed")
     weights = load_file(folder / "model.safetensors") | {"model.layers.0.self_attn.q_norm.weight": torch.ones(8)}
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(UserError, match="a Dream, which has no weights model.layers.0.self_attn.q_norm.weight"):
+    with pytest.raises(UserError, match=r"a Dream, which has no weights model\.layers\.0\.self_attn\.q_norm\.weight"):
         convert(str(folder), tmp_path / "made")
 
 

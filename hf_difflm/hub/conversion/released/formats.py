@@ -96,7 +96,7 @@ FORMATS = (
 
 
 class _Released(PreTrainedConfig):
-    """Keeps nothing of what ``config.json`` says, which :class:`Values` reads; transformers would make its own of some keys."""
+    """Keeps nothing of what ``config.json`` says, which :class:`Values` reads; transformers would change some keys."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__()
@@ -130,12 +130,14 @@ def format_of(config: dict[str, Any], weights: Collection[str], name: str) -> Fo
         return None
     if (architectures and found.title not in by_class) or found.title not in by_kind:
         raise UserError(
-            f"{name} has the model type {kind!r} and the architecture {', '.join(architectures)}, which are not of one model; "
-            f"correct its config.json ({found.title}: {found.model_types[0]!r} and {found.architectures[0]!r})"
+            f"{name} has the model type {kind!r} and the architecture {', '.join(architectures)}, which are not of one "
+            f"model; correct its config.json ({found.title}: {found.model_types[0]!r} and {found.architectures[0]!r})"
         )
     for mark in found.marks:
         if not any(weight.endswith(mark) for weight in weights):
-            raise UserError(f"{name} says that it is a {found.title}, but none of its weights is a {mark}; give another")
+            raise UserError(
+                f"{name} says that it is a {found.title}, but none of its weights is a {mark}; give another"
+            )
     for mark in found.others:
         if other := next((weight for weight in sorted(weights) if weight.endswith(mark)), None):
             raise UserError(

@@ -40,14 +40,10 @@ def llada_moe_config(values: Values) -> MaskedDiffusionConfig:
     values.only("partial_rotary_factor", 1, 1.0)
     values.only("routed_scaling_factor", 1, 1.0, None)
     values.only("attention_bias", False)
-    heads, width = values.whole("num_attention_heads"), values.whole("hidden_size")
-    layers = values.whole("num_hidden_layers")
-    values.only("moe_layer_freq", [1] * layers)
-    inner = values.whole("expert_intermediate_size")
+    values.only("moe_layer_freq", [1] * values.whole("num_hidden_layers"))
     backbone = Qwen3MoeConfig(
         **sizes(values, intermediate="expert_intermediate_size"),
-        moe_intermediate_size=inner,
-        head_dim=width // max(heads, 1),
+        moe_intermediate_size=values.whole("expert_intermediate_size"),
         num_experts=values.whole("num_experts"),
         num_experts_per_tok=values.whole("num_experts_per_tok"),
         norm_topk_prob=False,

@@ -80,13 +80,13 @@ def sizes(values: Values, intermediate: str = "intermediate_size") -> dict[str, 
     }
 
 
-def _head_dim(values: Values) -> dict[str, int]:
+def _head_dim(values: Values) -> dict[str, Any]:
     """The width of a head where it is said; elsewhere there is one that fits, and the class takes that."""
     return {"head_dim": values.whole("head_dim")} if "head_dim" in values else {}
 
 
 def _llama(values: Values) -> LlamaConfig:
-    biases = {key: values.flag(key) for key in ("attention_bias", "mlp_bias")}
+    biases: dict[str, Any] = {key: values.flag(key) for key in ("attention_bias", "mlp_bias")}
     return LlamaConfig(**biases, **_head_dim(values), **sizes(values))
 
 

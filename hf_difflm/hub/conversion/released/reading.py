@@ -56,8 +56,8 @@ def released_in(folder: Path, name: str) -> Released | None:
         name: what the user knows it as.
 
     Raises:
-        UserError: see :func:`~.formats.format_of`; it cannot be trusted, is damaged or quantised, or one of those that are not
-            converted.
+        UserError: see :func:`~.formats.format_of`; it cannot be trusted, is damaged or quantised, or one of those that are
+            not converted.
     """
     if is_adapter_folder(folder):
         return None
@@ -72,7 +72,9 @@ def released_in(folder: Path, name: str) -> Released | None:
     if found is None:
         return None
     if config.get("quantization_config"):
-        raise UserError(f"{name} is quantised, and what is made of it is to be trained; give the model it was made from")
+        raise UserError(
+            f"{name} is quantised, and what is made of it is to be trained; give the model it was made from"
+        )
     return Released(found, Values(config, name), tensors, name)
 
 
@@ -98,7 +100,10 @@ def denoiser_config(
         if key in values and values.get(key) != said:
             raise UserError(f"{CONFIG} of {name} has {key} {values.get(key)!r}, but {flag} is {said}; leave it out")
         values.config[key] = said
-    for key, flag in (("mask_token_id", "--mask-token-id"), *([("block_size", "--diffusion-block-size")] if kind.blocks else [])):
+    for key, flag in (
+        ("mask_token_id", "--mask-token-id"),
+        *([("block_size", "--diffusion-block-size")] if kind.blocks else []),
+    ):
         if key not in values:
             raise UserError(f"{CONFIG} of {name} has no {key}; say with {flag} what it was trained with")
     if diffusion_block_size is not None and kind.blocks is False:
@@ -144,8 +149,8 @@ def released_tokenizer(
         words = load_tokenizer(source, mask_id, called=tokenizer or name)
     if len(words) > config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(words)} tokens, but {name} has {config.vocab_size} rows; name the one it was trained with "
-            "(--tokenizer)"
+            f"the tokenizer has {len(words)} tokens, but {name} has {config.vocab_size} rows; name the one it was trained "
+            "with (--tokenizer)"
         )
     return words
 
@@ -175,13 +180,15 @@ def write_denoiser(released: Released, config: MaskedDiffusionConfig, folder: Pa
         if parts is None:
             found = " x ".join(map(str, released.tensors[theirs[0]].shape))
             raise UserError(
-                f"{released.name} has the weights {theirs[0]} as {found}, which do not make the {' x '.join(map(str, shape))} "
-                f"of its {CONFIG}; correct that, or download it again"
+                f"{released.name} has the weights {theirs[0]} as {found}, which do not make the "
+                f"{' x '.join(map(str, shape))} of its {CONFIG}; correct that, or download it again"
             )
         tensors[ours] = shape, parts
         left -= set(theirs)
     if left:
-        raise UserError(f"the denoiser made of {released.name} has no place for the weights {min(left)}; give another model")
+        raise UserError(
+            f"the denoiser made of {released.name} has no place for the weights {min(left)}; give another model"
+        )
     order = {key: place for place, key in enumerate(released.tensors)}  # as they lie in the files, which is read once
     write_tensors(dict(sorted(tensors.items(), key=lambda item: order[kind.names(config, item[0])[0]])), folder)
     config.architectures = [MaskedDiffusionForMaskedLM.__name__]

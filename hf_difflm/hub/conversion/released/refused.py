@@ -7,17 +7,17 @@ from typing import Any
 from ....errors import UserError
 
 _LLADA2 = (
-    "LLaDA2, whose experts are chosen by a sigmoid with a bias and in groups, and whose heads are rotated by half: no network "
-    "of transformers computes that"
+    "LLaDA2, whose experts are chosen by a sigmoid with a bias and in groups, and whose heads are rotated by half: no "
+    "network of transformers computes that"
 )
 _NEMOTRON = (
-    "Nemotron-Labs-Diffusion, which reads committed text causally and the open block both ways, with an autoregressive head for "
-    "the first token of a block: no block diffusion here reads so"
+    "Nemotron-Labs-Diffusion, which reads committed text causally and the open block both ways, with an autoregressive head "
+    "for the first token of a block: no block diffusion here reads so"
 )
 _DUO = "Duo, which replaces tokens by others (uniform noise) and has no mask token; the models here hide tokens"
 _GEMMA = (
-    "DiffusionGemma, which replaces tokens by others (uniform noise) and conditions on its own last prediction; the models here "
-    "hide tokens; generate with transformers, which has it"
+    "DiffusionGemma, which replaces tokens by others (uniform noise) and conditions on its own last prediction; the models "
+    "here hide tokens; generate with transformers, which has it"
 )
 # Their model types, which no transformers has; what is downloaded is let through to the reason below.
 REFUSED_TYPES = {

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ....errors import UserError
 from ....models.file_names import BESIDE, TOKENIZER_CONFIG
@@ -35,12 +36,13 @@ def tokenizer_source(folder: Path, name: str, tokenizer: str | None) -> Iterator
     if not any((folder / file).exists() for file in _FILES):
         raise UserError(f"{name} has no tokenizer; name it (--tokenizer), or convert it for ids only (--no-tokenizer)")
     place = folder / TOKENIZER_CONFIG
-    config = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    config: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
     if "auto_map" not in config and config.get("tokenizer_class") not in _SAME_AS:
         yield str(folder)
         return
     config.pop("auto_map", None)
-    config["tokenizer_class"] = _SAME_AS.get(config.get("tokenizer_class"), config.get("tokenizer_class"))
+    if (kind := config.get("tokenizer_class")) in _SAME_AS:
+        config["tokenizer_class"] = _SAME_AS[kind]
     with tempfile.TemporaryDirectory() as copy:
         for file in BESIDE:
             if (folder / file).is_file() and file != TOKENIZER_CONFIG:

@@ -103,7 +103,7 @@ def convert(
     if no_tokenizer or mask_token_id is not None:
         flag = "--no-tokenizer" if no_tokenizer else "--mask-token-id"
         raise UserError(
-            f"{flag} is for diffusion language models that others released, but {found.name} is none; leave it out"
+            f"{flag} is for LLaDA, LLaDA-MoE, Dream, SDAR and A2D models, but {found.name} is none; leave it out"
         )
     config = load_config(found.folder, found.name)
     if is_denoiser(config):

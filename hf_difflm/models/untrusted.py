@@ -28,6 +28,7 @@ CONVERTED = {
     "lladamoe": "LLaDA-MoE",
     "Dream": "Dream",
     "sdar": "SDAR",
+    "Fast_dLLM_Qwen": "Fast-dLLM v2",
     "a2d-llama": "A2D",
     "a2d-qwen2": "A2D",
     "a2d-qwen3": "A2D",

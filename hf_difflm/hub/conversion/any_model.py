@@ -174,7 +174,7 @@ def _convert_released(
         released, shift=shift, diffusion_block_size=diffusion_block_size, mask_token_id=mask_token_id
     )
     words = None if no_tokenizer else released_tokenizer(released, model, found.folder, tokenizer)
-    kind = released.format.title
+    kind = released.format.kind
     model.converted_from = ancestry(found, source) | {"kind": kind, "model_type": released.values.get("model_type")}
     with all_or_nothing(output_dir) as whole:
         parameters = write_denoiser(released, model, whole)

@@ -14,11 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_difflm.errors import UserError
 from hf_difflm.hub.conversion.any_model import convert
+from hf_difflm.hub.conversion.released.formats import FORMATS
 from hf_difflm.models import MaskedDiffusionForMaskedLM
+from hf_difflm.models.untrusted import CONVERTED
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "released"
 WITH_TOKENIZER = ("llada", "dream", "sdar")
@@ -301,6 +303,7 @@ def test_kindred_weights_under_the_same_type_are_refused(tmp_path):
         ({"model_type": "llada2_moe_veomni"}, "LLaDA2, whose experts"),
         ({"model_type": "nemotron_labs_diffusion"}, "Nemotron-Labs-Diffusion, which reads committed text causally"),
         ({"model_type": "duo", "architectures": ["DUO"]}, "Duo, which replaces tokens"),
+        ({"model_type": "bd3lm", "architectures": ["BD3LM"]}, "BD3-LM, whose diffusion transformer"),
         ({"model_type": "diffusion_gemma"}, "DiffusionGemma, which replaces tokens"),
         ({"model_type": "x", "architectures": ["LLaDA2MoeModelLM"]}, "LLaDA2, whose experts"),
     ],
@@ -337,6 +340,55 @@ def test_options_that_contradict_the_folder_are_refused(name, options, said, tmp
     with pytest.raises(UserError, match=said):
         convert(str(FIXTURES / name), tmp_path / "made", **options)
     assert not (tmp_path / "made").exists()
+
+
+UNCHECKED = {
+    "Dream in blocks": ("sdar", {"model_type": "Dream", "architectures": ["DreamForCausalLM"]}, {}),
+    "Fast-dLLM v2": (
+        "dream",
+        {
+            "model_type": "Fast_dLLM_Qwen",
+            "architectures": ["Fast_dLLM_QwenForCausalLM"],
+            "bd_size": 4,
+            "mask_token_id": "gone",
+        },
+        {"mask_token_id": 263},
+    ),
+}
+
+
+@pytest.mark.parametrize("title", UNCHECKED)
+def test_models_that_no_code_of_the_authors_was_run_for_say_so_wherever_they_go(title, tmp_path):
+    """Here against the stock network under a mask of blocks of 4; whether that is theirs is what was not checked."""
+    name, values, said = UNCHECKED[title]
+    folder = changed(name, tmp_path / "changed", **values)
+    made = convert(str(folder), tmp_path / "made", **said)
+    assert made.kind == f"{title}, not checked against the authors' code"
+    model = MaskedDiffusionForMaskedLM.from_pretrained(made.folder).eval()
+    assert model.config.converted_from["kind"] == made.kind
+    assert (made.diffusion_block_size, made.shift_logits) == (4, title == "Fast-dLLM v2")
+    ids = expected(name)[0]["text"].flatten()[None, :8].clone()
+    ids[0, [4, 6, 7]] = made.mask_token_id
+    stock = AutoModelForCausalLM.from_config(model.config.backbone_config).eval()
+    assert not stock.load_state_dict(load_file(folder / "model.safetensors")).missing_keys
+    block = torch.arange(8) // 4
+    with torch.no_grad():
+        logits = stock(ids, attention_mask=(block[:, None] >= block[None])[None, None]).logits
+    if made.shift_logits:
+        logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+    assert difference(model, ids, logits) < TOLERANCE
+
+
+def test_the_mask_that_a_releases_configuration_leaves_out_is_named(tmp_path):
+    for name, values, mask in (("llada-moe", {}, 156895), ("dream", UNCHECKED["Fast-dLLM v2"][1], 151665)):
+        with pytest.raises(UserError, match=f"--mask-token-id what it was trained with .the releases: {mask}"):
+            convert(str(changed(name, tmp_path / name, **values)), tmp_path / "made", no_tokenizer=True)
+
+
+def test_every_format_is_known_to_the_commands_that_take_none_of_them():
+    assert {kind: one.title for one in FORMATS for kind in one.model_types if one.title != "Dream in blocks"} == {
+        kind: title for kind, title in CONVERTED.items() if kind != "mdlm"
+    }
 
 
 def test_an_a2d_model_may_shift_and_have_blocks_as_its_owner_says(tmp_path):

@@ -12,7 +12,7 @@ from ....errors import UserError
 from ....models import MaskedDiffusionConfig
 from .llada import llada_config, llada_names
 from .llada_moe import llada_moe_config, llada_moe_names
-from .qwens import a2d_config, dream_config, sdar_config, stock_names
+from .qwens import a2d_config, dream_blocks_config, dream_config, fast_dllm_config, sdar_config, stock_names
 from .refused import REFUSED_TYPES, architectures_of
 from .values import Values
 
@@ -28,8 +28,10 @@ class Format:
         others: ends of names that none of them has, and that those of a kindred format have.
         config: the denoiser that its configuration describes.
         names: its name or names for a weight of ours; several stand one behind the other in ours.
-        law: whether the format says itself whether it shifts; else the user may.
-        blocks: whether it has diffusion blocks; None: where the user says so.
+        block_key: what its configuration calls the tokens of a diffusion block; None: it has none.
+        owner_says: whether shift and blocks are nowhere in the folder, and the user may say them.
+        mask: of the releases, where their configuration does not say it; for a sentence alone.
+        is_checked: whether what is made of it was held against its authors' code; where not, it is said wherever it goes.
     """
 
     title: str
@@ -39,8 +41,23 @@ class Format:
     others: tuple[str, ...]
     config: Callable[[Values], MaskedDiffusionConfig]
     names: Callable[[MaskedDiffusionConfig, str], list[str]]
-    law: bool = True
-    blocks: bool | None = False
+    block_key: str | None = None
+    owner_says: bool = False
+    mask: int | None = None
+    is_checked: bool = True
+
+    @property
+    def kind(self) -> str:
+        """What configuration, card and output call it."""
+        return self.title if self.is_checked else f"{self.title}, not checked against the authors' code"
+
+    def lacks(self, weights: Collection[str]) -> str | None:
+        """The end of the name of weights that all of its files have and this one has not."""
+        return next((mark for mark in self.marks if not any(weight.endswith(mark) for weight in weights)), None)
+
+    def exceeds(self, weights: Collection[str]) -> str | None:
+        """Weights that none of its files has."""
+        return next((weight for weight in sorted(weights) if weight.endswith(self.others)), None)
 
 
 FORMATS = (
@@ -61,6 +78,7 @@ FORMATS = (
         (".expert_bias", ".shared_expert.gate_proj.weight"),
         llada_moe_config,
         llada_moe_names,
+        mask=156895,
     ),
     Format(
         "Dream",
@@ -79,7 +97,30 @@ FORMATS = (
         (".experts.0.gate_proj.weight", ".q_proj.bias"),
         sdar_config,
         stock_names,
-        blocks=True,
+        block_key="block_size",
+    ),
+    Format(
+        "Dream in blocks",
+        ("Dream",),
+        ("DreamForCausalLM",),
+        ("model.embed_tokens.weight", ".q_norm.weight"),
+        (".q_proj.bias",),
+        dream_blocks_config,
+        stock_names,
+        block_key="block_size",
+        is_checked=False,
+    ),
+    Format(
+        "Fast-dLLM v2",
+        ("Fast_dLLM_Qwen",),
+        ("Fast_dLLM_QwenForCausalLM",),
+        ("model.embed_tokens.weight", ".q_proj.bias"),
+        (".q_norm.weight",),
+        fast_dllm_config,
+        stock_names,
+        block_key="bd_size",
+        mask=151665,
+        is_checked=False,
     ),
     Format(
         "A2D",
@@ -89,8 +130,7 @@ FORMATS = (
         (),
         a2d_config,
         stock_names,
-        law=False,
-        blocks=None,
+        owner_says=True,
     ),
 )
 
@@ -123,25 +163,23 @@ def format_of(config: dict[str, Any], weights: Collection[str], name: str) -> Fo
         UserError: type, architecture and weights are not of one format.
     """
     kind, architectures = config.get("model_type"), architectures_of(config)
-    by_kind = {one.title: one for one in FORMATS if kind in one.model_types}
-    by_class = {one.title: one for one in FORMATS for known in architectures if known in one.architectures}
-    found = next(iter((by_kind or by_class).values()), None)
-    if found is None:
+    of_class = set(architectures)
+    near = [one for one in FORMATS if kind in one.model_types or of_class & set(one.architectures)]
+    if not near:
         return None
-    if (architectures and found.title not in by_class) or found.title not in by_kind:
+    exact = [one for one in near if kind in one.model_types and (not of_class or of_class & set(one.architectures))]
+    if not exact:
         raise UserError(
             f"{name} has the model type {kind!r} and the architecture {', '.join(architectures)}, which are not of one "
-            f"model; correct its config.json ({found.title}: {found.model_types[0]!r} and {found.architectures[0]!r})"
+            f"model; correct its config.json ({near[0].title}: {near[0].model_types[0]!r} and {near[0].architectures[0]!r})"
         )
-    for mark in found.marks:
-        if not any(weight.endswith(mark) for weight in weights):
-            raise UserError(
-                f"{name} says that it is a {found.title}, but none of its weights is a {mark}; give another"
-            )
-    for mark in found.others:
-        if other := next((weight for weight in sorted(weights) if weight.endswith(mark)), None):
-            raise UserError(
-                f"{name} says that it is a {found.title}, which has no weights {other}; this kind of {found.title} is not "
-                "converted"
-            )
-    return found
+    for one in exact:
+        if one.lacks(weights) is None and one.exceeds(weights) is None:
+            return one
+    title = exact[0].title
+    if (mark := exact[0].lacks(weights)) is not None:
+        raise UserError(f"{name} says that it is a {title}, but none of its weights is a {mark}; give another")
+    raise UserError(
+        f"{name} says that it is a {title}, which has no weights {exact[0].exceeds(weights)}; this kind of {title} is not "
+        "converted"
+    )

@@ -42,6 +42,33 @@ def sdar_config(values: Values) -> MaskedDiffusionConfig:
     )
 
 
+def dream_blocks_config(values: Values) -> MaskedDiffusionConfig:
+    """The denoiser that ``config.json`` of a Dream with Qwen3's network and diffusion blocks describes: it does not shift.
+
+    Raises:
+        UserError: a key is missing, or has a value that no Qwen3 has.
+    """
+    return sdar_config(values)
+
+
+def fast_dllm_config(values: Values) -> MaskedDiffusionConfig:
+    """The denoiser that Fast-dLLM v2's ``config.json`` (arXiv 2509.26328) describes.
+
+    A token is predicted from the position before it, a block's first from the clean text before the block, as its sampler has
+    it; its training took the noisy position there.
+
+    Raises:
+        UserError: a key is missing, or has a value that no Qwen2 has.
+    """
+    return _denoiser(
+        values,
+        _qwen2(values),
+        shift_logits=True,
+        mask_token_id=values.whole("mask_token_id"),
+        diffusion_block_size=values.whole("bd_size"),
+    )
+
+
 def a2d_config(values: Values) -> MaskedDiffusionConfig:
     """The denoiser that ``config.json`` of an A2D model describes.
 

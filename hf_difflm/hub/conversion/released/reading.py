@@ -91,22 +91,18 @@ def denoiser_config(
         UserError: the folder says otherwise or says too little, or sizes that make no network.
     """
     values, name, kind = released.values, released.name, released.format
-    for key, said, flag in (
-        ("mask_token_id", mask_token_id, "--mask-token-id"),
-        ("block_size", diffusion_block_size if kind.blocks else None, "--diffusion-block-size"),
-    ):
-        if said is None:
-            continue
-        if key in values and values.get(key) != said:
+    asked = [("mask_token_id", mask_token_id, "--mask-token-id", kind.mask)]
+    if kind.block_key is not None:
+        asked.append((kind.block_key, diffusion_block_size, "--diffusion-block-size", None))
+    for key, said, flag, released_with in asked:
+        if key in values and said not in (None, values.get(key)):
             raise UserError(f"{CONFIG} of {name} has {key} {values.get(key)!r}, but {flag} is {said}; leave it out")
-        values.config[key] = said
-    for key, flag in (
-        ("mask_token_id", "--mask-token-id"),
-        *([("block_size", "--diffusion-block-size")] if kind.blocks else []),
-    ):
-        if key not in values:
-            raise UserError(f"{CONFIG} of {name} has no {key}; say with {flag} what it was trained with")
-    if diffusion_block_size is not None and kind.blocks is False:
+        if key not in values and said is None:
+            hint = "" if released_with is None else f" (the releases: {released_with})"
+            raise UserError(f"{CONFIG} of {name} has no {key}; say with {flag} what it was trained with{hint}")
+        if said is not None:
+            values.config[key] = said
+    if diffusion_block_size is not None and kind.block_key is None and not kind.owner_says:
         raise UserError(f"{name} is a {kind.title}, which has no diffusion blocks; leave out --diffusion-block-size")
     try:
         config = kind.config(values)
@@ -115,11 +111,11 @@ def denoiser_config(
             raise
         raise UserError(f"the sizes in the configuration of {name} make no network: {first_line(error)}") from error
     if shift is not None and shift != config.shift_logits:
-        if kind.law:
+        if not kind.owner_says:
             where = "from the position before it" if config.shift_logits else "at its own position"
             raise UserError(f"{name} is a {kind.title}, which predicts each token {where}; leave out --[no-]shift")
         config.shift_logits = shift
-    if kind.blocks is None:
+    if kind.owner_says:
         config.diffusion_block_size = diffusion_block_size
     for role in _ROLES:
         setattr(config, role, values.ids(role))

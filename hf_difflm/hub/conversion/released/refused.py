@@ -15,6 +15,10 @@ _NEMOTRON = (
     "for the first token of a block: no block diffusion here reads so"
 )
 _DUO = "Duo, which replaces tokens by others (uniform noise) and has no mask token; the models here hide tokens"
+_BD3LM = (
+    "BD3-LM, whose diffusion transformer reads noisy and clean text as one input of twice the length; the one here has no "
+    "blocks; `train --objective bd3lm` makes block diffusion models of other networks"
+)
 _GEMMA = (
     "DiffusionGemma, which replaces tokens by others (uniform noise) and conditions on its own last prediction; the models "
     "here hide tokens; generate with transformers, which has it"
@@ -25,11 +29,13 @@ REFUSED_TYPES = {
     "llada2_moe_veomni": _LLADA2,
     "nemotron_labs_diffusion": _NEMOTRON,
     "duo": _DUO,
+    "bd3lm": _BD3LM,
 }
 _REFUSED = REFUSED_TYPES | {
     "LLaDA2MoeModelLM": _LLADA2,
     "NemotronLabsDiffusionModel": _NEMOTRON,
     "DUO": _DUO,
+    "BD3LM": _BD3LM,
     "diffusion_gemma": _GEMMA,
     "DiffusionGemmaForBlockDiffusion": _GEMMA,
 }

@@ -59,6 +59,15 @@ def convert(
             min=0, help="what hides a token, of a released model whose folder does not say", show_default=False
         ),
     ] = None,
+    released_as: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="open-dllm",
+            help="what SOURCE is, where its folder is that of a causal LM: its mask token is kept",
+            show_default=False,
+        ),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -81,7 +90,7 @@ def convert(
 
     quiet_libraries()
     if to is not None:
-        given_too = any((mask_token, tokenizer, diffusion_block_size, no_tokenizer, allow_causal_layers))
+        given_too = any((mask_token, tokenizer, diffusion_block_size, no_tokenizer, allow_causal_layers, released_as))
         if given_too or shift is not None or mask_token_id is not None:
             raise UserError("--to writes a masked diffusion model as it is; leave out all other options but --revision")
         with contextlib.redirect_stdout(sys.stderr):
@@ -103,6 +112,7 @@ def convert(
             diffusion_block_size=diffusion_block_size,
             no_tokenizer=no_tokenizer,
             mask_token_id=mask_token_id,
+            released_as=released_as,
         )
     if as_json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from .check import check_same
 from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
 from .mdlm import MDLMConfig, convert_mdlm, tokenizer_of
 from .released.reading import Released, denoiser_config, released_in, released_tokenizer, write_denoiser
+from .released.tokenizers import own_mask
 from .released.whole import all_or_nothing
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def convert(
     diffusion_block_size: int | None = None,
     no_tokenizer: bool = False,
     mask_token_id: int | None = None,
+    released_as: str | None = None,
 ) -> Converted:
     """Write a masked diffusion model with the weights of another model, as they are stored.
 
@@ -78,6 +83,7 @@ def convert(
             the folder of a released model says.
         no_tokenizer: write none, of a released model.
         mask_token_id: what hides a token, of a released model whose folder does not say.
+        released_as: ``open-dllm``: a causal LM by its folder, and a diffusion language model by its weights.
 
     Raises:
         UserError: no such source; a kind of model that cannot be converted, that does not read both sides, or whose logits
@@ -86,7 +92,7 @@ def convert(
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} exists and is not empty; give another --output-dir, or remove it")
     found = find_weights(source, revision)
-    if (released := released_in(found.folder, found.name)) is not None:
+    if (released := released_in(found.folder, found.name, released_as)) is not None:
         if mask_token is not None:
             raise UserError(f"{found.name} has a mask already; leave out --mask-token")
         return _convert_released(
@@ -126,6 +132,13 @@ def convert(
                 f"{found.name} is a masked LM, which predicts each token at its own position; leave out --shift"
             )
         words = load_tokenizer(tokenizer or str(tokenizer_folder(found.folder, found.name)), mask_token)
+        if kind == CAUSAL and words.init_kwargs.get("mask_token") is not None and mask_token is None:
+            logger.warning(
+                "%s is taken for a causal LM, whose mask token is new and begins as the mean token; if it was trained with "
+                "its %s, as Open-dLLM's models are, convert it with --as open-dllm",
+                found.name,
+                words.mask_token,
+            )
         original = load_lm(found.folder, config, kind, found.name)
         old_rows = original.get_input_embeddings().weight.shape[0]
         model = convert_lm(original, words, kind, shift=kind == CAUSAL if shift is None else shift, name=found.name)
@@ -170,6 +183,8 @@ def _convert_released(
     """The weights of a released model under our names; they are copied, and nothing is computed with them."""
     if no_tokenizer and tokenizer is not None:
         raise UserError(f"--no-tokenizer writes none, but --tokenizer is {tokenizer!r}; leave one of them out")
+    if mask_token_id is None and "mask_token_id" not in released.values and not no_tokenizer:
+        mask_token_id = own_mask(found.folder, found.name, tokenizer)
     model, verdict = denoiser_config(
         released, shift=shift, diffusion_block_size=diffusion_block_size, mask_token_id=mask_token_id
     )

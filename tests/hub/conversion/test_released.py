@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_difflm.errors import UserError
 from hf_difflm.hub.conversion.any_model import convert
@@ -23,11 +24,13 @@ from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.models.untrusted import CONVERTED
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "released"
-WITH_TOKENIZER = ("llada", "dream", "sdar")
+WITH_TOKENIZER = ("llada", "dream", "sdar", "open-dllm")
 IDS_ONLY = ("a2d-llama", "a2d-qwen2", "a2d-qwen3", "llada-moe")
 # What no file of theirs says.
 SAID: dict[str, dict[str, Any]] = {name: {"no_tokenizer": True, "mask_token_id": 63} for name in IDS_ONLY}
-TITLE = {"llada": "LLaDA", "dream": "Dream", "sdar": "SDAR", "llada-moe": "LLaDA-MoE"}
+SAID["open-dllm"] = {"released_as": "open-dllm"}
+SHIFTED = ("dream", "open-dllm")
+TITLE = {"open-dllm": "Open-dLLM", "llada": "LLaDA", "dream": "Dream", "sdar": "SDAR", "llada-moe": "LLaDA-MoE"}
 TOLERANCE = 1e-5
 every = pytest.mark.parametrize("name", [*WITH_TOKENIZER, *IDS_ONLY])
 
@@ -191,14 +194,22 @@ def test_the_tokenizer_is_theirs_and_hides_with_the_models_own_mask(name, made):
     words = AutoTokenizer.from_pretrained(made[name].folder)
     assert words(facts["text"], add_special_tokens=False)["input_ids"] == facts["text_ids"]
     assert words.mask_token_id == made[name].mask_token_id == load(made, name).config.mask_token_id
-    assert words.mask_token == {"llada": "<|mdm_mask|>", "dream": "<|mask|>", "sdar": "<MASK>"}[name]
+    assert (
+        words.mask_token
+        == {
+            "llada": "<|mdm_mask|>",
+            "dream": "<|mask|>",
+            "sdar": "<MASK>",
+            "open-dllm": "<M>",
+        }[name]
+    )
 
 
 @every
 def test_what_the_format_says_is_in_the_configuration(name, made):
     told, config = made[name], load(made, name).config
     assert told.kind == TITLE.get(name, "A2D") == config.converted_from["kind"]
-    assert (told.shift_logits, config.shift_logits) == ((name == "dream"),) * 2
+    assert (told.shift_logits, config.shift_logits) == (name in SHIFTED,) * 2
     assert (told.diffusion_block_size, config.diffusion_block_size) == ((4 if name == "sdar" else None),) * 2
     assert config.rotate_in_float32 is (name == "llada")
     assert config.eos_token_id == json.loads((FIXTURES / name / "config.json").read_text())["eos_token_id"]
@@ -386,9 +397,48 @@ def test_the_mask_that_a_releases_configuration_leaves_out_is_named(tmp_path):
 
 
 def test_every_format_is_known_to_the_commands_that_take_none_of_them():
-    assert {kind: one.title for one in FORMATS for kind in one.model_types if one.title != "Dream in blocks"} == {
-        kind: title for kind, title in CONVERTED.items() if kind != "mdlm"
-    }
+    assert {
+        kind: one.title
+        for one in FORMATS
+        for kind in one.model_types
+        if one.title not in ("Dream in blocks", "Open-dLLM")
+    } == {kind: title for kind, title in CONVERTED.items() if kind != "mdlm"}
+
+
+def test_without_as_a_folder_of_open_dllm_is_a_causal_lm_and_a_warning_says_what_that_does(tmp_path, caplog):
+    """Its mask would begin anew, as the mean token."""
+    made = convert(str(FIXTURES / "open-dllm"), tmp_path / "made")
+    assert made.kind == "causal LM"
+    assert "--as open-dllm" in caplog.text
+    theirs = load_file(FIXTURES / "open-dllm" / "model.safetensors")["model.embed_tokens.weight"]
+    found = MaskedDiffusionForMaskedLM.from_pretrained(made.folder).get_input_embeddings().weight
+    assert torch.equal(found[:256], theirs[:256])
+    assert not torch.equal(found[made.mask_token_id], theirs[made.mask_token_id])
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("llada", "open-dllm", "no Open-dLLM has; leave out --as"),
+        ("open-dllm", "dream", "--as must be open-dllm, got 'dream'"),
+    ],
+)
+def test_as_is_for_what_no_folder_can_say(name, asked, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        convert(str(FIXTURES / name), tmp_path / "made", released_as=asked)
+
+
+def test_the_mask_of_an_a2d_model_is_that_of_its_tokenizer(tmp_path):
+    folder = changed("a2d-qwen3", tmp_path / "changed")
+    backend = Tokenizer(models.BPE(vocab={chr(ord("0") + i): i for i in range(60)}, merges=[]))
+    backend.add_special_tokens(["<|end|>", "<|begin|>", "<|pad|>", "<|mask|>"])
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>", mask_token="<|mask|>"
+    ).save_pretrained(folder)
+    made = convert(str(folder), tmp_path / "made")
+    assert (made.mask_token, made.mask_token_id) == ("<|mask|>", 63)
+    tensors, _ = expected("a2d-qwen3")
+    assert difference(load({"a2d-qwen3": made}, "a2d-qwen3"), tensors["ids"], tensors["logits"]) < TOLERANCE
 
 
 def test_an_a2d_model_may_shift_and_have_blocks_as_its_owner_says(tmp_path):

@@ -31,6 +31,7 @@ class Format:
         block_key: what its configuration calls the tokens of a diffusion block; None: it has none.
         owner_says: whether shift and blocks are nowhere in the folder, and the user may say them.
         mask: of the releases, where their configuration does not say it; for a sentence alone.
+        asked_as: what the user has to say, where the folder cannot: it looks as a causal LM of transformers does.
         is_checked: whether what is made of it was held against its authors' code; where not, it is said wherever it goes.
     """
 
@@ -44,6 +45,7 @@ class Format:
     block_key: str | None = None
     owner_says: bool = False
     mask: int | None = None
+    asked_as: str | None = None
     is_checked: bool = True
 
     @property
@@ -132,6 +134,16 @@ FORMATS = (
         stock_names,
         owner_says=True,
     ),
+    Format(
+        "Open-dLLM",
+        ("qwen2",),
+        ("Qwen2ForCausalLM",),
+        ("model.embed_tokens.weight", ".q_proj.bias"),
+        (),
+        dream_config,
+        stock_names,
+        asked_as="open-dllm",
+    ),
 )
 
 
@@ -144,28 +156,38 @@ class _Released(PreTrainedConfig):
 
 def _register() -> None:
     """Make the model types known to transformers, so that a folder of one is checked like others and needs no code."""
-    for kind in [*(name for one in FORMATS for name in one.model_types), *REFUSED_TYPES]:
+    own = [name for one in FORMATS if one.asked_as is None for name in one.model_types]
+    for kind in [*own, *REFUSED_TYPES]:
         AutoConfig.register(kind, type("Released", (_Released,), {"model_type": kind}), exist_ok=True)
 
 
 _register()
 
 
-def format_of(config: dict[str, Any], weights: Collection[str], name: str) -> Format | None:
+def format_of(
+    config: dict[str, Any], weights: Collection[str], name: str, asked_as: str | None = None
+) -> Format | None:
     """The released format of a model folder; None where it is none of them.
 
     Args:
         config: ``config.json``.
         weights: names of all weights.
         name: what the user knows the model as.
+        asked_as: the format that the user says it has; None: nothing.
 
     Raises:
-        UserError: type, architecture and weights are not of one format.
+        UserError: it is not what the user says; type, architecture and weights are not of one format.
     """
     kind, architectures = config.get("model_type"), architectures_of(config)
     of_class = set(architectures)
-    near = [one for one in FORMATS if kind in one.model_types or of_class & set(one.architectures)]
+    some = [one for one in FORMATS if one.asked_as == asked_as]
+    if not some:
+        known = ", ".join(one.asked_as for one in FORMATS if one.asked_as is not None)
+        raise UserError(f"--as must be {known}, got {asked_as!r}; all other formats are known by their folders")
+    near = [one for one in some if kind in one.model_types or of_class & set(one.architectures)]
     if not near:
+        if asked_as is not None:
+            raise UserError(f"{name} has the model type {kind!r}, and no {some[0].title} has; leave out --as")
         return None
     exact = [one for one in near if kind in one.model_types and (not of_class or of_class & set(one.architectures))]
     if not exact:

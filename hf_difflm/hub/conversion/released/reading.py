@@ -48,12 +48,13 @@ class Released:
     name: str
 
 
-def released_in(folder: Path, name: str) -> Released | None:
+def released_in(folder: Path, name: str, asked_as: str | None = None) -> Released | None:
     """The released model in a folder; None where it holds another kind of model.
 
     Args:
         folder: a model folder.
         name: what the user knows it as.
+        asked_as: the format that the user says it has, where the folder cannot.
 
     Raises:
         UserError: see :func:`~.formats.format_of`; it cannot be trusted, is damaged or quantised, or one of those that are
@@ -68,7 +69,7 @@ def released_in(folder: Path, name: str) -> Released | None:
         refuse_by_name(config, name)  # the reason, rather than that nobody knows it
     refuse_unsafe(folder, name)
     tensors = stored_tensors(folder, name)
-    found = format_of(config, tensors, name)
+    found = format_of(config, tensors, name, asked_as)
     if found is None:
         return None
     if config.get("quantization_config"):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ....data import load_tokenizer
 from ....errors import UserError
 from ....models.file_names import BESIDE, TOKENIZER_CONFIG
 
@@ -49,3 +50,16 @@ def tokenizer_source(folder: Path, name: str, tokenizer: str | None) -> Iterator
                 shutil.copyfile(folder / file, Path(copy) / file)
         (Path(copy) / TOKENIZER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
         yield copy
+
+
+def own_mask(folder: Path, name: str, tokenizer: str | None) -> int | None:
+    """The number of the mask token that a model's tokenizer says it has; None where it says none.
+
+    Args:
+        folder, name, tokenizer: see :func:`tokenizer_source`.
+
+    Raises:
+        UserError: there is no tokenizer, or it cannot be loaded.
+    """
+    with tokenizer_source(folder, name, tokenizer) as source:
+        return load_tokenizer(source, needs_mask=False, called=tokenizer or name).mask_token_id

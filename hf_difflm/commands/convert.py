@@ -51,7 +51,7 @@ def convert(
         ),
     ] = None,
     no_tokenizer: Annotated[
-        bool, typer.Option("--no-tokenizer", help="write no tokenizer, of a released model: ids only")
+        bool, typer.Option("--no-tokenizer", help="write no tokenizer, of a released model or with --to: ids only")
     ] = False,
     mask_token_id: Annotated[
         int | None,
@@ -71,8 +71,8 @@ def convert(
     to: Annotated[
         str | None,
         typer.Option(
-            metavar="llada|dream|sdar",
-            help="the way back: write a masked diffusion model as that project's own loader reads it",
+            metavar="llada|dream|sdar|gguf",
+            help="the way back: write a masked diffusion model as that project's own loader, or llama.cpp, reads it",
             show_default=False,
         ),
     ] = None,
@@ -90,11 +90,13 @@ def convert(
 
     quiet_libraries()
     if to is not None:
-        given_too = any((mask_token, tokenizer, diffusion_block_size, no_tokenizer, allow_causal_layers, released_as))
+        given_too = any((mask_token, tokenizer, diffusion_block_size, allow_causal_layers, released_as))
         if given_too or shift is not None or mask_token_id is not None:
-            raise UserError("--to writes a masked diffusion model as it is; leave out all other options but --revision")
+            raise UserError(
+                "--to writes a masked diffusion model as it is; leave out all other options but --revision and --no-tokenizer"
+            )
         with contextlib.redirect_stdout(sys.stderr):
-            given = give_back(source, output_dir, to, revision)
+            given = give_back(source, output_dir, to, revision, no_tokenizer=no_tokenizer)
         if as_json:
             print(json.dumps({**asdict(given), "folder": str(given.folder)}, indent=2))
         else:

@@ -121,7 +121,7 @@ def test_a_released_model_for_ids_only(hf, tmp_path):
         (("RUN", "--no-tokenizer"), "--no-tokenizer is for LLaDA"),
         (("RUN", "--mask-token-id", "3"), "--mask-token-id is for LLaDA"),
         (("RUN", "--to", "llada"), "no masked diffusion model"),
-        (("RUN", "--to", "llama"), "--to must be one of llada, dream, sdar"),
+        (("RUN", "--to", "llama"), "--to must be one of llada, dream, sdar, gguf"),
         (("RUN", "--to", "llada", "--no-shift"), "leave out all other options"),
         ((RELEASED / "llada", "--mask-token", "x"), "has a mask already"),
     ],

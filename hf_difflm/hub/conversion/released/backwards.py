@@ -1,4 +1,4 @@
-"""A masked diffusion model as a folder that LLaDA's, Dream's or SDAR's own loaders read: the way back."""
+"""A masked diffusion model as LLaDA's, Dream's or SDAR's own loaders read it, or llama.cpp's: the way back."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from ....models.adapters.folders import AVERAGES, is_adapter_folder
 from ....models.file_names import BESIDE, CONFIG
 from ....models.loading import is_denoiser, load_config
 from ...weights import copy_model, write_merged
-from .formats import FORMATS
+from .formats import FORMATS, Format
+from .gguf import check_gguf, write_gguf
 from .reading import our_shapes
-from .tensors import stored_tensors, write_tensors
+from .tensors import Stored, stored_tensors, write_tensors
+from .tokenizers import has_tokenizer
 from .whole import all_or_nothing
 
 _GENERATION = "generation_config.json"
@@ -46,58 +48,73 @@ class GivenBack:
     parameters: int
 
 
-def give_back(source: str, output_dir: Path, to: str, revision: str | None = None) -> GivenBack:
+def give_back(
+    source: str, output_dir: Path, to: str, revision: str | None = None, *, no_tokenizer: bool = False
+) -> GivenBack:
     """Write a masked diffusion model in a format of others, with the weights as they are stored.
 
     Args:
         source: a run, a checkpoint, a model folder, an adapter (it is merged), or ``OWNER/NAME`` on the Hub.
         output_dir: folder to write, missing or empty.
-        to: ``llada``, ``dream`` or ``sdar``.
+        to: ``llada``, ``dream``, ``sdar`` or ``gguf``.
         revision: branch, tag or commit on the Hub.
+        no_tokenizer: write none.
 
     Raises:
         UserError: no such source or format, no masked diffusion model, or one that the format has no words for.
     """
-    if to not in _WRITERS:
-        raise UserError(f"--to must be one of {', '.join(_WRITERS)}, got {to!r}")
+    if to not in WRITTEN:
+        raise UserError(f"--to must be one of {', '.join(WRITTEN)}, got {to!r}")
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} exists and is not empty; give another --output-dir, or remove it")
     found = find_weights(source, revision)
     config: Any = load_config(found.folder, found.name)
     if not is_denoiser(config):
         raise UserError(f"{found.name} is no masked diffusion model; --to is for these (`hf-difflm convert` makes one)")
-    wanted = _WRITERS[to]
-    kind = next(one for one in FORMATS if one.title == wanted.title)
-    theirs = wanted.config(_Ours(config, found.name, wanted.title))
-    with _plain(found.folder) as folder:
+    kind = next((one for one in FORMATS if to in _WRITERS and one.title == _WRITERS[to].title), None)
+    if kind is None:
+        architecture, theirs = check_gguf(config, found.name), {}
+    else:
+        theirs = _WRITERS[to].config(_Ours(config, found.name, kind.title))
+        architecture = kind.architectures[0]
+    with _plain(found.folder) as folder, all_or_nothing(output_dir) as whole:
         stored, shapes = stored_tensors(folder, found.name), our_shapes(config, found.name)
         if problem := sorted(set(shapes) ^ set(stored)):
             raise UserError(
                 f"{found.name} lacks the weights {problem[0]}, or has no place for them; take another checkpoint"
             )
-        tensors = {kind.names(config, ours)[0]: (shape, [stored[ours]]) for ours, shape in shapes.items()}
-        theirs |= {
-            "model_type": kind.model_types[0],
-            "architectures": list(kind.architectures),
-            "torch_dtype": _DTYPES.get(stored["backbone.embed_tokens.weight"].dtype, "float32"),
-            **{role: getattr(config, role) for role in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        }
-        with all_or_nothing(output_dir) as whole:
-            write_tensors(tensors, whole)
-            _write_json(theirs, whole / CONFIG)
-            _write_json(
-                {
-                    key: theirs[key]
-                    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id")
-                    if key in theirs
-                },
-                whole / _GENERATION,  # DreamModel.from_pretrained asks for one
-            )
-            for name in BESIDE:
+        words = not no_tokenizer and has_tokenizer(folder)
+        if kind is None:
+            write_gguf(config, stored, folder if words else None, whole, found.name)
+        else:
+            write_tensors({kind.names(config, ours)[0]: (shapes[ours], [stored[ours]]) for ours in stored}, whole)
+            _write_configuration(theirs, kind, config, stored, whole)
+            for name in BESIDE if words else ():
                 if name not in _NOT_THEIRS and (folder / name).is_file():
                     shutil.copyfile(folder / name, whole / name)
-    numbers = sum(part.bytes // _BYTES[part.dtype] for part in stored.values())
-    return GivenBack(output_dir, wanted.title, kind.model_types[0], kind.architectures[0], numbers)
+        numbers = sum(part.bytes // _BYTES[part.dtype] for part in stored.values())
+    return GivenBack(
+        output_dir,
+        "GGUF" if kind is None else kind.title,
+        kind.model_types[0] if kind else architecture,
+        architecture,
+        numbers,
+    )
+
+
+def _write_configuration(
+    theirs: dict[str, Any], kind: Format, config: MaskedDiffusionConfig, stored: dict[str, Stored], folder: Path
+) -> None:
+    special = {role: getattr(config, role) for role in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    theirs = theirs | {
+        "model_type": kind.model_types[0],
+        "architectures": list(kind.architectures),
+        "torch_dtype": _DTYPES.get(stored["backbone.embed_tokens.weight"].dtype, "float32"),
+        **special,
+    }
+    _write_json(theirs, folder / CONFIG)
+    # DreamModel.from_pretrained asks for one.
+    _write_json(special | {"mask_token_id": theirs["mask_token_id"]}, folder / _GENERATION)
 
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -248,7 +265,7 @@ class _Writer:
 
 
 _WRITERS = {"llada": _Writer("LLaDA", _llada), "dream": _Writer("Dream", _dream), "sdar": _Writer("SDAR", _sdar)}
-WRITTEN = tuple(_WRITERS)
+WRITTEN = (*_WRITERS, "gguf")
 """The formats that there is a way back to."""
 
 

@@ -19,6 +19,11 @@ _SAME_AS = {"DreamTokenizer": "Qwen2Tokenizer"}
 _FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder has a tokenizer."""
+    return any((folder / file).exists() for file in _FILES)
+
+
 @contextmanager
 def tokenizer_source(folder: Path, name: str, tokenizer: str | None) -> Iterator[str]:
     """What to load the tokenizer from: what the user names, the folder, or a copy of its files that names no code.
@@ -34,7 +39,7 @@ def tokenizer_source(folder: Path, name: str, tokenizer: str | None) -> Iterator
     if tokenizer is not None:
         yield tokenizer
         return
-    if not any((folder / file).exists() for file in _FILES):
+    if not has_tokenizer(folder):
         raise UserError(f"{name} has no tokenizer; name it (--tokenizer), or convert it for ids only (--no-tokenizer)")
     place = folder / TOKENIZER_CONFIG
     config: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}

@@ -107,7 +107,7 @@ def _json(path: Path, name: str) -> dict[str, Any]:
 def _refuse_code(config: dict[str, Any], name: str) -> None:
     kind = config.get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
-    if not known and kind in CONVERTED:
+    if not known and isinstance(kind, str) and kind in CONVERTED:
         raise UserError(f"{name} is a published {CONVERTED[kind]} checkpoint, which no code here runs; {CONVERT_FIRST}")
     inner = any("auto_map" in part for part in _mappings(list(config.values())))
     if inner or ("auto_map" in config and not known):

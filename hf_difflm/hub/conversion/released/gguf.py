@@ -20,8 +20,8 @@ from .tensors import Stored
 
 FILE = "model.gguf"
 _ARCHITECTURES = {"llama": "llada", "qwen2": "dream"}
-# Patterns that split text before the merges of a tokenizer, which differ in how many digits stand together, and what llama.cpp
-# calls them.
+# Patterns that split text before the merges of a tokenizer, which differ in how many digits stand together, and what
+# llama.cpp calls them.
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

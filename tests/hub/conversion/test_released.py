@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from hf_difflm.errors import UserError
 from hf_difflm.hub.conversion.any_model import convert
+from hf_difflm.hub.conversion.released.backwards import give_back
 from hf_difflm.hub.conversion.released.formats import FORMATS
 from hf_difflm.models import MaskedDiffusionForMaskedLM
 from hf_difflm.models.untrusted import CONVERTED
@@ -439,6 +440,23 @@ def test_the_mask_of_an_a2d_model_is_that_of_its_tokenizer(tmp_path):
     assert (made.mask_token, made.mask_token_id) == ("<|mask|>", 63)
     tensors, _ = expected("a2d-qwen3")
     assert difference(load({"a2d-qwen3": made}, "a2d-qwen3"), tensors["ids"], tensors["logits"]) < TOLERANCE
+
+
+def test_a_text_ends_where_the_generation_config_of_the_release_says(tmp_path):
+    folder = changed("sdar", tmp_path / "changed")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, 256], "temperature": 0.6}))
+    model = MaskedDiffusionForMaskedLM.from_pretrained(convert(str(folder), tmp_path / "made").folder)
+    assert model.generation_config.eos_token_id == [257, 256]
+    assert model.config.eos_token_id == 256
+    give_back(str(tmp_path / "made"), tmp_path / "back", "sdar")
+    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == [257, 256]
+    for broken, said in (
+        ('{"eos_token_id": "x"}', "generation_config.json of .* has eos_token_id 'x'"),
+        ("{", "generation_config.json of"),
+    ):
+        (folder / "generation_config.json").write_text(broken)
+        with pytest.raises(UserError, match=said):
+            convert(str(folder), tmp_path / "broken")
 
 
 def test_an_a2d_model_may_shift_and_have_blocks_as_its_owner_says(tmp_path):

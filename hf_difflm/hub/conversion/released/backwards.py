@@ -15,18 +15,17 @@ from ....errors import UserError
 from ....evaluation.targets import find_weights
 from ....models import MaskedDiffusionConfig
 from ....models.adapters.folders import AVERAGES, is_adapter_folder
-from ....models.file_names import BESIDE, CONFIG
+from ....models.file_names import BESIDE, CONFIG, GENERATION
 from ....models.loading import is_denoiser, load_config
 from ...weights import copy_model, write_merged
 from .formats import FORMATS, Format
 from .gguf import check_gguf, write_gguf
-from .reading import our_shapes
+from .reading import ends_of, our_shapes
 from .tensors import Stored, stored_tensors, write_tensors
 from .tokenizers import has_tokenizer
 from .whole import all_or_nothing
 
-_GENERATION = "generation_config.json"
-_NOT_THEIRS = (_GENERATION, "importance.safetensors")
+_NOT_THEIRS = (GENERATION, "importance.safetensors")
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -88,7 +87,7 @@ def give_back(
             write_gguf(config, stored, folder if words else None, whole, found.name)
         else:
             write_tensors({kind.names(config, ours)[0]: (shapes[ours], [stored[ours]]) for ours in stored}, whole)
-            _write_configuration(theirs, kind, config, stored, whole)
+            _write_configuration(theirs, kind, config, stored, whole, ends_of(folder, found.name))
             for name in BESIDE if words else ():
                 if name not in _NOT_THEIRS and (folder / name).is_file():
                     shutil.copyfile(folder / name, whole / name)
@@ -103,7 +102,12 @@ def give_back(
 
 
 def _write_configuration(
-    theirs: dict[str, Any], kind: Format, config: MaskedDiffusionConfig, stored: dict[str, Stored], folder: Path
+    theirs: dict[str, Any],
+    kind: Format,
+    config: MaskedDiffusionConfig,
+    stored: dict[str, Stored],
+    folder: Path,
+    ends: dict[str, Any],
 ) -> None:
     special = {role: getattr(config, role) for role in ("bos_token_id", "eos_token_id", "pad_token_id")}
     theirs = theirs | {
@@ -114,7 +118,7 @@ def _write_configuration(
     }
     _write_json(theirs, folder / CONFIG)
     # DreamModel.from_pretrained asks for one.
-    _write_json(special | {"mask_token_id": theirs["mask_token_id"]}, folder / _GENERATION)
+    _write_json(special | {"mask_token_id": theirs["mask_token_id"]} | ends, folder / GENERATION)
 
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}

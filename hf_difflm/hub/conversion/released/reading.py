@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ....models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, Masked
 from ....models.adapters.folders import is_adapter_folder
 from ....models.backbones.check import check_backbone
 from ....models.backbones.verdict import Verdict
-from ....models.file_names import CONFIG
+from ....models.file_names import CONFIG, GENERATION
 from ....models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ....models.untrusted import refuse_unsafe
 from .formats import Format, format_of
@@ -40,12 +40,15 @@ class Released:
         values: of its ``config.json``.
         tensors: of its files.
         name: what the user knows it as.
+        ends: ``eos_token_id`` of its ``generation_config.json``, where it has one: a chat model ends at more tokens than its
+            configuration says.
     """
 
     format: Format
     values: Values
     tensors: dict[str, Stored]
     name: str
+    ends: dict[str, Any] = field(default_factory=dict)
 
 
 def released_in(folder: Path, name: str, asked_as: str | None = None) -> Released | None:
@@ -76,7 +79,23 @@ def released_in(folder: Path, name: str, asked_as: str | None = None) -> Release
         raise UserError(
             f"{name} is quantised, and what is made of it is to be trained; give the model it was made from"
         )
-    return Released(found, Values(config, name), tensors, name)
+    return Released(found, Values(config, name), tensors, name, ends_of(folder, name))
+
+
+def ends_of(folder: Path, name: str) -> dict[str, Any]:
+    """``eos_token_id`` of the ``generation_config.json`` in a folder, where it has one.
+
+    Raises:
+        UserError: it cannot be read, or is no id.
+    """
+    if not (folder / GENERATION).exists():
+        return {}
+    try:
+        said = json.loads((folder / GENERATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{GENERATION} of {name} cannot be read ({error}); download it again") from error
+    ends = Values(said if isinstance(said, dict) else {}, name, GENERATION).ids("eos_token_id")
+    return {} if ends is None else {"eos_token_id": ends}
 
 
 def denoiser_config(
@@ -193,7 +212,7 @@ def write_denoiser(released: Released, config: MaskedDiffusionConfig, folder: Pa
     config.save_pretrained(folder)
     limit = config.max_position_embeddings
     MaskedDiffusionGenerationConfig(
-        max_new_tokens=NEW_TOKENS if limit is None else min(NEW_TOKENS, max(limit // 2, 1))
+        max_new_tokens=NEW_TOKENS if limit is None else min(NEW_TOKENS, max(limit // 2, 1)), **released.ends
     ).save_pretrained(folder)
     return sum(torch.Size(shape).numel() for shape in shapes.values())
 

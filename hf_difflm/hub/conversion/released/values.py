@@ -18,10 +18,11 @@ class Values:
     Args:
         config: the JSON object.
         name: what the user knows the model as.
+        file: where it stands.
     """
 
-    def __init__(self, config: dict[str, Any], name: str):
-        self.config, self.name = config, name
+    def __init__(self, config: dict[str, Any], name: str, file: str = CONFIG):
+        self.config, self.name, self.file = config, name, file
 
     def __contains__(self, key: str) -> bool:
         return self.config.get(key) is not None
@@ -34,8 +35,8 @@ class Values:
         """
         if key not in self.config:
             raise UserError(
-                f"{CONFIG} of {self.name} has no {key!r}, and the default of the authors' class need not be what the weights "
-                "were trained with; add the line, or download the folder again"
+                f"{self.file} of {self.name} has no {key!r}, and the default of the authors' class need not be what the "
+                "weights were trained with; add the line, or download the folder again"
             )
         return self.config[key]
 
@@ -93,5 +94,5 @@ class Values:
 
     def _wrong(self, key: str, value: Any, wanted: str) -> UserError:
         return UserError(
-            f"{CONFIG} of {self.name} has {key} {value!r}, which has to be {wanted}; take another model, or correct it"
+            f"{self.file} of {self.name} has {key} {value!r}, which has to be {wanted}; take another model, or correct it"
         )

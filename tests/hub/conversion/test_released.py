@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -473,3 +475,26 @@ def test_the_code_beside_the_weights_is_never_run(tmp_path):
     (folder / "configuration_llada.py").write_text("raise SystemExit('code of the repository was run')\n")
     assert convert(str(folder), tmp_path / "made").kind == "LLaDA"
     assert not list((tmp_path / "made").glob("*.py"))
+
+
+@pytest.mark.slow
+def test_from_the_hub_neither_code_nor_pickles_are_downloaded(loopback_hub, tmp_path):
+    folder = changed("dream", tmp_path / "changed", auto_map={"AutoModel": "modeling_dream.DreamModel"})
+    for name in ("modeling_dream.py", "tokenization_dream.py"):
+        (folder / name).write_text("raise SystemExit('code of the repository was run')\n")
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    commit = loopback_hub.put_folder("Dream-org/tiny", folder)
+    home = tmp_path / "home"
+    home.mkdir()
+    program = "from hf_difflm.commands import app; app()"
+    command = [sys.executable, "-c", program, "convert", "Dream-org/tiny", "--output-dir", str(tmp_path / "made")]
+    environment = loopback_hub.environment(home) | {"PYTHONPATH": str(FIXTURES.parents[2])}
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    model = MaskedDiffusionForMaskedLM.from_pretrained(tmp_path / "made").eval()
+    tensors, _ = expected("dream")
+    assert difference(model, tensors["ids"], tensors["logits"]) < TOLERANCE
+    assert model.config.converted_from["commit"] == commit
+    fetched = [request for request in loopback_hub.requests if "/resolve/" in request]
+    assert fetched
+    assert not [request for request in fetched if request.endswith((".py", ".bin"))]

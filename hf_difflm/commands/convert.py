@@ -81,7 +81,8 @@ def convert(
     """Make a masked diffusion model of a language model that exists; `train --init-from FOLDER` goes on with it.
 
     Weights are kept; a causal LM looks both ways afterwards and gets a mask token, and still predicts the next one. That
-    the logits are the source's is checked. Only safetensors are read, and no code.
+    the logits are the source's is checked. Diffusion language models that others released (LLaDA, Dream, SDAR, ...) keep
+    their shift, blocks and mask; --to is the way back. Only safetensors are read, and no code.
     """
     from ..errors import UserError
     from ..hub.conversion.any_model import convert as convert_model

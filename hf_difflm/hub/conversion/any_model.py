@@ -132,7 +132,8 @@ def convert(
                 f"{found.name} is a masked LM, which predicts each token at its own position; leave out --shift"
             )
         words = load_tokenizer(tokenizer or str(tokenizer_folder(found.folder, found.name)), mask_token)
-        if kind == CAUSAL and words.init_kwargs.get("mask_token") is not None and mask_token is None:
+        has_mask = words.init_kwargs.get("mask_token") is not None
+        if kind == CAUSAL and has_mask and mask_token is None and found.run is None:
             logger.warning(
                 "%s is taken for a causal LM, whose mask token is new and begins as the mean token; if it was trained with "
                 "its %s, as Open-dLLM's models are, convert it with --as open-dllm",

@@ -64,6 +64,8 @@ def released_in(folder: Path, name: str, asked_as: str | None = None) -> Release
             not converted.
     """
     if is_adapter_folder(folder):
+        if asked_as is not None:
+            raise UserError(f"{name} is an adapter, and --as is for the folder of a whole model; leave it out")
         return None
     config: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):  # what is no JSON is refused below

@@ -28,14 +28,17 @@ from hf_difflm.models.untrusted import CONVERTED
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "released"
 WITH_TOKENIZER = ("llada", "dream", "sdar", "open-dllm")
+NAMED = ("mdlm",)  # its tokenizer is named
 IDS_ONLY = ("a2d-llama", "a2d-qwen2", "a2d-qwen3", "llada-moe")
 # What no file of theirs says.
 SAID: dict[str, dict[str, Any]] = {name: {"no_tokenizer": True, "mask_token_id": 63} for name in IDS_ONLY}
+SAID["mdlm"] = {"tokenizer": "bytes"}
 SAID["open-dllm"] = {"released_as": "open-dllm"}
 SHIFTED = ("dream", "open-dllm")
 TITLE = {"open-dllm": "Open-dLLM", "llada": "LLaDA", "dream": "Dream", "sdar": "SDAR", "llada-moe": "LLaDA-MoE"}
 TOLERANCE = 1e-5
 every = pytest.mark.parametrize("name", [*WITH_TOKENIZER, *IDS_ONLY])
+every_one = pytest.mark.parametrize("name", [*WITH_TOKENIZER, *NAMED, *IDS_ONLY])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``convert`` says of each fixture; the folders are there."""
     place = tmp_path_factory.mktemp("released")
     return {
-        name: convert(str(FIXTURES / name), place / name, **SAID.get(name, {})) for name in (*WITH_TOKENIZER, *IDS_ONLY)
+        name: convert(str(FIXTURES / name), place / name, **SAID.get(name, {}))
+        for name in (*WITH_TOKENIZER, *NAMED, *IDS_ONLY)
     }
 
 
@@ -80,7 +84,7 @@ def changed(name: str, folder: Path, **values: Any) -> Path:
     return folder
 
 
-@every
+@every_one
 def test_the_logits_are_those_of_the_authors_code(name, made):
     tensors, _ = expected(name)
     model = load(made, name)
@@ -92,7 +96,7 @@ def test_the_logits_are_those_of_the_authors_code(name, made):
         assert found < 2 * TOLERANCE
 
 
-@every
+@every_one
 def test_the_bound_on_given_masks_is_that_of_the_authors_logits(name, made):
     """L / x times the nll of the x masks; theirs with the mask token at probability 0, as it is here."""
     tensors, facts = expected(name)

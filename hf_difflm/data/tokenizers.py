@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 BYTES = "bytes"
 
 
-def load_tokenizer(name: str, mask_token: str | None = None, *, needs_mask: bool = True) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, mask_token: str | int | None = None, *, needs_mask: bool = True, called: str | None = None
+) -> PreTrainedTokenizerBase:
     """Return ``bytes`` (built in) or the Hugging Face tokenizer of that name, folder or tokenizer.json file.
 
     Mask, BOS, EOS and pad are all set afterwards; what had to be added is logged as a warning. BOS falls back to a
@@ -27,16 +29,21 @@ def load_tokenizer(name: str, mask_token: str | None = None, *, needs_mask: bool
 
     Args:
         name: ``bytes``, or what :class:`AutoTokenizer` takes.
-        mask_token: the mask token, new or one of the special tokens there are; default: its own, else a new [MASK].
+        mask_token: the mask token, new or one of the special tokens there are, or the number of one of these; default: its
+            own, else a new [MASK].
         needs_mask: off: where there is no mask token, none is added.
+        called: what the user knows it as; default: its name.
 
     Raises:
         UserError: it cannot be found, or has no fast form (tokenizer.json), without which the bytes behind a token
-            are unknown; ``mask_token`` is one that text has, too.
+            are unknown; ``mask_token`` is one that text has, too, or a number that no token has.
     """
     tokenizer = byte_tokenizer() if name == BYTES else _load(name)
+    name = name if called is None else called
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"tokenizer {name!r} has no fast form (tokenizer.json): convert it, or choose another one")
+    if isinstance(mask_token, int):
+        mask_token = _token_at(tokenizer, mask_token, name)
     if mask_token is not None:
         _refuse_ordinary(tokenizer, mask_token, name)
         tokenizer.add_special_tokens({"mask_token": mask_token})
@@ -92,6 +99,16 @@ def _load(name: str) -> PreTrainedTokenizerBase:
 def _can_only_be_a_path(name: str) -> bool:
     """Whether no tokenizer of the Hub can have this name: there it is ``name`` or ``owner/name``."""
     return name.endswith(".json") or name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
+
+
+def _token_at(tokenizer: PreTrainedTokenizerFast, number: int, name: str) -> str:
+    token = tokenizer.convert_ids_to_tokens(number) if number < len(tokenizer) else None
+    if not isinstance(token, str):
+        raise UserError(
+            f"the mask is token {number}, which tokenizer {name!r} does not have; name the one that the model was trained "
+            "with (--tokenizer)"
+        )
+    return token
 
 
 def _refuse_ordinary(tokenizer: PreTrainedTokenizerFast, token: str, name: str) -> None:

@@ -9,8 +9,9 @@ CONFIG, WEIGHTS, INDEX, TOKENIZER_CONFIG = (
     "tokenizer_config.json",
 )
 CARD, CHAT_TEMPLATE = "README.md", "chat_template.jinja"
+GENERATION = "generation_config.json"
 BESIDE = (
-    "generation_config.json",
+    GENERATION,
     "tokenizer.json",
     TOKENIZER_CONFIG,
     "special_tokens_map.json",

@@ -22,7 +22,18 @@ from .file_names import CONFIG, INDEX, PICKLES, TOKENIZER_CONFIG, WEIGHTS
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONVERT_FIRST = "make a masked diffusion model of it first (`hf-difflm convert`)"
 """What to do with a model that is none, in the sentences that refuse one."""
-_CONVERTED = ("mdlm",)  # model types that `hf-difflm convert` alone reads
+CONVERTED = {
+    "mdlm": "MDLM",
+    "llada": "LLaDA",
+    "lladamoe": "LLaDA-MoE",
+    "Dream": "Dream",
+    "sdar": "SDAR",
+    "Fast_dLLM_Qwen": "Fast-dLLM v2",
+    "a2d-llama": "A2D",
+    "a2d-qwen2": "A2D",
+    "a2d-qwen3": "A2D",
+}
+"""Model types that `hf-difflm convert` alone reads, and what people call them."""
 # Keys of a tokenizer's configuration whose text is opened as a file.
 _FILE_KEY = re.compile(r"(.*_files?|vocab|merges)")
 
@@ -96,8 +107,8 @@ def _json(path: Path, name: str) -> dict[str, Any]:
 def _refuse_code(config: dict[str, Any], name: str) -> None:
     kind = config.get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
-    if not known and kind in _CONVERTED:
-        raise UserError(f"{name} is a published {kind.upper()} checkpoint, which no code here runs; {CONVERT_FIRST}")
+    if not known and isinstance(kind, str) and kind in CONVERTED:
+        raise UserError(f"{name} is a published {CONVERTED[kind]} checkpoint, which no code here runs; {CONVERT_FIRST}")
     inner = any("auto_map" in part for part in _mappings(list(config.values())))
     if inner or ("auto_map" in config and not known):
         raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from ...models.loading import is_denoiser, load_config, tokenizer_folder
 from .check import check_same
 from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
 from .mdlm import MDLMConfig, convert_mdlm, tokenizer_of
+from .released.reading import Released, denoiser_config, released_in, released_tokenizer, write_denoiser
+from .released.tokenizers import own_mask
+from .released.whole import all_or_nothing
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,14 @@ class Converted:
 
     Attributes:
         folder: the new model folder.
-        kind: what the source is: ``causal LM``, ``masked LM`` or ``MDLM checkpoint``.
+        kind: what the source is: ``causal LM``, ``masked LM``, ``MDLM checkpoint``, or the name of a released format.
         model_type: of the backbone.
         parameters: how many there are.
-        mask_token, mask_token_id: what hides a token.
+        mask_token, mask_token_id: what hides a token; no token without a tokenizer.
         new_rows: rows that the embeddings grew by.
         shift_logits: whether a token is predicted from the position before it.
         difference: largest difference of a logit to the source's, relative to the largest logit, on random tokens and under
-            the source's own attention mask; None for MDLM checkpoints, whose own code is never run.
+            the source's own attention mask; None for checkpoints whose own code is never run.
         reads: what the denoiser was measured to read.
     """
 
@@ -41,7 +46,7 @@ class Converted:
     kind: str
     model_type: str
     parameters: int
-    mask_token: str
+    mask_token: str | None
     mask_token_id: int
     new_rows: int
     shift_logits: bool
@@ -60,6 +65,9 @@ def convert(
     revision: str | None = None,
     allow_causal_layers: bool = False,
     diffusion_block_size: int | None = None,
+    no_tokenizer: bool = False,
+    mask_token_id: int | None = None,
+    released_as: str | None = None,
 ) -> Converted:
     """Write a masked diffusion model with the weights of another model, as they are stored.
 
@@ -71,7 +79,11 @@ def convert(
         tokenizer: the tokenizer; default: the source's own.
         revision: branch, tag or commit on the Hub.
         allow_causal_layers: take a network of which some layers read back only.
-        diffusion_block_size: tokens of a block of block diffusion; None: one masked diffusion over the whole text.
+        diffusion_block_size: tokens of a block of block diffusion; None: one masked diffusion over the whole text, or what
+            the folder of a released model says.
+        no_tokenizer: write none, of a released model.
+        mask_token_id: what hides a token, of a released model whose folder does not say.
+        released_as: ``open-dllm``: a causal LM by its folder, and a diffusion language model by its weights.
 
     Raises:
         UserError: no such source; a kind of model that cannot be converted, that does not read both sides, or whose logits
@@ -80,6 +92,25 @@ def convert(
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} exists and is not empty; give another --output-dir, or remove it")
     found = find_weights(source, revision)
+    if (released := released_in(found.folder, found.name, released_as)) is not None:
+        if mask_token is not None:
+            raise UserError(f"{found.name} has a mask already; leave out --mask-token")
+        return _convert_released(
+            released,
+            found,
+            source,
+            output_dir,
+            shift=shift,
+            diffusion_block_size=diffusion_block_size,
+            mask_token_id=mask_token_id,
+            tokenizer=tokenizer,
+            no_tokenizer=no_tokenizer,
+        )
+    if no_tokenizer or mask_token_id is not None:
+        flag = "--no-tokenizer" if no_tokenizer else "--mask-token-id"
+        raise UserError(
+            f"{flag} is for LLaDA, LLaDA-MoE, Dream, SDAR and A2D models, but {found.name} is none; leave it out"
+        )
     config = load_config(found.folder, found.name)
     if is_denoiser(config):
         raise UserError(f"{found.name} is a masked diffusion model already; train it further with --init-from")
@@ -101,6 +132,14 @@ def convert(
                 f"{found.name} is a masked LM, which predicts each token at its own position; leave out --shift"
             )
         words = load_tokenizer(tokenizer or str(tokenizer_folder(found.folder, found.name)), mask_token)
+        has_mask = words.init_kwargs.get("mask_token") is not None
+        if kind == CAUSAL and has_mask and mask_token is None and found.run is None:
+            logger.warning(
+                "%s is taken for a causal LM, whose mask token is new and begins as the mean token; if it was trained with "
+                "its %s, as Open-dLLM's models are, convert it with --as open-dllm",
+                found.name,
+                words.mask_token,
+            )
         original = load_lm(found.folder, config, kind, found.name)
         old_rows = original.get_input_embeddings().weight.shape[0]
         model = convert_lm(original, words, kind, shift=kind == CAUSAL if shift is None else shift, name=found.name)
@@ -130,16 +169,49 @@ def _origin(source: str, found: Weights, kind: str, config: Any) -> dict[str, An
     return ancestry(found, source) | {"kind": kind, "model_type": config.model_type}
 
 
+def _convert_released(
+    released: Released,
+    found: Weights,
+    source: str,
+    output_dir: Path,
+    *,
+    shift: bool | None,
+    diffusion_block_size: int | None,
+    mask_token_id: int | None,
+    tokenizer: str | None,
+    no_tokenizer: bool,
+) -> Converted:
+    """The weights of a released model under our names; they are copied, and nothing is computed with them."""
+    if no_tokenizer and tokenizer is not None:
+        raise UserError(f"--no-tokenizer writes none, but --tokenizer is {tokenizer!r}; leave one of them out")
+    if mask_token_id is None and "mask_token_id" not in released.values and not no_tokenizer:
+        mask_token_id = own_mask(found.folder, found.name, tokenizer)
+    model, verdict = denoiser_config(
+        released, shift=shift, diffusion_block_size=diffusion_block_size, mask_token_id=mask_token_id
+    )
+    words = None if no_tokenizer else released_tokenizer(released, model, found.folder, tokenizer)
+    kind = released.format.kind
+    model.converted_from = ancestry(found, source) | {"kind": kind, "model_type": released.values.get("model_type")}
+    with all_or_nothing(output_dir) as whole:
+        parameters = write_denoiser(released, model, whole)
+        if words is not None:
+            words.save_pretrained(whole)
+    return Converted(
+        folder=output_dir,
+        kind=kind,
+        model_type=model.backbone_config.model_type,
+        parameters=parameters,
+        mask_token=None if words is None else words.mask_token,
+        mask_token_id=released.values.whole("mask_token_id"),
+        new_rows=0,
+        shift_logits=model.shift_logits,
+        difference=None,
+        diffusion_block_size=model.diffusion_block_size,
+        reads="" if verdict is None else direction_said(verdict, model.max_position_embeddings),
+    )
+
+
 def _write(model: MaskedDiffusionForMaskedLM, tokenizer: Any, folder: Path) -> None:
-    """All or nothing: a folder that is there is whole."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-            whole = Path(place) / "model"
-            model.save_pretrained(whole)
-            tokenizer.save_pretrained(whole)
-            if folder.exists():
-                folder.rmdir()
-            whole.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}); give another --output-dir") from error
+    with all_or_nothing(folder) as whole:
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)

@@ -59,6 +59,7 @@ class MaskedDiffusionConfig(PreTrainedConfig):
             over the whole text.
         diffusion_block_start: where the borders of blocks are counted from: the ``text``'s first token, so that new tokens
             finish the last block of a prompt; or the ``answer``'s, so that the last block of a prompt may be short.
+        rotate_in_float32: whether a Llama rotates queries and keys in float32 whatever its weights are, as LLaDA does.
         converted_from: what :mod:`hf_difflm.hub.conversion` made the model of; None for models trained from scratch.
         format_version: version of this file format, so that old models keep loading.
 
@@ -86,6 +87,7 @@ class MaskedDiffusionConfig(PreTrainedConfig):
     reads_padding: bool | None = None
     diffusion_block_size: int | None = None
     diffusion_block_start: str = "text"
+    rotate_in_float32: bool = False
     converted_from: dict[str, Any] | None = None
     format_version: int = 1
 

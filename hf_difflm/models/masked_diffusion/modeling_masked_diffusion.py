@@ -23,6 +23,7 @@ from .configuration_masked_diffusion import MaskedDiffusionConfig
 from .diffusion_blocks import block_causal, first_from_clean, noisy_hidden, refuse_several_blocks
 from .dit_backbone import DiTModel
 from .dit_configuration import DiTConfig
+from .float32_rotation import rotate_in_float32
 from .generation_masked_diffusion import MaskedDiffusionGenerationConfig, MaskedDiffusionGenerationMixin
 from .head_transforms import has_head_bias, head_transform
 from .labelled_head import (
@@ -100,6 +101,8 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         kernel = kernel_for(own or class_of(backbone_config), config._attn_implementation)
         self.backbone = build(backbone_config, attn_implementation=kernel)
         read_both_sides(self.backbone)
+        if config.rotate_in_float32:
+            rotate_in_float32(self.backbone)
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None  # BERT's sentence vector: no loss reaches it, which DDP would wait for
         self.head_transform = head_transform(backbone_config)

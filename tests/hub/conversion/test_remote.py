@@ -30,17 +30,23 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_a_shifted_model_and_a_diffusion_transformer_load_and_generate_elsewhere(tmp_path: Path) -> None:
+def test_shifted_and_rotated_models_and_a_diffusion_transformer_load_and_generate_elsewhere(tmp_path: Path) -> None:
     sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     backbones = {
         "dit": DiTConfig(conditioning_size=8, dropout=0.0, **sizes),
         "shifted": {"model_type": "llama", "intermediate_size": 32, **sizes},
+        "rotated": {"model_type": "llama", "intermediate_size": 32, **sizes},
     }
     expected, folders = [], []
     for name, backbone in backbones.items():
         torch.manual_seed(0)
         model = MaskedDiffusionForMaskedLM(
-            MaskedDiffusionConfig(backbone_config=backbone, mask_token_id=19, shift_logits=name == "shifted")
+            MaskedDiffusionConfig(
+                backbone_config=backbone,
+                mask_token_id=19,
+                shift_logits=name == "shifted",
+                rotate_in_float32=name == "rotated",
+            )
         ).eval()
         with torch.no_grad():
             for parameter in model.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...objectives import MaskedDiffusionObjective, NoiseKey, Objective
+from ...models.masked_diffusion.diffusion_blocks import number_from
+from ...objectives import BlockDiffusionObjective, MaskedDiffusionObjective, NoiseKey, Objective
 from ...objectives.adaptive.bound import AdaptiveBound
 from ...objectives.adaptive.odds_scaling import mask_probability
 from ...objectives.noise import ChosenNoise
@@ -25,7 +27,7 @@ class Masks:
     """All cases of the noise of L scored tokens.
 
     Args:
-        u_C: (C,) the number of the sequence.
+        u_C: (C,) the number of the sequence; (C, n) those of its n blocks.
         masked_CL: (C, L) bool, what is hidden; with complementary pairs in the first reading.
         chance_SC: (S, C) or (1, C) probability of each case for each sequence; sums to 1 over C, or to what is left
             where masks that hide nothing, and cost nothing, are left out.
@@ -37,21 +39,26 @@ class Masks:
 
     def key(self, sequences: int) -> NoiseKey:
         """The key under which row s·C + c of a batch of S·C rows draws case c."""
-        u_B, masked_BL = np.tile(self.u_C, sequences), np.tile(self.masked_CL, (sequences, 1))
+        u_B, masked_BL = np.concatenate([self.u_C] * sequences), np.tile(self.masked_CL, (sequences, 1))
         # A number of 0 hides its token, a number of 1 does not; and counts are drawn as of a large set.
         return ChosenNoise(0, 0, np.arange(len(u_B)), 2**20, u_B=u_B, scores_BN=1.0 - masked_BL)
 
 
-def masks_of(objective: Objective, sequences_SL: np.ndarray, nodes: int = TIME_NODES) -> Masks | None:
+def masks_of(
+    objective: Objective, sequences_SL: np.ndarray, nodes: int = TIME_NODES, context: int = 0
+) -> Masks | None:
     """The masks of an objective, or None where it is of no kind whose noise is known.
 
     Args:
         objective: what draws them.
         sequences_SL: (S, L) all that is asked about; every token is scored.
         nodes: T, of the Gauss-Legendre quadrature over t in [0, 1].
+        context: tokens before each sequence, which are not scored; blocks are counted from them.
     """
     if not objective.stochastic:
         return Masks(np.zeros(1), np.zeros((1, sequences_SL.shape[1]), dtype=bool), np.ones((1, 1)))
+    if isinstance(objective, BlockDiffusionObjective):
+        return _in_blocks(block_numbers(objective, sequences_SL.shape[1], context))
     if isinstance(objective, MaskedDiffusionObjective):
         if objective.loss_form == "any_order":
             return _counted(objective, sequences_SL.shape[1])
@@ -67,6 +74,27 @@ def time_nodes(nodes: int = TIME_NODES) -> tuple[np.ndarray, np.ndarray]:
     """(T,) nodes and weights of the Gauss-Legendre quadrature over [0, 1]."""
     node_T, weight_T = np.polynomial.legendre.leggauss(nodes)
     return (node_T + 1) / 2, weight_T / 2
+
+
+def block_numbers(objective: BlockDiffusionObjective, length: int, context: int = 0) -> np.ndarray:
+    """(L,) the diffusion block that each scored token is in, after some tokens of context."""
+    starts = context if objective.diffusion_block_start == "answer" else 0
+    return number_from(np.arange(context, context + length), starts, objective.diffusion_block_size)
+
+
+def _in_blocks(number_L: np.ndarray) -> Masks:
+    """Every subset but the empty one of every block with every one of the others: k by its law, subsets of k alike."""
+    blocks = [np.flatnonzero(number_L == number) for number in np.unique(number_L)]
+    subsets = [all_sequences(len(block), 2)[1:].astype(bool) for block in blocks]
+    cases_CB = np.array(list(itertools.product(*(range(len(each)) for each in subsets))))
+    masked_CL = np.zeros((len(cases_CB), len(number_L)), dtype=bool)
+    u_CN, chance_C = np.zeros((len(cases_CB), int(number_L.max()) + 1)), np.ones(len(cases_CB))
+    for block, subsets_XN, case_C in zip(blocks, subsets, cases_CB.T, strict=True):
+        masked_CL[:, block] = subsets_XN[case_C]
+        k_C = masked_CL[:, block].sum(-1)
+        u_CN[:, number_L[block[0]]] = (k_C - 0.5) / len(block)
+        chance_C /= [len(block) * math.comb(len(block), k) for k in k_C.tolist()]
+    return Masks(u_CN, masked_CL, chance_C[None])
 
 
 def _counted(objective: MaskedDiffusionObjective, length: int) -> Masks:

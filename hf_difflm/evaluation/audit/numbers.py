@@ -162,6 +162,7 @@ class ObjectiveNumber:
             return
         meant_BL = np.tile(self.masks.masked_CL, (count * len(self.sequences_SL), 1))
         hidden_RL = np.zeros((len(meant_BL) * output.reads, meant_BL.shape[1]), dtype=bool)
-        hidden_RL[output.reads_N, output.columns_N] = True
+        # With blocks, reads_N are these.
+        hidden_RL[output.rows_N if output.reads == 1 else output.reads_N, output.columns_N] = True
         if not np.array_equal(hidden_RL[:: output.reads], meant_BL):
             raise NoKnownMasks(type(self.objective).__name__)

@@ -13,8 +13,8 @@ from hf_difflm.evaluation.audit.subjects import Size
 
 INVALID = ("sum_over_scored", "dependent_tokens", "p2_uncorrected", "reciprocal_one_minus_cosine")
 LOOSER = ("sum_over_masked", "reciprocal_cosine")
-EXACT = ("left_to_right", "confidence", "margin", "entropy", "random", "ar")
-TIGHT = ("p0", "p0_time", "p0_cosine", "pairs", "importance", "p1", "p2", *EXACT)
+EXACT = ("left_to_right", "confidence", "margin", "entropy", "random", "ar", "bd3lm:1")
+TIGHT = ("p0", "p0_time", "p0_cosine", "pairs", "importance", "p1", "p2", "bd3lm:2", "bd3lm:4", *EXACT)
 SLOW = ("p2", "p3")
 
 

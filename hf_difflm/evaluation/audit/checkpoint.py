@@ -17,13 +17,13 @@ from .kraft import judge, kraft_sums
 from .masks import block_numbers, masks_of
 from .numbers import ObjectiveNumber
 from .subjects import (
-    IN_BLOCKS,
     LEFT_TO_RIGHT,
     RANDOM_ORDER,
     Size,
     block_law,
     left_to_right_law,
     random_order_law,
+    sampler_in_blocks,
 )
 from .tabular import (
     TabularBlockDenoisers,
@@ -105,7 +105,7 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
         values_1DS = _block_values(target, objective, ids_V, length)
         blocks_L = block_numbers(objective, length, _context(target))
         law_DS = block_law(_block_tables(target, blocks_L, ids_V), blocks_L)
-        sampler = sampler_test(IN_BLOCKS, law_DS, values_1DS)
+        sampler = sampler_test(sampler_in_blocks(objective), law_DS, values_1DS)
     elif target.is_denoiser:
         model = _denoiser_tables(target, ids_V, length)
         values_1DS = ObjectiveNumber(MaskedDiffusionObjective(size.vocabulary), size.all_sequences()).values(model)

@@ -55,10 +55,10 @@ def masks_of(
         nodes: T, of the Gauss-Legendre quadrature over t in [0, 1].
         context: tokens before each sequence, which are not scored; blocks are counted from them.
     """
-    if not objective.stochastic:
-        return Masks(np.zeros(1), np.zeros((1, sequences_SL.shape[1]), dtype=bool), np.ones((1, 1)))
     if isinstance(objective, BlockDiffusionObjective):
         return _in_blocks(block_numbers(objective, sequences_SL.shape[1], context))
+    if not objective.stochastic:
+        return Masks(np.zeros(1), np.zeros((1, sequences_SL.shape[1]), dtype=bool), np.ones((1, 1)))
     if isinstance(objective, MaskedDiffusionObjective):
         if objective.loss_form == "any_order":
             return _counted(objective, sequences_SL.shape[1])

@@ -25,7 +25,6 @@ from .tabular import (
 
 RANDOM_ORDER = "random order, one token at a time"
 LEFT_TO_RIGHT = "left to right"
-IN_BLOCKS = "block after block, in random order within each, one token at a time"
 MOST_ENTRIES = 30_000_000
 NODES = 12
 """Times that a denoiser which reads the time has tables for."""
@@ -129,10 +128,16 @@ def objective_subject(training: ObjectiveNumber, reported: Number | None = None)
     reported = reported or training
     if isinstance(training.objective, BlockDiffusionObjective):
         blocks_L = block_numbers(training.objective, training.sequences_SL.shape[1])
-        return Subject(training, reported, IN_BLOCKS, lambda model: block_law(model, blocks_L), blocks_L=blocks_L)
+        sampler = sampler_in_blocks(training.objective)
+        return Subject(training, reported, sampler, lambda model: block_law(model, blocks_L), blocks_L=blocks_L)
     if training.objective.name == "ar":
         return Subject(training, reported, LEFT_TO_RIGHT, left_to_right_law, causal=True)
     return Subject(training, reported, RANDOM_ORDER, random_order_law)
+
+
+def sampler_in_blocks(objective: BlockDiffusionObjective) -> str:
+    """What the sampler of block diffusion is called."""
+    return LEFT_TO_RIGHT if objective.diffusion_block_size == 1 else f"block after block, each in {RANDOM_ORDER}"
 
 
 def random_order_law(model: TabularDenoisers) -> np.ndarray:

@@ -31,6 +31,8 @@ from .exact_options import ExactOrder
 from .sums import NOISE_BINS, LikelihoodSums, merge, unit_places
 
 Revealed = Callable[[int], object]
+MOST_LOGITS = 2**27
+"""Logits that are looked at in one step, unless a single row has more: half a gigabyte, and what is made of them as much."""
 
 
 class ScoringLoop(DenoisingLoop):
@@ -232,14 +234,16 @@ class ExactScorer:
             raise UserError(f"--tokens-per-step or --exact-order: {error}") from error
 
     def _together(self, scored_BL: np.ndarray, number_BL: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the rows that share forwards: those with as many holes in each block, where several tokens are revealed."""
-        rows = np.flatnonzero(scored_BL.any(-1))
-        if (self.order.tokens_per_step or 1) == 1:
-            if len(rows):
-                yield rows
-            return
+        """Yield the rows that share forwards.
+
+        Where several tokens are revealed these are rows with as many holes in each block, and never more than have
+        :data:`MOST_LOGITS` logits at a step.
+        """
+        holes_BN, tokens = holes_by_block(scored_BL, number_BL), self.order.tokens_per_step or 1
         alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        holes_BN = holes_by_block(scored_BL, number_BL)
-        for row in rows.tolist():
-            alike[tuple(holes_BN[row])].append(row)
-        yield from map(np.array, alike.values())
+        for row in np.flatnonzero(scored_BL.any(-1)).tolist():
+            alike[tuple(holes_BN[row]) if tokens > 1 else ()].append(row)
+        seen = tokens if self.order.is_fixed else int(holes_BN.max(initial=1))
+        at_once = max(1, MOST_LOGITS // (seen * self.model.config.vocab_size))
+        for rows in alike.values():
+            yield from (np.array(rows[first : first + at_once]) for first in range(0, len(rows), at_once))

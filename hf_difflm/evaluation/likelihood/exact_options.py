@@ -75,6 +75,11 @@ class ExactOrder:
     block_length: int | None = None
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether it is known before a text is read, so that no step looks at more tokens than it reveals."""
+        return self.sampler in ("left_to_right", "random_order")
+
+    @property
     def label(self) -> str:
         """Name, tokens a step and block, as logs and tables have them: ``confidence``, ``margin x4 in 16``."""
         pace = ""

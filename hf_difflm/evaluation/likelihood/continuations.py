@@ -14,6 +14,7 @@ at the continuation.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import math
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 from ...data import Collator
 from ...models.masked_diffusion.diffusion_blocks import number_from
@@ -72,8 +74,16 @@ class Scorer:
     def log_likelihoods(self, requests: Sequence[Request]) -> np.ndarray:
         """(R,) float64: log p of each continuation in nats, of a masked diffusion model a lower bound on it."""
         sums_R = np.zeros(len(requests))
-        work = self._masked_work(requests) if self.is_denoiser else ((r, None, None) for r in range(len(requests)))
+        is_cached_R = np.array([self.is_denoiser and self._context_pays(request) for request in requests], dtype=bool)
+        work: Iterable[_Item] = ((r, None, None) for r in range(len(requests)))
+        if self.is_denoiser:
+            work = self._masked_work(requests, np.flatnonzero(~is_cached_R).tolist())
         with undisturbed(self.model):
+            read, context = _ReadText(self.model), None
+            for r in np.flatnonzero(is_cached_R).tolist():
+                if requests[r].context != context:
+                    read, context = _ReadText(self.model), requests[r].context
+                sums_R[r], read = self._after_its_context(requests[r], read)
             for items in _batches(work, self.batch_size):
                 nll_B = self._masked_nll(requests, items) if self.is_denoiser else self._causal(requests, items)[0]
                 np.subtract.at(sums_R, [r for r, _, _ in items], nll_B)
@@ -110,10 +120,10 @@ class Scorer:
 
     # Masked diffusion models.
 
-    def _masked_work(self, requests: Sequence[Request]) -> Iterator[_Item]:
+    def _masked_work(self, requests: Sequence[Request], places: Iterable[int]) -> Iterator[_Item]:
         """What goes through the model: the number of the request, what is masked in it, what each position counts."""
-        for r, request in enumerate(requests):
-            for masked_L, weights_L in zip(*self._cases(request), strict=True):
+        for r in places:
+            for masked_L, weights_L in zip(*self._cases(requests[r]), strict=True):
                 if masked_L.any():
                     yield r, masked_L, weights_L
 
@@ -168,6 +178,47 @@ class Scorer:
         weights_N = np.concatenate([weights_L[masked_L] for _, masked_L, weights_L in items])
         return np.bincount(rows_N, weights_N * nll_N, minlength=len(items))
 
+    def _context_pays(self, request: Request) -> bool:
+        """Whether a request costs less with its context read once, and each block of the continuation after it.
+
+        Else all its blocks are read at once, context and all, for each draw.
+        """
+        size = self.model.config.diffusion_block_size
+        if size in (None, 1):  # nothing is drawn
+            return False
+        return len(np.unique(self._block_numbers(request))) * size <= len(request.context)
+
+    def _after_its_context(self, request: Request, known: _ReadText) -> tuple[float, _ReadText]:
+        """The bound on log p in nats, block after block with a cache of the clean text before; and the context as read.
+
+        ``known`` is what was read of the same context, or nothing.
+        """
+        config, context = self.model.config, len(request.context)
+        number_L, (masked_DL, weights_DL) = self._block_numbers(request), self._cases(request)
+        ids_T, total, before, read = torch.tensor(request.ids), 0.0, None, known
+        for number in np.unique(number_L).tolist():
+            block_N = np.flatnonzero(number_L == number)
+            begin, end = context + int(block_N[0]), context + int(block_N[-1]) + 1
+            if before is None and config.diffusion_block_start == "text":
+                begin = number * config.diffusion_block_size  # it begins in the context
+            read = read.up_to(request.ids[:begin], context)
+            before = before or read
+            rows_DT = ids_T[len(read.ids) : end].repeat(len(masked_DL), 1)
+            hidden_DT = np.zeros(tuple(rows_DT.shape), dtype=bool)
+            hidden_DT[:, context + block_N - len(read.ids)] = masked_DL[:, block_N]
+            some_D = np.flatnonzero(hidden_DT.any(-1))
+            for first in range(0, len(some_D), self.batch_size):
+                some_R = some_D[first : first + self.batch_size]
+                hidden_RT = torch.from_numpy(hidden_DT[some_R])
+                logits_NV = read.logits_after(
+                    rows_DT[some_R].masked_fill(hidden_RT, config.mask_token_id), hidden_RT, context
+                )
+                true_N = rows_DT[some_R][hidden_RT].to(logits_NV.device)
+                nll_N = torch.nn.functional.cross_entropy(logits_NV.float(), true_N, reduction="none")
+                weights_N = weights_DL[some_R][:, block_N][masked_DL[some_R][:, block_N]]
+                total -= float(weights_N @ nll_N.double().cpu().numpy())
+        return total, before or known
+
     def _greedy_by_confidence(self, requests: Sequence[Request]) -> np.ndarray:
         """(B,) bool; stops with the first token that differs."""
         numbers = [self._block_numbers(one) for one in requests]
@@ -211,6 +262,42 @@ class Scorer:
         if config.diffusion_block_size is not None and config.diffusion_block_start == "answer":
             inputs["answer_starts"] = torch.tensor([len(one.context) for one in requests]).to(device)
         return inputs, clean_BL.to(device), rows_N
+
+
+class _ReadText:
+    """Whole blocks of clean text in a cache, of a model that has diffusion blocks; never changed.
+
+    Where a token is predicted from the position before it, the last one is left out: it is read again beside what follows.
+    """
+
+    def __init__(self, model: Any, ids: tuple[int, ...] = (), cache: DynamicCache | None = None) -> None:
+        self.model, self.ids, self._cache = model, ids, cache or DynamicCache()
+
+    def up_to(self, ids: tuple[int, ...], answer_start: int) -> _ReadText:
+        """Whole blocks that go on from this text, or this one if it is they; read from their beginning if they are others."""
+        again = int(self.model.config.shift_logits)
+        kept = ids[: len(ids) - again]
+        if kept == self.ids:
+            return self
+        known, cache = 0, DynamicCache()
+        if ids[: len(self.ids)] == self.ids:
+            known, cache = len(self.ids), copy.deepcopy(self._cache)
+        self._forward(torch.tensor([ids[known:]]), cache, answer_start, torch.zeros(0, dtype=torch.long))
+        if again:
+            cache.crop(-again)
+        return _ReadText(self.model, kept, cache)
+
+    def logits_after(self, ids_RT: torch.Tensor, hidden_RT: torch.Tensor, answer_start: int) -> torch.Tensor:
+        """(N, V) logits at the hidden tokens of R ways in which this text goes on within a block."""
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(len(ids_RT))
+        return self._forward(ids_RT, cache, answer_start, hidden_RT.flatten().nonzero().squeeze(-1)).logits
+
+    def _forward(self, ids_RT: torch.Tensor, cache: DynamicCache, answer_start: int, positions: torch.Tensor) -> Any:
+        device, given = self.model.device, {}
+        if self.model.config.diffusion_block_start == "answer":
+            given["answer_starts"] = torch.full((len(ids_RT),), answer_start, device=device)
+        return self.model(ids_RT.to(device), past_key_values=cache, positions=positions.to(device), **given)
 
 
 _Item = tuple[int, Any, Any]

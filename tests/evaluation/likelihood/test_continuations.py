@@ -87,7 +87,7 @@ def test_neither_neighbours_nor_order_nor_batches_matter(scorer):
 
 
 def _masks(one, request):
-    return np.array([masked for _, masked, _ in one._masked_work([request])])
+    return np.array([masked for _, masked, _ in one._masked_work([request], [0])])
 
 
 def test_choices_after_one_context_share_their_noise_and_windows_do_not(scorer):

@@ -126,6 +126,25 @@ def test_neither_neighbours_nor_order_nor_batches_matter(scorer, start):
     assert not np.allclose(together, other, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("start", STARTS)
+def test_a_context_read_once_says_what_all_blocks_at_once_say(scorer, start, shifted, monkeypatch):
+    contexts = [(256, *range(97, end)) for end in (101, 106, 103, 110)]  # one is the beginning of another
+    asked = [Request(context, tuple(99 + (i * j) % 5 for j in range(i))) for context in contexts for i in (3, 1, 6)]
+    once = scorer(4, start, shifted, draws=6, batch_size=4)
+    assert sum(map(once._context_pays, asked)) >= 9  # of 12
+    read = []
+    once.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(args[0].numel() if args else 2 * kwargs["input_ids"].numel()),
+        with_kwargs=True,
+    )
+    found, tokens = once.log_likelihoods(asked), sum(read)
+    read.clear()
+    monkeypatch.setattr(Scorer, "_context_pays", lambda self, request: False)
+    np.testing.assert_allclose(found, once.log_likelihoods(asked), rtol=1e-5)
+    assert tokens < sum(read) / 2
+
+
 def test_choices_after_one_context_share_their_noise(scorer):
     one = scorer(8, draws=6)
     choices = [one._cases(Request((256, 97), (letter,) * 12))[0] for letter in (99, 100)]

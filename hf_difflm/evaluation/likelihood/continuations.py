@@ -30,6 +30,7 @@ from ...data import Collator
 from ...models.masked_diffusion.diffusion_blocks import number_from
 from ...objectives import BlockDiffusionObjective, CausalObjective, MaskedDiffusionObjective, NoiseKey
 from ..undisturbed import undisturbed
+from .batches import rows_at_once
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,16 @@ class Scorer:
         A causal LM writes its likeliest tokens from left to right; a masked diffusion model one token at a time, where it is
         surest of one, one diffusion block after the other.
         """
+        at_once = self.batch_size
+        if self.is_denoiser:
+            longest = max((np.bincount(self._block_numbers(request)).max() for request in requests), default=1)
+            at_once = min(at_once, rows_at_once(int(longest), self.model.config.vocab_size))
         with undisturbed(self.model):
             parts = [
                 self._greedy_by_confidence([requests[r] for r, _, _ in items])
                 if self.is_denoiser
                 else self._causal(requests, items)[1]
-                for items in _batches(((r, None, None) for r in range(len(requests))), self.batch_size)
+                for items in _batches(((r, None, None) for r in range(len(requests))), at_once)
             ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
 
@@ -207,8 +212,9 @@ class Scorer:
             hidden_DT = np.zeros(tuple(rows_DT.shape), dtype=bool)
             hidden_DT[:, context + block_N - len(read.ids)] = masked_DL[:, block_N]
             some_D = np.flatnonzero(hidden_DT.any(-1))
-            for first in range(0, len(some_D), self.batch_size):
-                some_R = some_D[first : first + self.batch_size]
+            at_once = min(self.batch_size, rows_at_once(len(block_N), config.vocab_size))
+            for first in range(0, len(some_D), at_once):
+                some_R = some_D[first : first + at_once]
                 hidden_RT = torch.from_numpy(hidden_DT[some_R])
                 logits_NV = read.logits_after(
                     rows_DT[some_R].masked_fill(hidden_RT, config.mask_token_id), hidden_RT, context

@@ -27,12 +27,11 @@ from ...models.masked_diffusion.generation_loop import DenoisingLoop
 from ...models.masked_diffusion.generation_random import RowDraws
 from ...models.masked_diffusion.sampler_protocol import Block
 from ...objectives import Batch
+from .batches import rows_at_once
 from .exact_options import ExactOrder
 from .sums import NOISE_BINS, LikelihoodSums, merge, unit_places
 
 Revealed = Callable[[int], object]
-MOST_LOGITS = 2**27
-"""Logits that are looked at in one step, unless a single row has more: half a gigabyte, and what is made of them as much."""
 
 
 class ScoringLoop(DenoisingLoop):
@@ -237,13 +236,13 @@ class ExactScorer:
         """Yield the rows that share forwards.
 
         Where several tokens are revealed these are rows with as many holes in each block, and never more than have
-        :data:`MOST_LOGITS` logits at a step.
+        :data:`~.batches.MOST_LOGITS` logits at a step.
         """
         holes_BN, tokens = holes_by_block(scored_BL, number_BL), self.order.tokens_per_step or 1
         alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for row in np.flatnonzero(scored_BL.any(-1)).tolist():
             alike[tuple(holes_BN[row]) if tokens > 1 else ()].append(row)
         seen = tokens if self.order.is_fixed else int(holes_BN.max(initial=1))
-        at_once = max(1, MOST_LOGITS // (seen * self.model.config.vocab_size))
+        at_once = rows_at_once(seen, self.model.config.vocab_size)
         for rows in alike.values():
             yield from (np.array(rows[first : first + at_once]) for first in range(0, len(rows), at_once))

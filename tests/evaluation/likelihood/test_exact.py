@@ -11,7 +11,7 @@ import torch
 from exact_models import TableModel
 
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.likelihood import exact
+from hf_difflm.evaluation.likelihood import batches
 from hf_difflm.evaluation.likelihood.exact import ExactScorer
 from hf_difflm.evaluation.likelihood.exact_options import ORDERS, ExactOptions, ExactOrder, read_orders
 
@@ -186,7 +186,7 @@ def test_only_the_rows_that_are_scored_pass_the_head_where_the_order_is_fixed(mo
 
 def test_rows_go_apart_where_a_step_would_have_too_many_logits(model, monkeypatch):
     asked, expected = [], {name: nll(model, SEQUENCES, order(name, "2")) for name in ("entropy", "random:1")}
-    monkeypatch.setattr(exact, "MOST_LOGITS", 30 * LENGTH * (VOCABULARY + 1))
+    monkeypatch.setattr(batches, "MOST_LOGITS", 30 * LENGTH * (VOCABULARY + 1))
     model.watch = lambda ids, positions: asked.append(len(positions))
     for name, most in (("entropy", 30 * LENGTH), ("random:1", 60 * 2)):  # the fixed order looks at what it reveals
         asked.clear()

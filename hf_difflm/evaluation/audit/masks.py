@@ -56,7 +56,9 @@ def masks_of(
         context: tokens before each sequence, which are not scored; blocks are counted from them.
     """
     if isinstance(objective, BlockDiffusionObjective):
-        return _in_blocks(block_numbers(objective, sequences_SL.shape[1], context))
+        if objective.loss_form != "any_order" or len(objective.size_schedule) > 1:
+            return None
+        return _in_blocks(objective, block_numbers(objective, sequences_SL.shape[1], context))
     if not objective.stochastic:
         return Masks(np.zeros(1), np.zeros((1, sequences_SL.shape[1]), dtype=bool), np.ones((1, 1)))
     if isinstance(objective, MaskedDiffusionObjective):
@@ -82,22 +84,21 @@ def block_numbers(objective: BlockDiffusionObjective, length: int, context: int 
     return number_from(np.arange(context, context + length), starts, objective.diffusion_block_size)
 
 
-def _in_blocks(number_L: np.ndarray) -> Masks:
+def _in_blocks(objective: BlockDiffusionObjective, number_L: np.ndarray) -> Masks:
     """Every subset but the empty one of every block with every one of the others: k by its law, subsets of k alike."""
     blocks = [np.flatnonzero(number_L == number) for number in np.unique(number_L)]
-    subsets = [all_sequences(len(block), 2)[1:].astype(bool) for block in blocks]
-    cases_CB = np.array(list(itertools.product(*(range(len(each)) for each in subsets))))
+    each = [_counted(objective, len(block)) for block in blocks]
+    cases_CB = np.array(list(itertools.product(*(range(len(own.u_C)) for own in each))))
     masked_CL = np.zeros((len(cases_CB), len(number_L)), dtype=bool)
     u_CN, chance_C = np.zeros((len(cases_CB), int(number_L.max()) + 1)), np.ones(len(cases_CB))
-    for block, subsets_XN, case_C in zip(blocks, subsets, cases_CB.T, strict=True):
-        masked_CL[:, block] = subsets_XN[case_C]
-        k_C = masked_CL[:, block].sum(-1)
-        u_CN[:, number_L[block[0]]] = (k_C - 0.5) / len(block)
-        chance_C /= [len(block) * math.comb(len(block), k) for k in k_C.tolist()]
+    for block, own, case_C in zip(blocks, each, cases_CB.T, strict=True):
+        masked_CL[:, block] = own.masked_CL[case_C]
+        u_CN[:, number_L[block[0]]] = own.u_C[case_C]
+        chance_C *= own.chance_SC[0, case_C]
     return Masks(u_CN, masked_CL, chance_C[None])
 
 
-def _counted(objective: MaskedDiffusionObjective, length: int) -> Masks:
+def _counted(objective: MaskedDiffusionObjective | BlockDiffusionObjective, length: int) -> Masks:
     """Every subset but the empty one: k by its law, subsets of k alike."""
     masked_CL = all_sequences(length, 2)[1:].astype(bool)
     k_C = masked_CL.sum(-1)

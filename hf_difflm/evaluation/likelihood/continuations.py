@@ -162,7 +162,7 @@ class Scorer:
         scored_DL = np.zeros((self.draws, context + length), dtype=bool)
         scored_DL[:, context:] = True
         in_blocks = blocks.corrupt(scored_DL, key)
-        return in_blocks.masked_BL[:, context:], in_blocks.weights_BL[:, context:] / self.draws
+        return in_blocks.masked_RL[:, context:], in_blocks.weights_RL[:, context:] / self.draws
 
     def _block_numbers(self, request: Request) -> np.ndarray:
         """(L,) the diffusion block that each token of a continuation is in; all in one where the model has none."""

@@ -25,6 +25,7 @@ from hf_difflm.objectives import (
     Objective,
     ObjectiveOutput,
 )
+from hf_difflm.objectives.count_laws import CountLaw
 
 SIZE = Size(2, 3, denoisers=4)
 
@@ -72,9 +73,9 @@ class OtherMasks(MaskedDiffusionObjective):
 class NoWeights(BlockDiffusionObjective):
     """Block diffusion without the L_b / k of each block."""
 
-    def corrupt(self, scored_BL, key, attention_mask=None):
-        corruption = super().corrupt(scored_BL, key, attention_mask)
-        corruption.weights_BL = scored_BL.astype(float)
+    def corrupt(self, scored_BL, *given):
+        corruption = super().corrupt(scored_BL, *given)
+        corruption.weights_RL = scored_BL.astype(float)
         return corruption
 
 
@@ -123,10 +124,25 @@ def test_an_objective_that_is_made_already_is_taken():
     assert objective_of(math.log, "math:log", SIZE) is None
 
 
-def test_block_diffusion_is_enumerated_in_every_block():
-    right = examine(subject_of(made(BlockDiffusionObjective(2, 2)), "mine:right", SIZE), SIZE)
-    wrong = examine(subject_of(made(NoWeights(2, 2)), "mine:wrong", SIZE), SIZE)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"noise_sampling": "pairs"}, {"count_law": CountLaw("importance"), "loss_weight": "nelbo"}],
+    ids=["uniform", "pairs", "importance"],
+)
+def test_block_diffusion_is_enumerated_in_every_block(settings):
+    right = examine(subject_of(made(BlockDiffusionObjective(2, 2, **settings)), "mine:right", SIZE), SIZE)
     assert (right.exact, right.verdict.outcome) == (True, "bound")
+    assert (right.entropy.excess, right.entropy.most_excess) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_block_diffusion_by_time_is_drawn():
+    by_time = subject_of(made(BlockDiffusionObjective(2, 2, loss_form="time")), "mine:time", SIZE)
+    assert not by_time.reported.exact
+    assert examine(by_time, SIZE).verdict.outcome == "bound"
+
+
+def test_block_diffusion_without_the_weight_of_each_block_is_found_out():
+    wrong = examine(subject_of(made(NoWeights(2, 2)), "mine:wrong", SIZE), SIZE)
     assert (wrong.exact, wrong.verdict.outcome) == (True, "not a bound")
     assert wrong.entropy.excess < -0.01
 

@@ -162,9 +162,7 @@ def _block_tables(target: Target, blocks_L: np.ndarray, ids_V: list[int]) -> Tab
     return TabularBlockDenoisers(table_ZLW[None, None], blocks_L, vocabulary=size)
 
 
-def _block_values(
-    target: Target, objective: BlockDiffusionObjective, ids_V: list[int], length: int
-) -> np.ndarray:
+def _block_values(target: Target, objective: BlockDiffusionObjective, ids_V: list[int], length: int) -> np.ndarray:
     """(1, 1, S) what the objective says of the model on whole sequences, every mask in turn."""
     context = _context(target)
     sequences_SL = all_sequences(length, len(ids_V))

@@ -44,9 +44,7 @@ class Masks:
         return ChosenNoise(0, 0, np.arange(len(u_B)), 2**20, u_B=u_B, scores_BN=1.0 - masked_BL)
 
 
-def masks_of(
-    objective: Objective, sequences_SL: np.ndarray, nodes: int = TIME_NODES, context: int = 0
-) -> Masks | None:
+def masks_of(objective: Objective, sequences_SL: np.ndarray, nodes: int = TIME_NODES, context: int = 0) -> Masks | None:
     """The masks of an objective, or None where it is of no kind whose noise is known.
 
     Args:

@@ -71,8 +71,8 @@ def audit(target: str, request: AuditRequest) -> Examination:
     """Audit a number.
 
     Args:
-        target: a name of :data:`~.built_in.BUILT_IN`, ``bd3lm:SIZE``, ``module:Class`` or object of an :class:`Objective`, a run, a
-            checkpoint or a model, or ``module:function``.
+        target: a name of :data:`~.built_in.BUILT_IN`, ``bd3lm:SIZE``, ``module:Class`` or object of an :class:`Objective`,
+            a run, a checkpoint or a model, or ``module:function``.
         request: what is asked for.
 
     Raises:

@@ -177,7 +177,9 @@ class TabularBlockDenoisers(TabularDenoisers):
 
     def _places(self, ids_BL: torch.Tensor, times_B: torch.Tensor | None) -> torch.Tensor:
         own_L1, rows_B = self.blocks_L[:, None], self._each_reading(self.rows_B, len(ids_BL))
-        clean_BL = self._clean_BL.repeat_interleave(len(ids_BL) // len(self._clean_BL), dim=0)  # read once for both masks
+        clean_BL = self._clean_BL.repeat_interleave(
+            len(ids_BL) // len(self._clean_BL), dim=0
+        )  # read once for both masks
         seen_BLL = torch.where(self.blocks_L < own_L1, clean_BL[:, None], ids_BL[:, None])
         states_BL = state_numbers(seen_BLL.masked_fill(self.blocks_L > own_L1, self.mask_token_id), self.vocabulary)
         table_B = torch.zeros(len(ids_BL), dtype=torch.int64) if rows_B is None else rows_B

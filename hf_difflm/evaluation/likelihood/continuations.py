@@ -5,11 +5,10 @@ a k-subset M of the continuation; L E_k E_M [(1/k) sum_{i in M} -log mu^i(x^i)] 
 this kind arXiv 2502.09992, eq. 6). Where the continuation has no more subsets than there are draws, all of them are taken,
 each with its probability: then nothing is drawn, and of a continuation of one token the likelihood is exact.
 
-Of a model with diffusion blocks it is a sum of such bounds, one for each block that has tokens of the continuation, given the
-clean text before the block (BD3-LM, arXiv 2503.09573): the draws of all blocks share their forwards, and where a block has no
-more subsets than there are draws, all of its are taken. Blocks of one token are exact. Borders are those of the whole text, so
-that the last block of a context may be shared with the continuation; with ``diffusion_block_start: answer`` blocks begin anew
-at the continuation.
+Of a model with diffusion blocks it is a sum of such bounds, one for each block that has tokens of the continuation, given
+the clean text before the block (BD3-LM, arXiv 2503.09573); where a block has no more subsets than there are draws, all of
+them are taken. Blocks of one token are exact. Borders are those of the whole text, so that the last block of a context may
+be shared with the continuation; with ``diffusion_block_start: answer`` blocks begin anew at the continuation.
 """
 
 from __future__ import annotations
@@ -170,7 +169,9 @@ class Scorer:
         if config.diffusion_block_size is None:
             return np.zeros(len(request.continuation), dtype=np.int64)
         places_L = np.arange(start, len(request.ids))
-        return number_from(places_L, start if config.diffusion_block_start == "answer" else 0, config.diffusion_block_size)
+        return number_from(
+            places_L, start if config.diffusion_block_start == "answer" else 0, config.diffusion_block_size
+        )
 
     def _masked_nll(self, requests: Sequence[Request], items: Sequence[_Item]) -> np.ndarray:
         """(B,) each item's share of the bound in nats, of one forward."""

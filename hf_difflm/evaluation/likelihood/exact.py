@@ -95,7 +95,7 @@ class ScoringLoop(DenoisingLoop):
             super().run()
             return
         # All rows at once: in generate, those with as many steps for each block.
-        here_B = self.canvas.holes_BL.any(-1)
+        here_B = self.canvas.holes_BL.sum(-1) > 0
         self._fill(self.diffusion_blocks.blocks(here_B, self._steps().tolist()), here_B)
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
@@ -125,9 +125,7 @@ class ScoringLoop(DenoisingLoop):
         return tokens_N
 
 
-def block_numbers(
-    scored_BL: np.ndarray, attention_BL: np.ndarray | None, order: ExactOrder, config: Any
-) -> np.ndarray:
+def block_numbers(scored_BL: np.ndarray, attention_BL: np.ndarray | None, order: ExactOrder, config: Any) -> np.ndarray:
     """(B, L) the block that each position is in, the first of its row with a scored token being 0.
 
     Blocks are those of the model, which are counted in tokens of the text or, with ``diffusion_block_start: answer``, anew
@@ -185,7 +183,7 @@ class ExactScorer:
         return merge([self._batch(batch, revealed) for batch in batches])
 
     def forwards(self, batch: Batch) -> np.ndarray:
-        """(B,) forwards that each row takes; where the order says itself how many tokens a step reveals, the most it can take."""
+        """(B,) forwards that each row takes; where the order says itself how many tokens a step reveals, the most."""
         scored_BL, _, number_BL = self._numbered(batch)
         return steps_of(holes_by_block(scored_BL, number_BL), self.order).sum(-1)
 
@@ -225,10 +223,16 @@ class ExactScorer:
             forwards=forwards,
         )
 
-    def _loop(self, *given: Any) -> ScoringLoop:
-        *text, revealed = given
+    def _loop(
+        self,
+        ids_RL: torch.Tensor,
+        scored_RL: torch.Tensor,
+        attention_RL: torch.Tensor | None,
+        number_RL: np.ndarray,
+        revealed: Revealed | None,
+    ) -> ScoringLoop:
         try:
-            return ScoringLoop(self.model, *text, self.order, revealed)
+            return ScoringLoop(self.model, ids_RL, scored_RL, attention_RL, number_RL, self.order, revealed)
         except ValueError as error:  # of the sampler's parameters
             raise UserError(f"--tokens-per-step or --exact-order: {error}") from error
 

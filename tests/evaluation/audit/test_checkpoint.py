@@ -61,7 +61,9 @@ def nll(target: Target, ids: list[int]) -> float:
     for block in borders(target, len(ids)):
         for k in range(1, len(block) + 1):
             for hidden in itertools.combinations(block, k):
-                seen = [target.model.config.mask_token_id if i in hidden else whole[0, i].item() for i in range(block.stop)]
+                seen = [
+                    target.model.config.mask_token_id if i in hidden else whole[0, i].item() for i in range(block.stop)
+                ]
                 log_p = read(target, seen)
                 total -= sum(float(log_p[i, ids[i - 1]]) for i in hidden) / k / math.comb(len(block), k)
     return total

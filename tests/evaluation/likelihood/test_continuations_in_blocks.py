@@ -46,7 +46,7 @@ def log_p_at(model, ids: list[int], place: int, start: int) -> torch.Tensor:
 
 
 def mean_over_orders(model, request: Request) -> float:
-    """A sum over blocks of the mean over all orders of revealing a block's tokens one by one: the same number as the bound."""
+    """A sum over blocks of the mean over all orders of revealing their tokens one by one: the same number as the bound."""
     total, config = 0.0, model.config
     for block in borders(request, config.diffusion_block_size, config.diffusion_block_start):
         of_orders = []
@@ -81,7 +81,9 @@ def test_blocks_of_one_token_are_a_causal_model_and_take_one_forward(scorer, sta
     for layer in causal.model.layers:
         layer.self_attn.is_causal = True
     rows = []
-    one.model.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    one.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
     found = one.log_likelihoods(RAGGED)
     assert rows == [len(RAGGED)]
     for request, log_p in zip(RAGGED, found, strict=True):

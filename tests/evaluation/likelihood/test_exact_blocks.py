@@ -129,10 +129,10 @@ def evaluated(model, given: dict[str, torch.Tensor]):
 @pytest.mark.parametrize("how", ALL, ids=lambda how: how.label)
 def test_blocks_of_one_token_have_the_number_of_eval_nll_in_every_order(network, how, shifted):
     model = network(1, shift_logits=shifted)
-    after_bos = batch(SEQUENCES, SEQUENCES.index_fill(1, torch.tensor([0]), -100))
-    found = evaluated(model, after_bos)
+    found = evaluated(model, batch(SEQUENCES))
     assert (found.bound, found.nll_stderr) == ("exact", 0.0)
-    np.testing.assert_allclose(nll(model, how, after_bos), found.unit_nll, rtol=1e-6)
+    np.testing.assert_allclose(nll(model, how), found.unit_nll, rtol=1e-6)
+    assert np.exp(-found.unit_nll).sum() == pytest.approx(1, abs=1e-5)  # the first token does not see itself
 
 
 @pytest.mark.parametrize("size", [LENGTH, LENGTH + 3])

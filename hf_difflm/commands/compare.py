@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, EXACT_OF, ExactOptions, read_orders
+from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, ExactOptions, read_orders
 from ..experiments.recipe_settings import Settings, load_settings
 from ..objectives.names import OBJECTIVES, TWINS
 from ..training.declarations.fields import own_fields
@@ -78,10 +78,6 @@ def compare(
         raise UserError("--seed and --seeds exclude each other; give one of them")
 
     sides = _sides(objectives)
-    if exact and not any(values["objective"] in EXACT_OF for values in sides.values()):
-        raise UserError(
-            f"--exact is for {' and '.join(EXACT_OF)}, but --objectives is {objectives}; leave one of them out"
-        )
     if "diffusion_block_size" in given:
         raise UserError(
             "flag --diffusion-block-size has no use here; give each size its run, --objectives bd3lm:4,bd3lm:16"

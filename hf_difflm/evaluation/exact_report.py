@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ..runs.comparing.twin import find_twin
 from ..runs.journal.tables import text_table
 from .likelihood.batches import EvaluationBatches, rows_at
 from .likelihood.evaluate import LikelihoodResult
-from .likelihood.exact import ExactScorer, forwards_of
+from .likelihood.exact import ExactScorer
 from .likelihood.exact_options import ExactOrder
 from .likelihood.sums import LikelihoodSums
 from .run_measurements import record_measurement, run_folder
@@ -55,15 +55,22 @@ class ExactFindings:
         return text_table(exact_headings(), rows, shutil.get_terminal_size((160, 24)).columns) + f"\n{EXACT_NOTE}"
 
 
-def refuse_exact(target: Target) -> None:
-    """Raises UserError where there is nothing that an order could be chosen for."""
+def orders_of(target: Target, orders: Sequence[ExactOrder]) -> Sequence[ExactOrder]:
+    """Return the orders as a model has them: one with diffusion blocks reveals within these.
+
+    Raises:
+        UserError: there is nothing that an order could be chosen for, or blocks of another size than the model's.
+    """
     if not target.is_denoiser:
         raise UserError(f"{target.source} is a causal LM, whose eval_nll is exact already; leave out --exact")
-    if target.model.config.diffusion_block_size is not None:
+    size = target.model.config.diffusion_block_size
+    if size is None:
+        return orders
+    if other := next((one.block_length for one in orders if one.block_length not in (None, size)), None):
         raise UserError(
-            f"{target.source} has diffusion blocks of {target.model.config.diffusion_block_size} tokens, for which there is "
-            "no --exact yet; leave it out"
+            f"--block-length is {other}, but {target.source} has diffusion blocks of {size} tokens; leave it out"
         )
+    return [replace(order, block_length=None) for order in orders]
 
 
 def first_rows(target: Target, dataset: Any, orders: Sequence[ExactOrder], budget: int | None) -> Any:
@@ -81,9 +88,9 @@ def first_rows(target: Target, dataset: Any, orders: Sequence[ExactOrder], budge
     if budget is None:
         return dataset
     spent, rows = np.zeros(len(orders), dtype=np.int64), 0
+    scorers = [ExactScorer(target.model, order, "blocks") for order in orders]
     for batch in EvaluationBatches(dataset, Collator(target.tokenizer), 1):
-        scored_BL = (batch["labels"] != -100).numpy()
-        spent += [int(forwards_of(scored_BL, order)[0]) for order in orders]
+        spent += [int(scorer.forwards(batch)[0]) for scorer in scorers]
         if spent.max() > budget:
             break
         rows += 1
@@ -121,7 +128,8 @@ def exact_likelihoods(
         bar = tqdm(total=bound.scored_tokens, desc=f"exact, {order.label}", unit=" tokens", leave=False, disable=None)
         with bar, torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings["bf16"]):
             sums = ExactScorer(target.model, order, bound.data_unit)(batches, bar.update)
-        found[order.label] = _numbers(order, sums, len(dataset), bound, twin)
+        size = target.model.config.diffusion_block_size or order.block_length
+        found[order.label] = _numbers(order, size, sums, len(dataset), bound, twin)
     return found
 
 
@@ -149,7 +157,12 @@ def keep_exact(target: str, step: int | None, found: dict[str, ExactNumbers], on
 
 
 def _numbers(
-    order: ExactOrder, sums: LikelihoodSums, blocks: int, bound: LikelihoodResult, twin: LikelihoodResult | None
+    order: ExactOrder,
+    block_length: int | None,
+    sums: LikelihoodSums,
+    blocks: int,
+    bound: LikelihoodResult,
+    twin: LikelihoodResult | None,
 ) -> ExactNumbers:
     nll_U, tokens_U = sums.unit_nll_KU[0], sums.unit_tokens
     total, tokens = float(nll_U.sum()), int(tokens_U.sum())
@@ -162,7 +175,7 @@ def _numbers(
         eval_exact_bpb=total / math.log(2) / sums.num_bytes if sums.num_bytes else None,
         eval_exact_nll_data_stderr=_paired(nll_U, np.zeros_like(nll_U), tokens_U)[1],
         tokens_per_step=order.tokens_per_step,
-        block_length=order.block_length,
+        block_length=block_length,
         blocks=blocks,
         scored_tokens=tokens,
         units=len(tokens_U),

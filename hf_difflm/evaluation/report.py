@@ -25,7 +25,7 @@ from .exact_report import (
     exact_likelihoods,
     first_rows,
     keep_exact,
-    refuse_exact,
+    orders_of,
     twin_of,
 )
 from .held_out_numbers import keep_test
@@ -68,7 +68,7 @@ def evaluate_target(
     """
     loaded = target_of(target, changes)
     if orders:
-        refuse_exact(loaded)
+        orders = orders_of(loaded, orders)
     settings = {**loaded.config, "bf16": False, **changes}  # a run's own bf16 is how it was trained
     draws = draws_of(settings, changes)
     options, data, zero_shot = evaluation_data(loaded, changes)
@@ -126,7 +126,7 @@ def exact_numbers_of(target: str, orders: Sequence[ExactOrder], blocks: int) -> 
     if all(order.label in known and known[order.label].blocks == blocks for order in orders):
         return
     loaded = target_of(target, {})
-    refuse_exact(loaded)
+    orders = orders_of(loaded, orders)
     settings = {**loaded.config, "bf16": False}
     _, data, _ = evaluation_data(loaded, {})
     rows = rows_at(data.eval, range(blocks))

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, EXACT_OF, ExactOrder
-from ..objectives.names import TWINS
+from ..evaluation.likelihood.exact_options import EXACT_BLOCKS, ExactOrder
+from ..objectives.names import DIFFUSION, TWINS
 from ..runs import Run, compare_runs, load_run, plot_comparison, write_html_report, write_report
 from ..runs.comparing.table import SAMPLING
 from ..runs.comparing.twin import AR
@@ -37,7 +37,7 @@ def compare_objectives(
         output_dir: folder of the runs; ``runs/{recipe}`` by default, so that a second call finds the first one's.
         overwrite: train again.
         seeds: train each side once with each of these; by default once, with the seed of its settings.
-        orders: of revealing, of each of which the exact likelihood of the masked diffusion model is told beside its bound.
+        orders: of revealing, of each of which the exact likelihood of each masked diffusion model is told beside its bound.
         exact_blocks: the first so many evaluation blocks are scored for that.
 
     Returns:
@@ -61,7 +61,7 @@ def compare_objectives(
             from ..evaluation.report import exact_numbers_of
 
             for name in runs:
-                if load_run(folder / name).objective in EXACT_OF:
+                if load_run(folder / name).objective in DIFFUSION:
                     exact_numbers_of(str(folder / name), orders, exact_blocks)
         if any(load_run(folder / name).objective == "bd3lm" for name in runs):
             _time_writing([folder / name for name in runs], next(iter(runs.values())))

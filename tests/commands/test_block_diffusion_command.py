@@ -38,6 +38,10 @@ def test_it_trains_evaluates_and_writes(hf, trained):
     written = hf("generate", trained, "--max-new-tokens", "12", "--json", "--seed", "3")
     assert written.code == 0, written.err
     assert hf("generate", trained, "--max-new-tokens", "12", "--json", "--seed", "3").out == written.out
+    audited = hf("audit", trained, "--length", "3")
+    assert audited.code == 0, audited.err
+    assert "eval_nll of a block diffusion model (bd3lm:8)" in audited.out
+    assert "the number is nowhere below the nll of that sampler (8 sequences)" in audited.out
     assert hf("doctor", "--run", trained).code == 0
     assert hf("report", trained, "--output", "page.html").code == 0
 
@@ -170,6 +174,9 @@ def test_conversations_have_blocks_that_begin_at_the_answer(hf, tiny, tmp_path):
     assert (config.diffusion_block_size, config.diffusion_block_start) == (8, "answer")
     found = json.loads(hf("eval", "run", "--json").out)
     assert (found["bound"], found["eval_nll"] > 0) == ("nelbo", True)
+    exact = json.loads(hf("eval", "run", "--exact", "--tokens-per-step", "3", "--json").out)["exact"]["confidence x3"]
+    assert exact["scored_tokens"] == found["eval_scored_tokens"]
+    assert exact["eval_exact_nll"] == pytest.approx(found["eval_nll"], rel=0.1)
     assert hf("generate", "run", "--prompt", "hello", "--max-new-tokens", "9").code == 0
 
 
@@ -198,8 +205,10 @@ def test_a_causal_model_is_block_diffusion_of_one_token_and_goes_on_with_more(hf
 
 def test_other_numbers_of_such_a_run_are_refused(hf, trained):
     for command, says in (
-        (("audit", trained), "has diffusion blocks of 8 tokens, of which there is no audit yet"),
-        (("eval", trained, "--exact"), "has diffusion blocks of 8 tokens, for which there is no --exact yet"),
+        (
+            ("eval", trained, "--exact", "--block-length", "4"),
+            "--block-length is 4, but run/best has diffusion blocks of 8 tokens; leave it out",
+        ),
         (
             ("generate", trained, "--block-length", "4"),
             "block_length is 4, but the model has diffusion blocks of 8 tokens",

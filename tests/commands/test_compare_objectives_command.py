@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_difflm.runs import load_run
+from hf_difflm.runs.comparing.exact_orders import exact_numbers
 from hf_difflm.runs.journal.measurements import last_measurements
 
 
@@ -36,6 +37,22 @@ def test_each_side_has_its_run_and_all_stand_in_one_table_paired_with_the_first(
     assert again.out.count("reusing the finished run") + again.err.count("reusing the finished run") == 2
 
 
+def test_exact_numbers_stand_beside_each_size_of_blocks(hf, tiny):
+    flags = [*tiny, "--max-steps", "6", "--output-dir", "sides", "--objectives", "ar,bd3lm:1,bd3lm:4"]
+    result = hf("compare", *flags, "--exact", "--exact-order", "left_to_right,margin", "--exact-blocks", "8")
+    assert result.code == 0, result.err
+    one, four = (exact_numbers(load_run(f"sides/bd3lm-{size}")) for size in (1, 4))
+    assert list(one) == list(four) == ["left_to_right", "margin"]
+    for found in one.values():  # every order of one token is the same, and the number of all evaluations
+        assert found.eval_exact_nll == pytest.approx(load_run("sides/bd3lm-1").best_evaluation.nll, abs=1e-6)
+        assert (found.block_length, found.nelbo_stderr, found.forwards) == (1, 0, found.scored_tokens)
+    assert four["margin"].eval_exact_nll != pytest.approx(four["left_to_right"].eval_exact_nll, abs=1e-6)
+    assert (four["margin"].block_length, four["margin"].twin) == (4, load_run("sides/ar").best_evaluation.nll)
+    table = result.out.split("Exact likelihoods:")[1]
+    assert "nelbo" not in next(line for line in table.splitlines() if "left to right, its own" in line)
+    assert f"{four['margin'].eval_exact_nll:.4f}" in table
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -45,7 +62,6 @@ def test_each_side_has_its_run_and_all_stand_in_one_table_paired_with_the_first(
         (["--objectives", "ar,ar"], "names ar twice"),
         (["--objectives", "mdlm"], "is one side"),
         (["--objectives", "ar,bd3lm:4", "--diffusion-block-size", "8"], "give each size its run"),
-        (["--objectives", "ar,bd3lm:4", "--exact"], "--exact is for mdlm and atat"),
         (["--objective", "ar"], "--objectives"),
     ],
 )

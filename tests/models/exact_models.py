@@ -25,6 +25,7 @@ class ExactModel(MaskedDiffusionGenerationMixin):
         self.device = torch.device("cpu")
         self.config = types.SimpleNamespace(
             mask_token_id=vocabulary,
+            vocab_size=vocabulary + 1,
             bos_token_id=None,
             eos_token_id=None,
             pad_token_id=None,

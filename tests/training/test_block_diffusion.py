@@ -7,7 +7,6 @@ import torch
 from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.likelihood.continuations import Scorer
 
 SIZE = 4
 
@@ -148,8 +147,3 @@ def test_adapters_learn_beside_a_model_with_blocks(make_diffusion_trainer, tiny_
 def test_what_does_not_go_together_is_refused(make_diffusion_trainer, tiny_denoiser, size, arguments, says):
     with pytest.raises(UserError, match=says):
         make_diffusion_trainer(model=with_blocks(tiny_denoiser, size), **arguments)
-
-
-def test_the_likelihood_of_a_continuation_is_refused(tiny_denoiser, tokenizer):
-    with pytest.raises(UserError, match="the model has diffusion blocks of 4 tokens, of which the likelihood"):
-        Scorer(with_blocks(tiny_denoiser), tokenizer, is_denoiser=True)

@@ -8,8 +8,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ...errors import UserError
 from ...models.masked_diffusion.noise_schedule import NoiseSchedule
-from ...objectives import AdaptiveSettings, CausalObjective, MaskedDiffusionObjective, Objective
+from ...objectives import (
+    AdaptiveSettings,
+    BlockDiffusionObjective,
+    CausalObjective,
+    MaskedDiffusionObjective,
+    Objective,
+)
 from ...objectives.adaptive.bound import AdaptiveBound
 from ...objectives.adaptive.importance_values import Importance, ImportanceReader
 from ...objectives.adaptive.odds_scaling import slowness
@@ -37,8 +44,13 @@ def built_in(name: str, size: Size) -> Subject:
     Raises:
         UserError: too large to be enumerated, or a ``tokens_per_step`` that the order does not have.
     """
-    about, build = BUILT_IN[name]
+    about, build = BUILT_IN.get(name) or _in_blocks(name)
     return replace(build(size), name=name, about=about)
+
+
+def is_built_in(name: str) -> bool:
+    """Whether there is a subject of this name: one of ``BUILT_IN``, or block diffusion with any size of blocks."""
+    return name in BUILT_IN or name.partition(":")[0] == BLOCKS
 
 
 def _plain(make: Callable[[int], Objective]) -> Callable[[Size], Subject]:
@@ -46,6 +58,15 @@ def _plain(make: Callable[[int], Objective]) -> Callable[[Size], Subject]:
         return objective_subject(ObjectiveNumber(make(size.vocabulary), size.all_sequences()))
 
     return build
+
+
+def _in_blocks(name: str) -> tuple[str, Callable[[Size], Subject]]:
+    """Block diffusion, ``bd3lm:SIZE``."""
+    size = name.partition(":")[2]
+    if not (size.isascii() and size.isdigit() and int(size)):
+        raise UserError(f"{name} names no size of diffusion blocks; give {BLOCKS}:SIZE, such as {BLOCKS}:2")
+    about = f"block diffusion, blocks of {int(size)} token{'s' * (int(size) > 1)}"
+    return about, _plain(lambda v: BlockDiffusionObjective(v, int(size)))
 
 
 def _dependent(size: Size) -> Subject:
@@ -135,6 +156,7 @@ def _frequencies(vocabulary: int) -> np.ndarray:
     return np.append(np.ceil(1000 * 0.4 ** np.arange(vocabulary)), 0).astype(np.int64)
 
 
+BLOCKS = BlockDiffusionObjective.name
 _P0 = MaskedDiffusionObjective
 _ORDERS = {
     "left_to_right": "exact nll, from left to right",
@@ -155,6 +177,7 @@ BUILT_IN: dict[str, tuple[str, Callable[[Size], Subject]]] = {
     "p1": ("schedules by position", _by_position),
     "p2": ("schedules by token value, with their correction", _by_token(AdaptiveBound)),
     "p3": ("schedules that read the text, with a rate head", _by_context),
+    **{name: _in_blocks(name) for name in (f"{BLOCKS}:1", f"{BLOCKS}:2", f"{BLOCKS}:4")},
     **{name: (_ORDERS[name], _in_order(name)) for name in ORDERS},
     "ar": ("exact nll of a causal model", _plain(lambda v: CausalObjective())),
     "sum_over_masked": (

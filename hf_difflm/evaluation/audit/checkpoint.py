@@ -10,13 +10,28 @@ import torch
 import torch.nn.functional as F
 
 from ...errors import UserError
-from ...objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey
+from ...objectives import BlockDiffusionObjective, CausalObjective, MaskedDiffusionObjective, NoiseKey
 from ..targets import Target
 from .examination import Examination, sampler_test
 from .kraft import judge, kraft_sums
+from .masks import block_numbers, masks_of
 from .numbers import ObjectiveNumber
-from .subjects import LEFT_TO_RIGHT, RANDOM_ORDER, Size, left_to_right_law, random_order_law
-from .tabular import TabularCausalModels, TabularDenoisers, all_sequences, state_numbers
+from .subjects import (
+    LEFT_TO_RIGHT,
+    RANDOM_ORDER,
+    Size,
+    block_law,
+    left_to_right_law,
+    random_order_law,
+    sampler_in_blocks,
+)
+from .tabular import (
+    TabularBlockDenoisers,
+    TabularCausalModels,
+    TabularDenoisers,
+    all_sequences,
+    state_numbers,
+)
 
 MOST_READINGS = 65_536
 _ROWS_AT_ONCE = 64
@@ -69,13 +84,8 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
         length: L.
 
     Raises:
-        UserError: no two tokens, or too many sequences; a model with diffusion blocks.
+        UserError: no two tokens, or too many sequences.
     """
-    if target.is_denoiser and target.model.config.diffusion_block_size is not None:
-        raise UserError(
-            f"{target.source} has diffusion blocks of {target.model.config.diffusion_block_size} tokens, of which there is "
-            "no audit yet; give another model"
-        )
     ids_V = alphabet.ids(target)
     size = Size(len(ids_V), length, denoisers=1)
     readings = size.states if target.is_denoiser else size.sequences
@@ -84,7 +94,19 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
         raise UserError(
             f"{len(ids_V)} tokens and --length {length} make {readings:,} {what}, more than {MOST_READINGS:,}; give fewer"
         )
-    if target.is_denoiser:
+    about = "eval_nll of a masked diffusion model (p0)" if target.is_denoiser else "eval_nll of a causal model"
+    if target.is_denoiser and (tokens := target.model.config.diffusion_block_size) is not None:
+        about = f"eval_nll of a block diffusion model (bd3lm:{tokens})"
+        objective = BlockDiffusionObjective(
+            target.model.config.mask_token_id,
+            tokens,
+            diffusion_block_start=target.model.config.diffusion_block_start,
+        )
+        values_1DS = _block_values(target, objective, ids_V, length)
+        blocks_L = block_numbers(objective, length, _context(target))
+        law_DS = block_law(_block_tables(target, blocks_L, ids_V), blocks_L)
+        sampler = sampler_test(sampler_in_blocks(objective), law_DS, values_1DS)
+    elif target.is_denoiser:
         model = _denoiser_tables(target, ids_V, length)
         values_1DS = ObjectiveNumber(MaskedDiffusionObjective(size.vocabulary), size.all_sequences()).values(model)
         sampler = sampler_test(RANDOM_ORDER, random_order_law(model), values_1DS)
@@ -107,7 +129,6 @@ def audit_checkpoint(target: Target, alphabet: Alphabet, length: int) -> Examina
             f"the sum is above the {sampler.most:.3g} that the sampler gives these sequences, so it is no bound on the nll "
             "of that sampler, and may be one on another's; give an alphabet that holds more"
         )
-    about = "eval_nll of a masked diffusion model (p0)" if target.is_denoiser else "eval_nll of a causal model"
     verdict = judge(sums, size.sequences, untold)
     return Examination(target.source, about, size, True, {"given": sums}, None, sampler, verdict, notes)
 
@@ -122,6 +143,44 @@ def _denoiser_tables(target: Target, ids_V: list[int], length: int) -> TabularDe
         logits_BLV = _logits(target, rows)
         table_ZLW[first : first + len(rows)] = _restricted(logits_BLV[:, -length:], ids_V)
     return TabularDenoisers(table_ZLW[None, None], vocabulary=size)
+
+
+def _block_tables(target: Target, blocks_L: np.ndarray, ids_V: list[int]) -> TabularBlockDenoisers:
+    """Each block's distributions from the clean blocks before it and what is shown of it: nothing after it is read at all."""
+    size, length = len(ids_V), len(blocks_L)
+    real_V = torch.tensor([*ids_V, target.model.config.mask_token_id])
+    table_ZLW = torch.zeros((size + 1) ** length, length, size + 1, dtype=torch.float64)
+    for number in np.unique(blocks_L):
+        first, own = int((blocks_L < number).sum()), int((blocks_L == number).sum())
+        before, here = all_sequences(first, size), all_sequences(own, size + 1)
+        rows_PX = torch.from_numpy(np.hstack([before.repeat(len(here), 0), np.tile(here, (len(before), 1))]))
+        states_P = state_numbers(F.pad(rows_PX, (0, length - first - own), value=size), size)
+        for start in range(0, len(rows_PX), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            logits_BLV = _logits(target, real_V[rows_PX[rows]])
+            table_ZLW[states_P[rows], first : first + own] = _restricted(logits_BLV[:, -own:], ids_V)
+    return TabularBlockDenoisers(table_ZLW[None, None], blocks_L, vocabulary=size)
+
+
+def _block_values(target: Target, objective: BlockDiffusionObjective, ids_V: list[int], length: int) -> np.ndarray:
+    """(1, 1, S) what the objective says of the model on whole sequences, every mask in turn."""
+    context = _context(target)
+    sequences_SL = all_sequences(length, len(ids_V))
+    masks = masks_of(objective, sequences_SL, context=context)
+    assert masks is not None
+    ids_SL, found, cases = torch.tensor(ids_V)[torch.from_numpy(sequences_SL)], [], len(masks.u_C)
+    at_once = max(1, _ROWS_AT_ONCE // cases)
+    for first in range(0, len(ids_SL), at_once):
+        ids_BL = ids_SL[first : first + at_once].repeat_interleave(cases, 0)
+        batch = {
+            "input_ids": F.pad(ids_BL, (context, 0), value=_start(target) or 0),
+            "labels": F.pad(ids_BL, (context, 0), value=-100),
+        }
+        with torch.no_grad():
+            output = objective(target.model, batch, masks.key(len(ids_BL) // cases), 1, target.model.device)
+        costs_N = output.token_weights_N * output.token_nll_N.double().cpu().numpy()
+        found.append(np.bincount(output.rows_N, costs_N, minlength=len(ids_BL)).reshape(-1, cases) @ masks.chance_SC[0])
+    return np.concatenate(found)[None, None]
 
 
 def _causal_tables(target: Target, ids_V: list[int], length: int) -> TabularCausalModels:
@@ -175,8 +234,16 @@ def _logits(target: Target, ids_BL: torch.Tensor) -> torch.Tensor:
     """(B, 1 + L, vocabulary) after BOS, or (B, L, vocabulary) of a model without."""
     start = _start(target)
     rows = ids_BL if start is None else F.pad(ids_BL, (1, 0), value=start)
-    outputs: Any = target.model(input_ids=rows.to(target.model.device))
+    given = {}
+    if target.is_denoiser and target.model.config.diffusion_block_start == "answer":
+        given["answer_starts"] = torch.full((len(rows),), _context(target)).to(target.model.device)
+    outputs: Any = target.model(input_ids=rows.to(target.model.device), **given)
     return outputs.logits
+
+
+def _context(target: Target) -> int:
+    """Tokens before a text."""
+    return int(_start(target) is not None)
 
 
 def _start(target: Target) -> int | None:

@@ -161,7 +161,7 @@ class ObjectiveNumber:
         if self.masks is None or not self.objective.stochastic:
             return
         meant_BL = np.tile(self.masks.masked_CL, (count * len(self.sequences_SL), 1))
-        hidden_RL = np.zeros((len(meant_BL) * output.reads, meant_BL.shape[1]), dtype=bool)
-        hidden_RL[output.reads_N, output.columns_N] = True
-        if not np.array_equal(hidden_RL[:: output.reads], meant_BL):
+        hidden_BL, is_first_N = np.zeros_like(meant_BL), output.reads_N % output.reads == 0
+        hidden_BL[output.rows_N[is_first_N], output.columns_N[is_first_N]] = True
+        if not np.array_equal(hidden_BL, meant_BL):
             raise NoKnownMasks(type(self.objective).__name__)

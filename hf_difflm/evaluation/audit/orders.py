@@ -47,6 +47,7 @@ class _OneTable:
         self.generation_config = MaskedDiffusionGenerationConfig()
         self.config = SimpleNamespace(
             mask_token_id=model.mask_token_id,
+            vocab_size=model.mask_token_id + 1,
             bos_token_id=None,
             eos_token_id=None,
             pad_token_id=None,

@@ -10,7 +10,7 @@ from ...errors import UserError, did_you_mean
 from ...objectives.names import OBJECTIVES
 from ..likelihood.exact_options import ORDERS
 from ..targets import load_target
-from .built_in import BUILT_IN, built_in
+from .built_in import BUILT_IN, built_in, is_built_in
 from .checkpoint import Alphabet, audit_checkpoint
 from .examination import Examination, examine
 from .given import audit_function, imported, objective_of, subject_of
@@ -71,15 +71,15 @@ def audit(target: str, request: AuditRequest) -> Examination:
     """Audit a number.
 
     Args:
-        target: a name of :data:`~.built_in.BUILT_IN`, ``module:Class`` or object of an :class:`Objective`, a run, a
-            checkpoint or a model, or ``module:function``.
+        target: a name of :data:`~.built_in.BUILT_IN`, ``bd3lm:SIZE``, ``module:Class`` or object of an :class:`Objective`,
+            a run, a checkpoint or a model, or ``module:function``.
         request: what is asked for.
 
     Raises:
         UserError: no such target, flags that it does not take, or too large.
     """
     target = {"mdlm": "p0"}.get(target, target)  # what that objective reports, and minimises unless told otherwise
-    if target in BUILT_IN:
+    if is_built_in(target):
         takes = ["vocabulary", "length", "denoisers", "seed", *(["tokens_per_step"] if target in ORDERS else [])]
         request.refuse_all_but(*takes, target=target, kind="built in, its noise summed exactly")
         size = request.size()

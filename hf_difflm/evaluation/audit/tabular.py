@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,6 +150,41 @@ class TabularCausalModels(TabularDenoisers):
         if self.gradient_weights_B is not None:
             logits_BLV = weigh_gradient(logits_BLV, self.gradient_weights_B[:, None, None])
         return SimpleNamespace(logits=F.pad(logits_BLV.log_softmax(-1), (0, 0, 0, 1)))
+
+
+class TabularBlockDenoisers(TabularDenoisers):
+    """The same tables read block by block: called as a model with diffusion blocks is, with the clean text beside.
+
+    What a token is predicted from is the state with the clean tokens of the blocks before, what is shown of its own, and
+    masks in those after.
+
+    Args:
+        logits_DTZLV: see :class:`TabularDenoisers`; T is 1.
+        blocks_L: (L,) the block that each position is in.
+        vocabulary: V; None: all columns.
+    """
+
+    def __init__(self, logits_DTZLV: torch.Tensor, blocks_L: np.ndarray, vocabulary: int | None = None) -> None:
+        super().__init__(logits_DTZLV, vocabulary=vocabulary)
+        self.blocks_L = torch.from_numpy(blocks_L)
+        self._clean_BL = torch.empty(0)
+
+    def forward(self, input_ids: torch.Tensor, clean_ids: torch.Tensor, **kwargs: Any) -> MaskedDiffusionOutput:  # type: ignore[override]
+        """See ``MaskedDiffusionForMaskedLM.forward``."""
+        kwargs.pop("answer_starts", None)  # the tables know where their blocks are
+        self._clean_BL = clean_ids
+        return super().forward(input_ids, **kwargs)
+
+    def _places(self, ids_BL: torch.Tensor, times_B: torch.Tensor | None) -> torch.Tensor:
+        own_L1, rows_B = self.blocks_L[:, None], self._each_reading(self.rows_B, len(ids_BL))
+        clean_BL = self._clean_BL.repeat_interleave(
+            len(ids_BL) // len(self._clean_BL), dim=0
+        )  # read once for both masks
+        seen_BLL = torch.where(self.blocks_L < own_L1, clean_BL[:, None], ids_BL[:, None])
+        states_BL = state_numbers(seen_BLL.masked_fill(self.blocks_L > own_L1, self.mask_token_id), self.vocabulary)
+        table_B = torch.zeros(len(ids_BL), dtype=torch.int64) if rows_B is None else rows_B
+        states, length = self.logits_DTZLV.shape[2:4]
+        return (table_B[:, None] * states + states_BL) * length + torch.arange(length)
 
 
 class TabularRateHead(nn.Module):

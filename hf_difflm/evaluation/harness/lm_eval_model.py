@@ -38,7 +38,8 @@ class HarnessModel(TemplateLM):
     """A masked diffusion model or a causal LM, as the harness asks models.
 
     ``loglikelihood`` of a masked diffusion model is a lower bound, see
-    :mod:`hf_difflm.evaluation.likelihood.continuations`; the context is never masked. Contexts of a model that was trained
+    :mod:`hf_difflm.evaluation.likelihood.continuations`; the context is never masked. It is exact where its diffusion blocks
+    are of one token. Contexts of a model that was trained
     here begin with BOS, as all blocks of its training do, and control tokens in them are letters; those of any other are
     what its tokenizer makes of them, as in the harness's own ``hf``. What a chat template wrote has its control tokens in
     either. ``loglikelihood_rolling`` cuts a text into windows of ``max_length - 1`` scored tokens, the first after
@@ -132,16 +133,16 @@ class HarnessModel(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What is kept with the results."""
-        denoiser = (
-            {"draws": self.scorer.draws, "likelihood": "nelbo"} if self.target.is_denoiser else {"likelihood": "exact"}
-        )
+        likelihood = {"draws": self.scorer.draws, "likelihood": "nelbo"}
+        if not self.target.is_denoiser or self.target.model.config.diffusion_block_size == 1:
+            likelihood = {"likelihood": "exact"}
         return {
             "model_num_parameters": sum(parameter.numel() for parameter in self.target.model.parameters()),
             "model_dtype": computed_in(self.target.model, self.bf16),
             "max_length": self.max_length,
             "draws_seed": self.seed,
             **self.text.facts,
-            **denoiser,
+            **likelihood,
         }
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:

@@ -217,5 +217,5 @@ def _print_table(results: Mapping[str, Any], loaded: Target) -> None:
     print(f"computed in {results['config']['dtype']}")
     begin = loaded.text.facts["bos_token"]
     print(f"Contexts begin with {begin}." if begin is not None else "Contexts begin with no BOS.")
-    if loaded.is_denoiser:
+    if results["config"]["likelihood"] == "nelbo":
         print("Likelihoods are bounds by Monte Carlo (nelbo), so the perplexity of a task is an upper bound.")

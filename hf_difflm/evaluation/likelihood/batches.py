@@ -11,6 +11,9 @@ import torch
 from ...objectives import Batch
 from ...objectives.base import refuse_corrupted
 
+MOST_LOGITS = 2**27
+"""Logits that are looked at together, unless a single row has more: half a gigabyte, and what is made of them as much."""
+
 
 class EvaluationBatches:
     """A rank's batches on the host, with ``index`` (B,) saying which sequences they hold; read afresh by each iteration.
@@ -61,6 +64,11 @@ class EvaluationBatches:
             if "num_bytes" in batch:
                 batch["num_bytes"] = batch["num_bytes"].masked_fill(extra_B, 0)
             yield batch
+
+
+def rows_at_once(tokens: int, vocabulary: int) -> int:
+    """How many rows may have logits at so many tokens each; at least 1."""
+    return max(1, MOST_LOGITS // (tokens * vocabulary))
 
 
 def spread(dataset: Any, most: int | None) -> Any:

@@ -4,6 +4,9 @@ A rule names the positions S(z) to reveal next from what is revealed, z. Then lo
 positions in S(z), of log mu(x_i | z): the law of the sampler that draws those positions from mu at temperature 1, apart
 from each other, and reveals them. It is normalised, since S never looks at what it has not revealed. The loop and the
 rules are those of ``generate``; the true tokens stand in for the drawn ones.
+
+A model with diffusion blocks reveals in that order within each block, block after block, each given the clean text before
+it: log p(x) is the sum over blocks, and of blocks of one token that of an autoregressive model, whatever the order.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import numpy as np
 import torch
 
 from ...errors import UserError
+from ...models.masked_diffusion.diffusion_blocks import number_from
 from ...models.masked_diffusion.generation_canvas import Canvas
 from ...models.masked_diffusion.generation_configuration import merged_config
 from ...models.masked_diffusion.generation_loop import DenoisingLoop
 from ...models.masked_diffusion.generation_random import RowDraws
 from ...models.masked_diffusion.sampler_protocol import Block
 from ...objectives import Batch
+from .batches import rows_at_once
 from .exact_options import ExactOrder
 from .sums import NOISE_BINS, LikelihoodSums, merge, unit_places
 
@@ -37,11 +42,14 @@ class ScoringLoop(DenoisingLoop):
         ids_BL: tokens, masks nowhere.
         scored_BL: bool, which of them are scored.
         attention_BL: 0 at padding; None where there is none.
+        number_BL: see :func:`block_numbers`.
         order: in which they are revealed. Where it reveals several tokens a step all rows must have as many holes in
             each of its blocks, since K tokens a step are ceil(n / K) steps of equal parts.
         revealed: called with the number of tokens of each step.
 
     """
+
+    is_known = True
 
     def __init__(
         self,
@@ -49,6 +57,7 @@ class ScoringLoop(DenoisingLoop):
         ids_BL: torch.Tensor,
         scored_BL: torch.Tensor,
         attention_BL: torch.Tensor | None,
+        number_BL: np.ndarray,
         order: ExactOrder,
         revealed: Revealed | None = None,
     ) -> None:
@@ -64,7 +73,7 @@ class ScoringLoop(DenoisingLoop):
         config = merged_config(None, model.generation_config, {}, given)
         canvas = Canvas(ids_BL.masked_fill(scored_BL, mask_id), attention_BL, 0, mask_id, None, device)
         super().__init__(model, canvas, config, None, RowDraws([]))  # nothing is drawn
-        self.order, self.revealed = order, revealed
+        self.number_BL, self.order, self.revealed = number_BL, order, revealed
         self.true_BL = ids_BL.to(device)
         self._found: list[tuple[np.ndarray, np.ndarray, torch.Tensor, torch.Tensor]] = []
 
@@ -81,10 +90,22 @@ class ScoringLoop(DenoisingLoop):
             likeliest_BL[where] = torch.cat(likeliest).cpu().numpy()
         return log_p_BL, likeliest_BL
 
+    def run(self) -> None:
+        if self.diffusion_blocks is None:
+            super().run()
+            return
+        # All rows at once: in generate, those with as many steps for each block.
+        here_B = self.canvas.holes_BL.sum(-1) > 0
+        self._fill(self.diffusion_blocks.blocks(here_B, self._steps().tolist()), here_B)
+
     def blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
-        for wanted_BL in blocks_of(self.canvas.holes_BL, self.order.block_length):
-            most = int(wanted_BL.sum(-1).max())
-            yield -(-most // (self.order.tokens_per_step or 1)), wanted_BL, self.canvas.length
+        for number, steps in enumerate(self._steps().tolist()):
+            if steps:
+                yield steps, self.canvas.holes_BL & (self.number_BL == number), self.canvas.length
+
+    def _steps(self) -> np.ndarray:
+        """(N,) the steps of each block: those of the row that has most."""
+        return steps_of(holes_by_block(self.canvas.holes_BL, self.number_BL), self.order).max(0)
 
     def _draw(
         self,
@@ -104,15 +125,34 @@ class ScoringLoop(DenoisingLoop):
         return tokens_N
 
 
-def blocks_of(holes_BL: np.ndarray, block_length: int | None) -> Iterator[np.ndarray]:
-    """Yield the (B, L) bool holes of each block, of ``block_length`` columns counted from the first hole of a row."""
-    if block_length is None:
-        yield holes_BL.copy()
-        return
-    number_BL = (np.arange(holes_BL.shape[1])[None] - holes_BL.argmax(-1)[:, None]) // block_length
-    for number in range(int(number_BL.max()) + 1):
-        if (wanted_BL := holes_BL & (number_BL == number)).any():
-            yield wanted_BL
+def block_numbers(scored_BL: np.ndarray, attention_BL: np.ndarray | None, order: ExactOrder, config: Any) -> np.ndarray:
+    """(B, L) the block that each position is in, the first of its row with a scored token being 0.
+
+    Blocks are those of the model, which are counted in tokens of the text or, with ``diffusion_block_start: answer``, anew
+    from the first scored one; of a model that has none they are of ``order.block_length`` columns from the first scored one.
+    """
+    first_B1 = scored_BL.argmax(-1)[:, None]
+    if (size := getattr(config, "diffusion_block_size", None)) is None:
+        columns_BL = np.arange(scored_BL.shape[1])[None] - first_B1
+        return columns_BL // (order.block_length or scored_BL.shape[1])
+    real_BL = np.ones(scored_BL.shape, dtype=bool) if attention_BL is None else attention_BL != 0
+    places_BL = (real_BL.cumsum(-1) - 1).clip(0)
+    starts_B1 = np.take_along_axis(places_BL, first_B1, axis=-1) * (config.diffusion_block_start == "answer")
+    number_BL = number_from(places_BL, starts_B1, size)
+    return number_BL - np.take_along_axis(number_BL, first_B1, axis=-1)
+
+
+def holes_by_block(holes_BL: np.ndarray, number_BL: np.ndarray) -> np.ndarray:
+    """(B, N) holes of each row in each of the N blocks up to the last that has any."""
+    rows_X, numbers_X = np.nonzero(holes_BL)[0], number_BL[holes_BL]
+    holes_BN = np.zeros((len(holes_BL), int(numbers_X.max(initial=-1)) + 1), dtype=np.int64)
+    np.add.at(holes_BN, (rows_X, numbers_X), 1)
+    return holes_BN
+
+
+def steps_of(holes_BN: np.ndarray, order: ExactOrder) -> np.ndarray:
+    """(B, N) steps of each block; where the order says itself how many tokens a step reveals, the most it can take."""
+    return -(-holes_BN // (order.tokens_per_step or 1))
 
 
 @dataclass(frozen=True)
@@ -120,7 +160,7 @@ class ExactScorer:
     """Scores batches of clean tokens under one order.
 
     Args:
-        model: a masked diffusion model, in evaluation mode.
+        model: a masked diffusion model, in evaluation mode, with diffusion blocks or without.
         order: see :class:`~hf_difflm.evaluation.likelihood.exact_options.ExactOrder`.
         data_unit: "documents" or "blocks", by which likelihoods are added up.
     """
@@ -142,17 +182,28 @@ class ExactScorer:
         """
         return merge([self._batch(batch, revealed) for batch in batches])
 
+    def forwards(self, batch: Batch) -> np.ndarray:
+        """(B,) forwards that each row takes; where the order says itself how many tokens a step reveals, the most."""
+        scored_BL, _, number_BL = self._numbered(batch)
+        return steps_of(holes_by_block(scored_BL, number_BL), self.order).sum(-1)
+
+    def _numbered(self, batch: Batch) -> tuple[np.ndarray, torch.Tensor | None, np.ndarray]:
+        """What is scored, the attention mask, and :func:`block_numbers`."""
+        scored_BL, attention_BL = (batch["labels"] != -100).numpy(), batch.get("attention_mask")
+        mask_BL = None if attention_BL is None else attention_BL.numpy()
+        return scored_BL, attention_BL, block_numbers(scored_BL, mask_BL, self.order, self.model.config)
+
     def _batch(self, batch: Batch, revealed: Revealed | None) -> LikelihoodSums:
-        scored_BL = (batch["labels"] != -100).numpy()
+        scored_BL, attention_BL, number_BL = self._numbered(batch)
         ids, units_BL = unit_places(batch, self.data_unit)
         nll_BL, correct_BL = np.zeros(scored_BL.shape), np.zeros(scored_BL.shape, dtype=bool)
         forwards = 0
-        for rows in self._together(scored_BL):
-            attention = batch.get("attention_mask")
+        for rows in self._together(scored_BL, number_BL):
             loop = self._loop(
                 batch["input_ids"][rows],
                 torch.from_numpy(scored_BL[rows]),
-                None if attention is None else attention[rows],
+                None if attention_BL is None else attention_BL[rows],
+                number_BL[rows],
                 revealed,
             )
             loop.run()
@@ -172,28 +223,30 @@ class ExactScorer:
             forwards=forwards,
         )
 
-    def _loop(self, *given: Any) -> ScoringLoop:
-        ids, scored, attention, revealed = given
+    def _loop(
+        self,
+        ids_RL: torch.Tensor,
+        scored_RL: torch.Tensor,
+        attention_RL: torch.Tensor | None,
+        number_RL: np.ndarray,
+        revealed: Revealed | None,
+    ) -> ScoringLoop:
         try:
-            return ScoringLoop(self.model, ids, scored, attention, self.order, revealed)
+            return ScoringLoop(self.model, ids_RL, scored_RL, attention_RL, number_RL, self.order, revealed)
         except ValueError as error:  # of the sampler's parameters
             raise UserError(f"--tokens-per-step or --exact-order: {error}") from error
 
-    def _together(self, scored_BL: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the rows that share forwards: those with as many holes in each block, where several tokens are revealed."""
-        rows = np.flatnonzero(scored_BL.any(-1))
-        if (self.order.tokens_per_step or 1) == 1:
-            if len(rows):
-                yield rows
-            return
+    def _together(self, scored_BL: np.ndarray, number_BL: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the rows that share forwards.
+
+        Where several tokens are revealed these are rows with as many holes in each block, and never more than have
+        :data:`~.batches.MOST_LOGITS` logits at a step.
+        """
+        holes_BN, tokens = holes_by_block(scored_BL, number_BL), self.order.tokens_per_step or 1
         alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        for row in rows:
-            blocks = blocks_of(scored_BL[row : row + 1], self.order.block_length)
-            alike[tuple(int(wanted.sum()) for wanted in blocks)].append(int(row))
-        yield from map(np.array, alike.values())
-
-
-def forwards_of(scored_BL: np.ndarray, order: ExactOrder) -> np.ndarray:
-    """(B,) forwards that each row takes; where the order says itself how many tokens a step reveals, the most it can take."""
-    each = (-(-wanted.sum(-1) // (order.tokens_per_step or 1)) for wanted in blocks_of(scored_BL, order.block_length))
-    return np.sum(list(each), axis=0)
+        for row in np.flatnonzero(scored_BL.any(-1)).tolist():
+            alike[tuple(holes_BN[row]) if tokens > 1 else ()].append(row)
+        seen = tokens if self.order.is_fixed else int(holes_BN.max(initial=1))
+        at_once = rows_at_once(seen, self.model.config.vocab_size)
+        for rows in alike.values():
+            yield from (np.array(rows[first : first + at_once]) for first in range(0, len(rows), at_once))

@@ -19,8 +19,6 @@ PACES = {"entropy_bounded": ("entropy", "bound"), "confidence_threshold": ("conf
 """Samplers that say themselves how many tokens a step reveals: their order, and their parameter."""
 EXACT_BLOCKS = 64
 """Blocks that ``compare --exact`` scores."""
-EXACT_OF = ("mdlm", "atat")
-"""Objectives whose models have exact likelihoods by order."""
 DEFAULT_ORDER = "confidence"
 _DRAWN = "its positions are chosen by the tokens that were drawn, so no sum over one order is its likelihood"
 _TIMES = "its order is drawn, not determined by what is revealed; the mean over such orders is what eval_nll bounds"
@@ -75,6 +73,11 @@ class ExactOrder:
     parameters: dict[str, Any]
     tokens_per_step: int | None = 1
     block_length: int | None = None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is known before a text is read, so that no step looks at more tokens than it reveals."""
+        return self.sampler in ("left_to_right", "random_order")
 
     @property
     def label(self) -> str:

@@ -183,13 +183,15 @@ def first_from_clean(
 ) -> torch.Tensor:
     """(R, L, D) of two, with the first token of each block from the clean text; of hidden states at the position *after*.
 
+    The first token of all has none before it: it is from the noisy text, since the clean one shows it.
+
     Args:
         noisy_RLD: what the position before each says in the noisy texts, of each text one row or several, as neighbours.
         clean_BLD: the same in the clean ones.
         attention_mask, size, answer_starts: see :func:`block_numbers`.
     """
     _, blocks_BL = block_numbers(attention_mask, noisy_RLD.shape[1], size, noisy_RLD.device, answer_starts)
-    begins_BL = torch.ones_like(blocks_BL, dtype=torch.bool)
+    begins_BL = torch.zeros_like(blocks_BL, dtype=torch.bool)
     begins_BL[:, 1:] = blocks_BL[:, 1:] != blocks_BL[:, :-1]
     reads = len(noisy_RLD) // len(clean_BLD)
     clean_RLD, begins_RL = _for_each_reading(clean_BLD, reads), _for_each_reading(begins_BL, reads)

@@ -6,7 +6,7 @@ Their first blocks with holes, wherever they are, are then the first of all, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,21 @@ class DiffusionBlocks:
         size: tokens of a block.
         use_cache: keep keys and values of the blocks before; the texts are the same.
         at_answer: blocks begin anew where the new tokens do.
+        is_known: the holes are of a text that is known, and filled with it: any of its tokens may be given, and an answer
+            begins at the first hole.
 
     Raises:
-        ValueError: a given token after the block of the first hole, which could not be seen from there; a hole in a prompt
-            ``at_answer``.
+        ValueError: unless ``is_known``, a given token after the block of the first hole, which could not be seen from there,
+            and a hole in a prompt ``at_answer``.
     """
 
-    def __init__(self, denoiser: Any, canvas: Canvas, size: int, use_cache: bool, at_answer: bool = False) -> None:
+    def __init__(
+        self, denoiser: Any, canvas: Canvas, size: int, use_cache: bool, at_answer: bool = False, is_known: bool = False
+    ) -> None:
         self._denoiser, self._canvas, self._size, self._use_cache = denoiser, canvas, size, use_cache
         self._starts_B = canvas.real_BL[:, : canvas.prompt_length].sum(-1) if at_answer else None
+        if at_answer and is_known:
+            self._starts_B = np.take_along_axis(canvas.place_BL, canvas.holes_BL.argmax(-1)[:, None], axis=-1)[:, 0]
         self._numbers_BL = canvas.place_BL // size
         if self._starts_B is not None:
             self._numbers_BL = number_from(canvas.place_BL, self._starts_B[:, None], size)
@@ -45,14 +51,14 @@ class DiffusionBlocks:
         self._first_B = np.where(canvas.holes_BL, self._numbers_BL, far).min(-1)  # far: no holes
         self._begin_B = self._first_B * size  # the place at which that block begins
         if self._starts_B is not None:
-            if canvas.first_hole < canvas.prompt_length:
+            if canvas.first_hole < canvas.prompt_length and not is_known:
                 raise ValueError(
                     "holes in a prompt are not there yet for a model whose diffusion blocks begin at the answer; take them "
                     "out"
                 )
             self._begin_B = self._starts_B
         unseen_BL = canvas.real_BL & ~canvas.holes_BL & (self._numbers_BL > self._first_B[:, None])
-        if unseen_BL.any():
+        if unseen_BL.any() and not is_known:
             row, column = np.argwhere(unseen_BL)[0]
             raise ValueError(
                 f"the token at position {canvas.place_BL[row, column]} of prompt {row} stands in a later block of {size} "
@@ -77,7 +83,7 @@ class DiffusionBlocks:
         for steps_N, rows in alike.items():
             here_B = np.zeros(len(self._first_B), dtype=bool)
             here_B[rows] = True
-            yield here_B, self._blocks(here_B, steps_N)
+            yield here_B, self.blocks(here_B, steps_N)
 
     def _steps(self, steps: int, holes_N: np.ndarray) -> tuple[int, ...]:
         """The steps of each block: one, and of the others as large a part as it has of the other holes.
@@ -94,7 +100,8 @@ class DiffusionBlocks:
         up_to_N = -(-(steps - blocks) * others_N.cumsum() // others_N.sum())
         return tuple((1 + np.diff(up_to_N, prepend=0)).tolist())
 
-    def _blocks(self, here_B: np.ndarray, steps_N: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray, int]]:
+    def blocks(self, here_B: np.ndarray, steps_N: Sequence[int]) -> Iterator[tuple[int, np.ndarray, int]]:
+        """Yield steps, (B, L) masks to fill and columns of the canvas, of each block of (B,) rows that go together."""
         self._rows_G = np.flatnonzero(here_B)
         self._cache, self._cached = DynamicCache(), 0
         self._prefix = int(self._begin_B[here_B].max())

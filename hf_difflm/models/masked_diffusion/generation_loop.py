@@ -31,7 +31,10 @@ class DenoisingLoop:
     Attributes:
         forwards_B: forwards each row took part in; guidance counts two.
         history: (B, L) canvases after the steps that changed something, if ``output_history``.
+        is_known: whether the holes are of a text that is known, see :class:`DiffusionBlocks`.
     """
+
+    is_known = False
 
     def __init__(
         self,
@@ -48,7 +51,9 @@ class DenoisingLoop:
         self.diffusion_blocks: DiffusionBlocks | None = None
         if size is not None:
             at_answer = denoiser.config.diffusion_block_start == "answer"
-            self.diffusion_blocks = DiffusionBlocks(denoiser, canvas, size, config.use_cache is not False, at_answer)
+            self.diffusion_blocks = DiffusionBlocks(
+                denoiser, canvas, size, config.use_cache is not False, at_answer, self.is_known
+            )
         self.sampler: Sampler = config.sampler_config
         self.importance = importance
         self.shaping: Any = shaping_processors(config, callers_processors)

@@ -25,7 +25,7 @@ class ExactNumbers:
         eval_exact_bpb: bits per UTF-8 byte; None where the bytes are not known.
         eval_exact_nll_data_stderr: standard error over documents or blocks; None with fewer than two.
         tokens_per_step: revealed together; None where the order says itself how many.
-        block_length: scored tokens of the blocks that the order is inside of; None: one.
+        block_length: tokens of the blocks that the order is inside of, the model's own or those asked for; None: one.
         blocks: that were scored.
         scored_tokens: in them.
         units: documents or blocks, by which it is paired.
@@ -101,7 +101,9 @@ def exact_rows(found: dict[str, ExactNumbers], name: str, twin: str) -> list[lis
         here = {label: one for label, one in found.items() if (one.blocks, one.nelbo) == blocks}
         first = next(iter(here.values()))
         told = count(first.blocks)
-        rows.append([name, "drawn (its mean)", with_error(first.nelbo, first.nelbo_stderr), "", "", "", "nelbo", told])
+        # With diffusion blocks of one token nothing is drawn, and the number is the same in every order.
+        said = ("left to right, its own", "exact") if first.nelbo_stderr == 0 else ("drawn (its mean)", "nelbo")
+        rows.append([name, said[0], with_error(first.nelbo, first.nelbo_stderr), "", "", "", said[1], told])
         for label, one in here.items():
             rows.append(
                 [

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
 
 from hf_difflm.evaluation.audit.built_in import BUILT_IN, built_in
-from hf_difflm.evaluation.audit.examination import Examination, examine
+from hf_difflm.evaluation.audit.examination import Examination, examine, sampler_test
 from hf_difflm.evaluation.audit.report import text_of
-from hf_difflm.evaluation.audit.subjects import Size
+from hf_difflm.evaluation.audit.subjects import (
+    Size,
+    block_law,
+    left_to_right_law,
+    random_order_law,
+    random_tables,
+)
 
 INVALID = ("sum_over_scored", "dependent_tokens", "p2_uncorrected", "reciprocal_one_minus_cosine")
 LOOSER = ("sum_over_masked", "reciprocal_cosine")
-EXACT = ("left_to_right", "confidence", "margin", "entropy", "random", "ar")
-TIGHT = ("p0", "p0_time", "p0_cosine", "pairs", "importance", "p1", "p2", *EXACT)
+EXACT = ("left_to_right", "confidence", "margin", "entropy", "random", "ar", "bd3lm:1")
+TIGHT = ("p0", "p0_time", "p0_cosine", "pairs", "importance", "p1", "p2", "bd3lm:2", "bd3lm:4", *EXACT)
 SLOW = ("p2", "p3")
 
 
@@ -102,6 +109,30 @@ def test_the_law_of_the_sampler_is_normalised(name):
 def test_a_bound_is_above_the_nll_of_its_own_sampler_at_every_sequence(name):
     assert found(name).sampler.margin > -1e-5
     assert found(name).sampler.below == 0
+
+
+@pytest.mark.parametrize("tokens", [4, 5])
+def test_blocks_as_long_as_the_text_are_p0(tokens):
+    whole, blocks = found("p0"), found(f"bd3lm:{tokens}")
+    assert values(blocks.sums["random"]) == pytest.approx(values(whole.sums["random"]), abs=1e-9)
+    model = random_tables(whole.size, built_in("p0", whole.size))
+    np.testing.assert_allclose(block_law(model, np.zeros(4)), random_order_law(model), atol=1e-9)
+
+
+def test_blocks_of_one_token_are_read_from_left_to_right():
+    size = Size(2, 4, denoisers=3)
+    model = random_tables(size, built_in("p0", size))
+    np.testing.assert_allclose(block_law(model, np.arange(4)), left_to_right_law(model), atol=1e-9)
+
+
+def test_smaller_blocks_have_other_laws():
+    """Each is the law of its own sampler: with the borders of another the number would be below it."""
+    size = Size(2, 4, denoisers=8)
+    model = random_tables(size, built_in("bd3lm:2", size))
+    number = built_in("bd3lm:2", size).reported.values(model)
+    assert sampler_test("own", block_law(model, np.array([0, 0, 1, 1])), number).below == 0
+    for blocks_L in ([0, 1, 1, 2], [0, 0, 0, 0], [0, 1, 2, 3]):
+        assert sampler_test("other", block_law(model, np.array(blocks_L)), number).below > 0
 
 
 def test_p3_is_valid_and_not_tight():

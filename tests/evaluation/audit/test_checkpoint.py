@@ -16,49 +16,74 @@ from hf_difflm.evaluation.audit import checkpoint as module
 from hf_difflm.evaluation.audit.checkpoint import Alphabet, audit_checkpoint
 from hf_difflm.evaluation.audit.report import text_of
 from hf_difflm.evaluation.targets import Target
+from hf_difflm.models.masked_diffusion import diffusion_blocks
 
 LENGTH = 3
 
 
-@pytest.fixture(params=["mdlm", "ar"])
+@pytest.fixture(params=["mdlm", "ar", "bd3lm:1", "bd3lm:2", "bd3lm:3", "bd3lm:2 answer", "bd3lm:4", "bd3lm:2 shifted"])
 def target(request, tiny_denoiser, tiny_causal) -> Target:
-    kind = request.param
-    model = tiny_denoiser() if kind == "mdlm" else tiny_causal()
-    return Target(model.eval(), load_tokenizer("bytes"), kind == "mdlm", "tiny", {}, None)
+    kind, _, blocks = request.param.partition(":")
+    fields = {}
+    if blocks:
+        start = "answer" if "answer" in blocks else "text"
+        fields = {"diffusion_block_size": int(blocks[0]), "diffusion_block_start": start}
+        fields["shift_logits"] = "shifted" in blocks
+    model = tiny_causal() if kind == "ar" else tiny_denoiser(**fields)
+    return Target(model.eval(), load_tokenizer("bytes"), kind != "ar", "tiny", {}, None)
+
+
+def borders(target: Target, length: int) -> list[range]:
+    """Places, BOS being 0, of each block of a text after BOS; one where the model has no blocks."""
+    config = target.model.config
+    if config.diffusion_block_size is None:
+        return [range(1, length + 1)]
+    begins = range(config.diffusion_block_start == "answer", length + 1, config.diffusion_block_size)
+    return [range(max(at, 1), min(at + begins.step, length + 1)) for at in begins if at + begins.step > 1]
+
+
+@torch.no_grad()
+def read(target: Target, ids: list[int]) -> torch.Tensor:
+    """(L, vocabulary) log-probabilities."""
+    at_answer = target.is_denoiser and target.model.config.diffusion_block_start == "answer"
+    given = {"answer_starts": torch.tensor([1])} if at_answer else {}
+    return target.model(torch.tensor([ids]), **given).logits[0].double().log_softmax(-1)
 
 
 def nll(target: Target, ids: list[int]) -> float:
-    """Nats of a text after BOS, from the model's logits alone: over all masks, or from left to right."""
+    """Nats of a text after BOS, from the model's logits alone: over all masks of each block, or from left to right."""
     whole = torch.tensor([[target.tokenizer.bos_token_id, *ids]])
     with torch.no_grad():
         if not target.is_denoiser:
             log_p = target.model(whole).logits.double().log_softmax(-1)[0, :-1]
             return -float(log_p.gather(-1, whole[0, 1:, None]).sum())
-        total = 0.0
-        for masked in itertools.product([False, True], repeat=len(ids)):
-            if (k := sum(masked)) == 0:
-                continue
-            hidden = torch.tensor([[False, *masked]])
-            logits = target.model(whole.masked_fill(hidden, target.model.config.mask_token_id)).logits.double()
-            cost = -logits.log_softmax(-1)[hidden].gather(-1, whole[hidden][:, None]).sum()
-            total += float(cost) / k / math.comb(len(ids), k)
-        return total
+    total = 0.0
+    for block in borders(target, len(ids)):
+        for k in range(1, len(block) + 1):
+            for hidden in itertools.combinations(block, k):
+                seen = [
+                    target.model.config.mask_token_id if i in hidden else whole[0, i].item() for i in range(block.stop)
+                ]
+                log_p = read(target, seen)
+                total -= sum(float(log_p[i, ids[i - 1]]) for i in hidden) / k / math.comb(len(block), k)
+    return total
 
 
 def chance(target: Target, ids: list[int]) -> float:
     """The probability that the sampler writes a text after BOS: over all orders, or from left to right."""
     if not target.is_denoiser:
         return math.exp(-nll(target, ids))
-    bos, mask, total = target.tokenizer.bos_token_id, target.model.config.mask_token_id, 0.0
-    for order in itertools.permutations(range(len(ids))):
-        state, log_p = [mask] * len(ids), 0.0
-        for place in order:
-            with torch.no_grad():
-                logits_V = target.model(torch.tensor([[bos, *state]])).logits[0, 1 + place].double()
-            log_p += float(logits_V.log_softmax(-1)[ids[place]])
-            state[place] = ids[place]
-        total += math.exp(log_p) / math.factorial(len(ids))
-    return total
+    bos, mask, product = target.tokenizer.bos_token_id, target.model.config.mask_token_id, 1.0
+    for block in borders(target, len(ids)):
+        total = 0.0
+        for order in itertools.permutations(block):
+            state, log_p = [bos, *ids[: block.start - 1], *[mask] * len(block)], 0.0
+            for place in order:
+                log_p += float(read(target, state)[place, ids[place - 1]])
+                state[place] = ids[place - 1]
+            total += math.exp(log_p) / math.factorial(len(block))
+        product *= total
+    return product
 
 
 def test_the_probability_of_the_sampler_is_that_of_all_its_orders(target):
@@ -82,9 +107,7 @@ def test_the_sum_is_that_of_the_models_own_numbers(target):
 
 def test_the_most_frequent_tokens_are_those_the_model_begins_with(target):
     ids = Alphabet(most_frequent=4).ids(target)
-    ids_BL = [[target.tokenizer.bos_token_id]] if not target.is_denoiser else [[target.tokenizer.bos_token_id, 259]]
-    with torch.no_grad():
-        scores_V = target.model(torch.tensor(ids_BL)).logits[0, -1].double().numpy()
+    scores_V = read(target, [target.tokenizer.bos_token_id, *[259] * target.is_denoiser])[-1].numpy()
     if target.is_denoiser:
         scores_V[259] = -np.inf
     assert ids == sorted(np.argsort(-scores_V)[:4].tolist())
@@ -98,6 +121,20 @@ def test_a_number_that_is_no_nll_of_the_model_would_be_seen(target, monkeypatch)
     one = audit_checkpoint(target, Alphabet(text="ab"), LENGTH)
     assert one.sampler.below == 8
     assert one.verdict.sentence.startswith("cannot be told here: the sum is above the ")
+
+
+def test_a_block_that_reads_its_own_clean_text_is_found_out(tiny_denoiser, monkeypatch):
+    """What evaluations say of all blocks at once is held against each block after clean ones, alone."""
+    right = diffusion_blocks.before_and_own
+
+    def reads_itself(blocks_BL, attention_mask):
+        clean_BLL, own_BLL = right(blocks_BL, attention_mask).chunk(2, dim=-1)
+        return torch.cat([clean_BLL | own_BLL, own_BLL], dim=-1)
+
+    target = Target(tiny_denoiser(diffusion_block_size=2).eval(), load_tokenizer("bytes"), True, "tiny", {}, None)
+    assert audit_checkpoint(target, Alphabet("ab"), LENGTH).sampler.below == 0
+    monkeypatch.setattr(diffusion_blocks, "before_and_own", reads_itself)
+    assert audit_checkpoint(target, Alphabet("ab"), LENGTH).sampler.below > 0
 
 
 class Peeking(torch.nn.Module):

@@ -18,7 +18,14 @@ from hf_difflm.evaluation.audit.numbers import NoKnownMasks, ObjectiveNumber
 from hf_difflm.evaluation.audit.report import text_of
 from hf_difflm.evaluation.audit.request import AuditRequest, audit
 from hf_difflm.evaluation.audit.subjects import Size, random_tables
-from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, Objective, ObjectiveOutput
+from hf_difflm.objectives import (
+    BlockDiffusionObjective,
+    CausalObjective,
+    MaskedDiffusionObjective,
+    Objective,
+    ObjectiveOutput,
+)
+from hf_difflm.objectives.count_laws import CountLaw
 
 SIZE = Size(2, 3, denoisers=4)
 
@@ -60,6 +67,15 @@ class OtherMasks(MaskedDiffusionObjective):
     def corrupt(self, scored_BL, key):
         corruption = super().corrupt(scored_BL, key)
         corruption.masked_BL[:, 0] = True
+        return corruption
+
+
+class NoWeights(BlockDiffusionObjective):
+    """Block diffusion without the L_b / k of each block."""
+
+    def corrupt(self, scored_BL, *given):
+        corruption = super().corrupt(scored_BL, *given)
+        corruption.weights_RL = scored_BL.astype(float)
         return corruption
 
 
@@ -108,6 +124,29 @@ def test_an_objective_that_is_made_already_is_taken():
     assert objective_of(math.log, "math:log", SIZE) is None
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"noise_sampling": "pairs"}, {"count_law": CountLaw("importance"), "loss_weight": "nelbo"}],
+    ids=["uniform", "pairs", "importance"],
+)
+def test_block_diffusion_is_enumerated_in_every_block(settings):
+    right = examine(subject_of(made(BlockDiffusionObjective(2, 2, **settings)), "mine:right", SIZE), SIZE)
+    assert (right.exact, right.verdict.outcome) == (True, "bound")
+    assert (right.entropy.excess, right.entropy.most_excess) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_block_diffusion_by_time_is_drawn():
+    by_time = subject_of(made(BlockDiffusionObjective(2, 2, loss_form="time")), "mine:time", SIZE)
+    assert not by_time.reported.exact
+    assert examine(by_time, SIZE).verdict.outcome == "bound"
+
+
+def test_block_diffusion_without_the_weight_of_each_block_is_found_out():
+    wrong = examine(subject_of(made(NoWeights(2, 2)), "mine:wrong", SIZE), SIZE)
+    assert (wrong.exact, wrong.verdict.outcome) == (True, "not a bound")
+    assert wrong.entropy.excess < -0.01
+
+
 def test_noise_that_is_not_known_is_judged_by_an_interval_that_holds_the_truth():
     subject = subject_of(made(OwnNoise), "mine:Thing", SIZE, replicates=400)
     assert not subject.reported.exact
@@ -144,11 +183,15 @@ def test_the_masks_of_an_objective_that_draws_others_are_not_taken_for_known():
     assert not subject_of(made(OtherMasks), "mine:Thing", SIZE, replicates=None).reported.exact
 
 
-@pytest.mark.parametrize("kind", [MaskedDiffusionObjective, ScoredTokensObjective])
-def test_enumeration_and_replicates_of_one_objective_agree(kind):
-    exact = ObjectiveNumber(kind(2), SIZE.all_sequences())
-    drawn = ObjectiveNumber(kind(2), SIZE.all_sequences(), replicates=600, seed=3)
-    model = random_tables(SIZE, subject_of(MaskedDiffusionObjective(2), "", SIZE))
+@pytest.mark.parametrize(
+    "objective",
+    [MaskedDiffusionObjective(2), ScoredTokensObjective(2), BlockDiffusionObjective(2, 2)],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_enumeration_and_replicates_of_one_objective_agree(objective):
+    exact = ObjectiveNumber(objective, SIZE.all_sequences())
+    drawn = ObjectiveNumber(objective, SIZE.all_sequences(), replicates=600, seed=3)
+    model = random_tables(SIZE, subject_of(objective, "", SIZE))
     values_RDS = drawn.values(model)
     stderr_DS = values_RDS.std(0, ddof=1) / 600**0.5
     assert (np.abs(values_RDS.mean(0) - exact.values(model)[0]) < 4.5 * stderr_DS).all()
@@ -164,6 +207,7 @@ def test_a_loss_that_is_not_the_number_is_noted():
     ("thing", "said"),
     [
         (WithMore, "needs the argument 'strength'"),
+        (BlockDiffusionObjective, "needs the argument 'diffusion_block_size'"),
         (MaskedDiffusionObjective(7), "is 7, but with --vocabulary 2 it is 2"),
     ],
 )
@@ -256,6 +300,9 @@ def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch):
         ("p0", AuditRequest(length=14), "more than 1,000,000 rows"),
         ("ar", AuditRequest(length=16), "make tables of "),
         ("atat", AuditRequest(), "audit p0"),
+        ("bd3lm", AuditRequest(), "give bd3lm:SIZE"),
+        ("bd3lm:0", AuditRequest(), "bd3lm:0 names no size of diffusion blocks"),
+        ("bd3lm:2", AuditRequest(tokens_per_step="2"), "--tokens-per-step is not for bd3lm:2"),
         ("entropy", AuditRequest(tokens_per_step="none"), "--tokens-per-step must be"),
         ("math:log", AuditRequest(denoisers=4), "--denoisers is not for math:log"),
         ("no/such/folder", AuditRequest(), "does not exist"),

@@ -21,7 +21,7 @@ from hf_difflm.evaluation.likelihood.batches import EvaluationBatches
 from hf_difflm.evaluation.likelihood.continuations import Request
 from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.evaluation.targets import Target
-from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective
+from hf_difflm.objectives import BlockDiffusionObjective, CausalObjective, MaskedDiffusionObjective
 from hf_difflm.runs import Journal, load_run
 from hf_difflm.runs.journal.schema import RunRecord
 
@@ -84,22 +84,34 @@ def tasks(tmp_path, texts):
 
 
 @pytest.fixture
-def target(tiny_denoiser, tiny_causal, tokenizer):
-    def make(kind, **config):
-        model = (tiny_denoiser if kind == "mdlm" else tiny_causal)().eval()
-        return Target(model, tokenizer, kind == "mdlm", "model", config, None)
+def network(tiny_denoiser, tiny_causal):
+    """``network("ar")``, ``network("mdlm")``, or of block diffusion with the size of its blocks, ``network("bd3lm:4")``."""
+
+    def make(kind):
+        objective, _, size = kind.partition(":")
+        if objective == "ar":
+            return tiny_causal().eval()
+        return tiny_denoiser(diffusion_block_size=int(size) if size else None).eval()
 
     return make
 
 
 @pytest.fixture
-def run(tmp_path, tiny_causal, tiny_denoiser, tokenizer, monkeypatch):
+def target(network, tokenizer):
+    def make(kind, **config):
+        return Target(network(kind), tokenizer, kind != "ar", "model", config, None)
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path, network, tokenizer, monkeypatch):
     """``run("ar")``: a run on the data of the tasks, as far as an evaluation looks at it."""
     monkeypatch.chdir(tmp_path)
 
     def make(kind):
         folder = tmp_path / "runs" / kind
-        (tiny_causal if kind == "ar" else tiny_denoiser)().save_pretrained(folder / "best")
+        network(kind).save_pretrained(folder / "best")
         tokenizer.save_pretrained(folder / "best")
         journal = Journal(folder / "journal.jsonl")
         journal.append(
@@ -121,20 +133,24 @@ def _rows(tokenizer, texts):
 
 def _eval(target, texts, replicates=16):
     objective = MaskedDiffusionObjective(259) if target.is_denoiser else CausalObjective()
+    if target.is_denoiser and (size := target.model.config.diffusion_block_size) is not None:
+        objective = BlockDiffusionObjective(259, size)
     rows = _rows(target.tokenizer, texts)
     batches = EvaluationBatches(rows, Collator(target.tokenizer), 8)
     return evaluate_likelihood(target.model, objective, batches, len(rows), replicates=replicates, data_unit="blocks")
 
 
-def test_rolling_likelihood_of_a_causal_model_is_that_of_eval(target, texts):
-    model = HarnessModel(target=target("ar", block_size=33))
+@pytest.mark.parametrize("kind", ["ar", "bd3lm:1"])
+def test_rolling_likelihood_of_what_is_exact_is_that_of_eval(target, texts, kind):
+    model = HarnessModel(target=target(kind, block_size=33))
     found = model.loglikelihood_rolling([_instance(text) for text in texts], disable_tqdm=True)
     expected = _eval(model.target, texts)
     np.testing.assert_allclose(found, -expected.unit_nll, rtol=1e-6)
 
 
-def test_rolling_likelihood_of_a_denoiser_is_that_of_eval_within_the_standard_errors(target, texts):
-    one = target("mdlm", block_size=33)
+@pytest.mark.parametrize("kind", ["mdlm", "bd3lm:8"])
+def test_rolling_likelihood_of_a_denoiser_is_that_of_eval_within_the_standard_errors(target, texts, kind):
+    one = target(kind, block_size=33)
     expected = _eval(one, texts)
     found = []
     for seed in range(6):
@@ -160,7 +176,7 @@ def test_a_long_text_is_cut_into_windows_that_score_each_token_once(target, toke
     assert found == [pytest.approx(expected, rel=1e-6), 0.0]
 
 
-@pytest.mark.parametrize("kind", ["ar", "mdlm"])
+@pytest.mark.parametrize("kind", ["ar", "mdlm", "bd3lm:4"])
 def test_contexts_begin_with_bos_and_are_never_masked(target, kind):
     model = HarnessModel(target=target(kind), draws=64)
     pairs = [("ab ", "c d"), ("", "e"), ("ab", "")]
@@ -199,13 +215,14 @@ def test_texts_end_before_the_first_stop_and_are_the_same_each_time(target, kind
     assert cut == whole[0][: whole[0].index(stop)]
 
 
-def test_tasks_leave_results_of_the_harness_and_a_measurement_in_the_run_log(run, tasks, texts, target, capsys):
-    folder = run("ar")
+@pytest.mark.parametrize("kind", ["ar", "bd3lm:1"])
+def test_tasks_leave_results_of_the_harness_and_a_measurement_in_the_run_log(run, tasks, texts, target, capsys, kind):
+    folder = run(kind)
     options = HarnessOptions(tasks=list(METRICS), include_path=str(tasks), bootstrap_iters=10, log_samples=True)
     capsys.readouterr()  # what saving a model makes libraries say
     evaluate_tasks(str(folder), options, {"use_cpu": True}, as_json=True)
     printed = json.loads(capsys.readouterr().out)
-    expected = _eval(target("ar"), texts)
+    expected = _eval(target(kind), texts)
     found = printed["results"]["my_rolling"]["bits_per_byte,none"]
     assert found == pytest.approx(expected.nll / math.log(2), rel=1e-6)  # a token is a byte
 
@@ -223,13 +240,14 @@ def test_tasks_leave_results_of_the_harness_and_a_measurement_in_the_run_log(run
     assert record.metrics["my_rolling/bits_per_byte"] == pytest.approx(found, rel=1e-6)
 
     requests = [Request((256, *text[:8].encode()), tuple(text[8:11].encode())) for text in texts]
-    log_p = HarnessModel(target=target("ar")).scorer.log_likelihoods(requests)
+    log_p = HarnessModel(target=target(kind)).scorer.log_likelihoods(requests)
     assert record.metrics["my_words/perplexity"] == pytest.approx(math.exp(-log_p.mean()), rel=1e-5)
 
 
-def test_the_table_says_what_is_a_bound_and_the_limit_holds(run, tasks, capsys):
+@pytest.mark.parametrize("kind", ["mdlm", "bd3lm:4"])
+def test_the_table_says_what_is_a_bound_and_the_limit_holds(run, tasks, capsys, kind):
     options = HarnessOptions(tasks=["my_words"], include_path=str(tasks), limit=3, draws=4, bootstrap_iters=0)
-    evaluate_tasks(str(run("mdlm")), options, {"use_cpu": True}, as_json=False)
+    evaluate_tasks(str(run(kind)), options, {"use_cpu": True}, as_json=False)
     out = capsys.readouterr().out
     assert "nelbo" in out
     line = next(line for line in out.splitlines() if "perplexity" in line)

@@ -60,8 +60,9 @@ def test_short_continuations_get_the_mean_over_all_orders_exactly(scorer):
 def test_the_likelihood_of_one_token_is_exact_and_takes_one_forward(scorer):
     one = scorer(draws=64)
     calls = []
-    one.model.register_forward_hook(lambda module, args, output: calls.append(len(output.logits)))
+    hook = one.model.register_forward_hook(lambda module, args, output: calls.append(len(output.token_nll)))
     found = one.log_likelihoods([RAGGED[2]])
+    hook.remove()
     assert calls == [1]
     expected = _log_p(one.model, [256, 100, 100, 100, 101, MASK], 5)[102].item()
     assert found[0] == pytest.approx(expected, rel=1e-6)
@@ -86,7 +87,7 @@ def test_neither_neighbours_nor_order_nor_batches_matter(scorer):
 
 
 def _masks(one, request):
-    return np.array([masked for _, masked, _ in one._masked_work([request])])
+    return np.array([masked for _, masked, _ in one._masked_work([request], [0])])
 
 
 def test_choices_after_one_context_share_their_noise_and_windows_do_not(scorer):

@@ -11,7 +11,8 @@ import torch
 from exact_models import TableModel
 
 from hf_difflm.errors import UserError
-from hf_difflm.evaluation.likelihood.exact import ExactScorer, forwards_of
+from hf_difflm.evaluation.likelihood import batches
+from hf_difflm.evaluation.likelihood.exact import ExactScorer
 from hf_difflm.evaluation.likelihood.exact_options import ORDERS, ExactOptions, ExactOrder, read_orders
 
 LENGTH, VOCABULARY = 4, 3
@@ -169,7 +170,7 @@ def test_a_row_has_the_same_number_alone_and_in_a_batch(tiny_denoiser, padded, n
         assert together.unit_nll_KU[0, row] == pytest.approx(alone.unit_nll_KU[0, 0], abs=1e-4)
         forwards += alone.forwards
     assert together.forwards == forwards
-    most = forwards_of((labels != -100).numpy(), how).sum()
+    most = ExactScorer(model, how, "blocks").forwards(batch(ids, labels)).sum()
     assert forwards == most if how.tokens_per_step else forwards < most
 
 
@@ -181,6 +182,16 @@ def test_only_the_rows_that_are_scored_pass_the_head_where_the_order_is_fixed(mo
     asked.clear()
     ExactScorer(model, order("entropy", "2"), "blocks")([batch(SEQUENCES[:5])])
     assert asked == [20, 10]  # an order by entropy looks at every mask
+
+
+def test_rows_go_apart_where_a_step_would_have_too_many_logits(model, monkeypatch):
+    asked, expected = [], {name: nll(model, SEQUENCES, order(name, "2")) for name in ("entropy", "random:1")}
+    monkeypatch.setattr(batches, "MOST_LOGITS", 30 * LENGTH * (VOCABULARY + 1))
+    model.watch = lambda ids, positions: asked.append(len(positions))
+    for name, most in (("entropy", 30 * LENGTH), ("random:1", 60 * 2)):  # the fixed order looks at what it reveals
+        asked.clear()
+        np.testing.assert_allclose(nll(model, SEQUENCES, order(name, "2")), expected[name], atol=1e-12)
+        assert max(asked) == most
 
 
 def test_labels_tell_apart_what_is_another_law():

@@ -115,7 +115,7 @@ class BlockDiffusionObjective(MaskingObjective):
         return BlockDiffusionObjective(
             self.mask_token_id,
             self.diffusion_block_size,
-            "pairs" if pairs else "stratified",
+            "pairs" if pairs and self.stochastic else "stratified",  # one token has no complement
             self.diffusion_block_start,
         )
 

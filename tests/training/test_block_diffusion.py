@@ -137,11 +137,16 @@ def test_adapters_learn_beside_a_model_with_blocks(make_diffusion_trainer, tiny_
             {"diffusion_block_size": 8},
             "diffusion_block_size is for the objective bd3lm, but the objective is mdlm",
         ),
-        (SIZE, {"objective": "bd3lm", "loss_form": "time"}, "loss_form time is not there yet for the objective bd3lm"),
-        (SIZE, {"objective": "bd3lm", "eval_pairs": True}, "eval_pairs is not there yet for the objective bd3lm"),
-        (SIZE, {"objective": "bd3lm", "noise_sampling": "pairs"}, "noise_sampling pairs is for the objective mdlm"),
-        (SIZE, {"objective": "bd3lm", "count_law": "bell"}, "count_law bell is for the objective mdlm"),
-        (SIZE, {"objective": "bd3lm", "static_shapes": True}, "static_shapes is for the objectives mdlm and ar"),
+        (
+            SIZE,
+            {"objective": "bd3lm", "diffusion_block_size_schedule": "1,8"},
+            "must end with the 4 tokens that the model was built with, but ends with 8",
+        ),
+        (
+            SIZE,
+            {"objective": "bd3lm", "loss_form": "time", "count_law": "bell"},
+            "count_law bell is of exact counts, but loss_form is time",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(make_diffusion_trainer, tiny_denoiser, size, arguments, says):

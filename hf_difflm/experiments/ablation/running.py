@@ -183,11 +183,13 @@ def _explanation(grid: AblationGrid, done: Sequence[tuple[Round | None, Ablation
     seeds = len(grid.seeds)
     on_test = all(table.on_test for _, table in done)
     source = "on the test, of the weights in best/" if on_test else "from the evaluation with the lowest value"
+    objectives = {variant.settings.get("objective") for variant in grid.variants} | {grid.settings.get("objective")}
+    blocks = "; of block diffusion the bound at its size of blocks" if "bd3lm" in objectives else ""
     over = "seeds" if grid.rounds else f"{seeds} seed{'s' if seeds > 1 else ''}"
     return (
         f"Means over {over}, ± half the {CONFIDENCE:.0%} interval (Student's t over seeds). "
         f"nats/token (P0) is the NELBO of plain masked diffusion on the same denoiser, {source} "
-        "(exact for an autoregressive model). difference is to "
+        f"(exact for an autoregressive model{blocks}). difference is to "
         f"`{printable(grid.baseline)}`, paired by seed (unpaired where the logs do not prove that both scored the "
         f"same text); where its interval holds 0 the verdict is {NOT_RESOLVED}; of "
         "two upper bounds (nelbo) the lower one is the better bound. "

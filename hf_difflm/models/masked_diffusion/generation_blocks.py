@@ -15,6 +15,8 @@ from transformers import DynamicCache
 
 from .diffusion_blocks import number_from
 from .generation_canvas import Canvas
+from .generation_logits import forward_at
+from .logit_statistics import Logits
 
 
 class DiffusionBlocks:
@@ -110,12 +112,15 @@ class DiffusionBlocks:
             here_BL = here_B[:, None] & (self._numbers_BL - self._first_B[:, None] == block)
             yield steps, self._canvas.masked_BL & here_BL, self._canvas.length
 
-    def logits(self, finished_B: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> torch.Tensor:
+    def logits(
+        self, finished_B: np.ndarray, row_N: np.ndarray, column_N: np.ndarray, delay_head: bool = False
+    ) -> Logits:
         """(N, V) logits at some positions of the canvas, all in the block of their row that was yielded last.
 
         Args:
             finished_B: (B,) rows that are read no more; never one of ``row_N``.
             row_N, column_N: (N,) positions, row by row.
+            delay_head: make them when they are asked for, where that is faster.
         """
         self._drop(finished_B)
         canvas, rows_R, device = self._canvas, self._rows_G, self._canvas.ids_BL.device
@@ -135,12 +140,12 @@ class DiffusionBlocks:
         kept: dict[str, Any] = {"past_key_values": self._cache} if self._use_cache else {}
         if self._starts_B is not None:
             kept["answer_starts"] = torch.from_numpy(self._starts_B[rows_R]).to(device)
-        logits_NV = self._denoiser(ids_RQ, attention_mask=attention_RE, positions=positions_N, **kept).logits
+        logits = forward_at(self._denoiser, ids_RQ, attention_RE, positions_N, delay_head, **kept)
         if self._use_cache:
             # Where a token is predicted from the position before it, the one before the block is read again.
             self._cached = max(self._start - int(self._denoiser.config.shift_logits), 0)
             self._cache.crop(self._cached - end)
-        return logits_NV
+        return logits
 
     def _drop(self, finished_B: np.ndarray) -> None:
         """Read rows no more that are finished."""

@@ -8,10 +8,11 @@ import torch
 from transformers.generation import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from .logit_statistics import Logits, MadeLogits, logits_of, may_delay_head
 
 COLDEST = 1e-10
 """Below this temperature logits that differ are so far apart that the likeliest token is meant: dividing would overflow."""
@@ -25,11 +26,9 @@ def shaping_processors(config: Any, callers: LogitsProcessorList | None) -> Logi
     return processors
 
 
-def drawing_processors(config: Any) -> LogitsProcessorList:
-    """What says how tokens are drawn: temperature, top-k, top-p."""
+def cutting_processors(config: Any) -> LogitsProcessorList:
+    """What says, after the temperature, which tokens are not drawn: top-k, top-p."""
     processors = LogitsProcessorList()
-    if config.temperature not in (None, 1.0) and config.temperature >= COLDEST:
-        processors.append(TemperatureLogitsWarper(float(config.temperature)))
     if config.top_k is not None:
         processors.append(TopKLogitsWarper(config.top_k))
     if config.top_p is not None and config.top_p < 1:
@@ -42,25 +41,24 @@ def forward_at(
     ids_RW: torch.Tensor,
     attention_RW: torch.Tensor | None,
     flat_N: torch.Tensor,
-    guidance_scale: float | None,
-    hidden_RW: torch.Tensor | None,
-) -> torch.Tensor:
-    """(N, V) logits at some positions of the flattened rows.
+    delay_head: bool = False,
+    **kwargs: Any,
+) -> Logits:
+    """(N, V) logits at some positions of the flattened rows, all of them masks.
 
-    With ``hidden_RW`` (bool, the given tokens) they are guided: log p(x | masks) + scale * (log p(x | prompt) -
-    log p(x | masks)), from one forward of twice the rows.
+    With ``delay_head`` they are made when they are asked for, where that is faster.
     """
-    if hidden_RW is None or guidance_scale is None:
-        return denoiser(ids_RW, attention_mask=attention_RW, positions=flat_N).logits
-    mask_id = denoiser.config.mask_token_id
-    both_ids = torch.cat([ids_RW, ids_RW.masked_fill(hidden_RW, mask_id)])
-    both_attention = None if attention_RW is None else torch.cat([attention_RW, attention_RW])
-    both_positions = torch.cat([flat_N, flat_N + ids_RW.numel()])
-    logits = denoiser(both_ids, attention_mask=both_attention, positions=both_positions).logits
-    with_prompt_NV, without_NV = (as_float(half).log_softmax(-1) for half in logits.chunk(2))
-    guided_NV = without_NV + guidance_scale * (with_prompt_NV - without_NV)
+    if delay_head and may_delay_head(denoiser, len(flat_N)):
+        kwargs["delay_head"] = True
+    return logits_of(denoiser, denoiser(ids_RW, attention_mask=attention_RW, positions=flat_N, **kwargs))
+
+
+def guided(logits: Logits, scale: float, mask_id: int) -> MadeLogits:
+    """(N, V) log p(x | masks) + scale * (log p(x | prompt) - log p(x | masks)) of (2N, V), those with the prompt first."""
+    with_prompt_NV, without_NV = (half.log_softmax(-1) for half in logits.made().chunk(2))
+    guided_NV = without_NV + scale * (with_prompt_NV - without_NV)
     guided_NV[:, mask_id] = float("-inf")  # -inf less -inf is no number
-    return guided_NV
+    return MadeLogits(guided_NV)
 
 
 def head_rows(wanted: int, positions: int) -> int:
@@ -69,8 +67,3 @@ def head_rows(wanted: int, positions: int) -> int:
     Four sizes are few enough to compile, and hardly more than four times what is wanted, or a 64th of all.
     """
     return next(size for part in (64, 16, 4, 1) if (size := -(-positions // part)) >= wanted)
-
-
-def as_float(logits: torch.Tensor) -> torch.Tensor:
-    """float32 at least."""
-    return logits if logits.dtype == torch.float64 else logits.float()

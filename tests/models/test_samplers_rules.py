@@ -163,7 +163,9 @@ def test_a_measure_is_0_for_one_token_1_for_none_known_and_never_outside(measure
     unknown[0, 9] = float("-inf")
     assert float(uncertainty(Predictions(sure), measure)) == 0
     # The largest probability of V equal ones is 1/V.
-    assert float(uncertainty(Predictions(unknown), measure)) == pytest.approx(1 - 1 / 9 if measure == "max_probability" else 1)
+    assert float(uncertainty(Predictions(unknown), measure)) == pytest.approx(
+        1 - 1 / 9 if measure == "max_probability" else 1
+    )
     random = torch.randn(200, 10, generator=torch.Generator().manual_seed(0)) * 3
     random[:, 9] = float("-inf")
     values = uncertainty(Predictions(random), measure)

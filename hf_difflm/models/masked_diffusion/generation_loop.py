@@ -11,7 +11,7 @@ from transformers.generation import LogitsProcessorList
 
 from .generation_blocks import DiffusionBlocks
 from .generation_canvas import Canvas, split_steps
-from .generation_logits import COLDEST, cutting_processors, forward_at, guided, head_rows, shaping_processors
+from .generation_logits import COLDEST, Reader, cutting_processors, shaping_processors
 from .generation_random import TOKEN, RowDraws
 from .logit_statistics import Logits, MadeLogits, Predictions
 from .sampler_protocol import Block, Sampler, Seen
@@ -48,21 +48,21 @@ class DenoisingLoop:
         importance: Any = None,
     ) -> None:
         self.denoiser, self.canvas, self.config, self.draws, self.streamer = denoiser, canvas, config, draws, streamer
-        size = getattr(denoiser.config, "diffusion_block_size", None)
-        self.diffusion_blocks: DiffusionBlocks | None = None
-        if size is not None:
-            at_answer = denoiser.config.diffusion_block_start == "answer"
-            self.diffusion_blocks = DiffusionBlocks(
-                denoiser, canvas, size, config.use_cache is not False, at_answer, self.is_known
-            )
         self.sampler: Sampler = config.sampler_config
         self.importance = importance
         self.shaping: Any = shaping_processors(config, callers_processors)
         self.cutting: Any = cutting_processors(config)
         self.greedy = not config.do_sample or config.temperature < COLDEST
-        self.guided_BL = None
-        if config.guidance_scale not in (None, 1, 1.0):
-            self.guided_BL = canvas.given(config.bos_token_id)
+        is_guided = config.guidance_scale not in (None, 1, 1.0)
+        given_BL = canvas.given(config.bos_token_id) if is_guided else None
+        self.reader = Reader(denoiser, config, given_BL, delay_head=not self.shaping)
+        size = getattr(denoiser.config, "diffusion_block_size", None)
+        self.diffusion_blocks: DiffusionBlocks | None = None
+        if size is not None:
+            is_cached = config.use_cache is not False
+            self.diffusion_blocks = DiffusionBlocks(
+                self.reader, denoiser.config, canvas, size, is_cached, self.is_known
+            )
         eos = config.eos_token_id
         self.eos_ids = [] if eos is None else np.atleast_1d(eos).tolist()
         self.ends_BL = np.zeros(canvas.holes_BL.shape, dtype=bool)
@@ -137,7 +137,7 @@ class DenoisingLoop:
         rows_B = here_B & ~self.finished_B if self.sampler.every_row else look_BL.any(-1)
         changed = False
         if rows_B.any():
-            self.forwards_B[torch.from_numpy(rows_B)] += 1 if self.guided_BL is None else 2
+            self.forwards_B[torch.from_numpy(rows_B)] += 2 if self.reader.is_guided else 1
             rows_R = np.arange(len(start_B)) if self.config.static_shapes else np.flatnonzero(rows_B)
             self._forward_and_reveal(block, step, rows_R, look_BL[rows_R], start_B[rows_R])
             changed = bool(look_BL.any())
@@ -159,7 +159,7 @@ class DenoisingLoop:
         if self.diffusion_blocks is None:
             logits, ids_RL = self._read(rows_R, start_R, row_N, column_N)
         else:
-            logits = self.diffusion_blocks.logits(self.finished_B, rows_R[row_N], column_N, not self.shaping)
+            logits = self.diffusion_blocks.logits(self.finished_B, rows_R[row_N], column_N)
             ids_RL = canvas.ids_BL[torch.from_numpy(rows_R).to(device)]
         if not row_N.size:
             return
@@ -198,26 +198,13 @@ class DenoisingLoop:
         self, rows_R: np.ndarray, start_R: np.ndarray, row_N: np.ndarray, column_N: np.ndarray
     ) -> tuple[Logits, torch.Tensor]:
         """(N, V) logits at some positions, of which of the R rows each is, and the (R, L) canvas of these."""
-        canvas, device = self.canvas, self.canvas.ids_BL.device
+        canvas = self.canvas
         ids_RW, attention_RW, ids_RL = canvas.read(rows_R, start_R)
         flat_N = row_N * canvas.window + column_N - start_R[row_N]
-        if self.guided_BL is not None:
-            hidden_RL = self.guided_BL[torch.from_numpy(rows_R).to(device)]
-            columns_RW = torch.from_numpy(start_R[:, None] + np.arange(canvas.window)[None]).to(device)
-            ids_RW = torch.cat([ids_RW, ids_RW.masked_fill(hidden_RL.gather(1, columns_RW), canvas.mask_id)])
-            attention_RW = None if attention_RW is None else torch.cat([attention_RW, attention_RW])
-            flat_N = np.concatenate([flat_N, flat_N + ids_RW.numel() // 2])
-        wanted = len(flat_N)
-        if self.config.static_shapes:
-            flat_N = np.pad(flat_N, (0, head_rows(wanted, ids_RW.numel()) - wanted))
-        delay_head = not (self.shaping or self.config.static_shapes or self.guided_BL is not None)
-        positions_N = torch.from_numpy(flat_N).to(device)
-        logits = forward_at(self.denoiser, ids_RW, attention_RW, positions_N, delay_head)
-        if self.config.static_shapes:
-            logits = MadeLogits(logits.made()[:wanted])
-        if self.guided_BL is not None:
-            logits = guided(logits, self.config.guidance_scale, canvas.mask_id)
-        return logits, ids_RL
+        columns_RW = None
+        if self.reader.is_guided and canvas.window < canvas.length:
+            columns_RW = start_R[:, None] + np.arange(canvas.window)[None]
+        return self.reader(ids_RW, attention_RW, flat_N, rows_R, columns_RW), ids_RL
 
     def _draw(
         self,

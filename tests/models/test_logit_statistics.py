@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from hf_difflm import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.models.masked_diffusion import logit_statistics
 from hf_difflm.models.masked_diffusion.generation_random import draw_tokens
-from hf_difflm.models.masked_diffusion.logit_statistics import HeadLogits, MadeLogits, Predictions, may_delay_head
+from hf_difflm.models.masked_diffusion.logit_statistics import HeadLogits, Predictions, may_delay_head
 from hf_difflm.models.masked_diffusion.samplers import SAMPLERS
 
 ROWS, WIDTH, VOCABULARY, MASK = 7, 8, 41, 17
@@ -90,8 +90,9 @@ def test_tiles_without_probability_are_nothing_and_rows_without_are_seen():
     one[0, 30] = 2.0  # all tiles but one are empty
     one[1, 3], one[1, 33] = 5000.0, 4999.0  # far beyond what exp takes
     predictions = Predictions(one)
-    assert predictions.entropy()[0] == 0 and predictions.largest_probability()[0] == 1
-    assert predictions.margin()[0] == 1 and predictions.sum_of_squares()[0] == 1
+    assert predictions.entropy()[0] == 0
+    for of_one in (predictions.largest_probability, predictions.margin, predictions.sum_of_squares):
+        assert of_one()[0] == 1
     torch.testing.assert_close(predictions.entropy()[1], torch.special.entr(one[1].softmax(-1)).sum())
     assert predictions.draw(torch.full((3,), 0.999, dtype=torch.float64))[:2].tolist() == [30, 33]
     assert predictions.largest().isfinite().tolist() == [True, True, False]
@@ -161,7 +162,8 @@ def test_a_delayed_head_changes_no_text(sampler, settings, monkeypatch):
 def test_the_head_is_delayed_only_where_nobody_else_wants_its_logits(monkeypatch):
     monkeypatch.setattr(logit_statistics, "_MOST_MADE", 100)
     plain = model()
-    assert may_delay_head(plain, 2) and not may_delay_head(plain, 1)
+    assert may_delay_head(plain, 2)
+    assert not may_delay_head(plain, 1)
 
     class Louder(MaskedDiffusionForMaskedLM):
         def forward(self, *args, **kwargs):

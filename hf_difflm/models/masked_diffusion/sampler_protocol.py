@@ -74,7 +74,7 @@ class Seen:
     column_N: np.ndarray
 
     @property
-    def logits_NV(self) -> torch.Tensor:
+    def logits_NV(self) -> torch.Tensor:  # noqa: N802
         """(N, V) all logits, which may be made for this: what ``predictions`` has is cheaper."""
         return self.predictions.logits.made()
 

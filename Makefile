@@ -61,6 +61,7 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/atat.py
 	@$(BIN)/python benchmarks/sampling.py
+	@$(BIN)/python benchmarks/sampling.py --confidence
 	@$(BIN)/python benchmarks/evaluation_cost.py
 	@$(BIN)/python benchmarks/noise_variance.py
 	@$(BIN)/python benchmarks/write_readme.py

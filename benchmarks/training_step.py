@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from _alternate import milliseconds, ratio, write
 from _card import product_rate, synchronize
 from _claims import Claim
 from _full_head import FullHead
+from _process_memory import peak, resident
 from _sizes import flags_of
 from trainer_overhead import watched
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -111,7 +110,7 @@ def train(flags: dict[str, Any], forms: tuple[str, ...], steps: int, turns: int,
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(RunLogCallback(run_name="training_step", log_save_interval=arguments.log_save_interval))
         add_monitoring(trainer, settings.monitoring, data)
-        before = _resident()
+        before = resident()
         trainer.train()
     return {
         "seconds": seen.seconds,
@@ -120,7 +119,7 @@ def train(flags: dict[str, Any], forms: tuple[str, ...], steps: int, turns: int,
         "parameters": model.num_parameters(),
         "vocabulary": model.config.vocab_size,
         "memory_at_start": before,
-        "peak_memory": _peak(),
+        "peak_memory": peak(),
     }
 
 
@@ -233,18 +232,6 @@ def _flags(name: str, toy: bool) -> tuple[dict[str, Any], int | None]:
     if toy:
         return flags_of("toy"), 5
     return (SMALL, 512) if name == "small_vocabulary" else (flags_of(name), None)
-
-
-def _resident() -> int:
-    """Bytes of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
-def _peak() -> int:
-    """Bytes of this process at most, from Linux: ``ru_maxrss`` would begin with those of the process that started it."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,19 @@ from processes.toy_benchmark import toy
 @pytest.mark.slow
 def test_texts_and_steps_run_in_turn_and_the_forwards_are_those_there_must_be():
     found = toy("block_diffusion.py")
-    assert set(found["texts"]["over_blocks"]) == {"linear", "ddpm_cache", "autoregressive", "blocks of half the steps"}
-    forwards = found["texts"]["mean_forwards_a_text"]
-    assert forwards["blocks"] <= found["texts"]["steps"]
-    assert forwards["blocks of half the steps"] <= found["texts"]["steps"] / 2
+    (texts,) = found["texts"]
+    assert set(texts["over_blocks"]) == {
+        "linear",
+        "ddpm_cache",
+        "autoregressive",
+        "autoregressive, fast head",
+        "blocks of half the steps",
+    }
+    forwards = texts["mean_forwards_a_text"]
+    assert forwards["blocks"] <= texts["steps"]
+    assert forwards["blocks of half the steps"] <= texts["steps"] / 2
     assert all(run["bd3lm_over_mdlm"] > 0 for run in found["steps"])
+    assert all(min(run["memory_above_start"].values()) > 0 for run in found["steps"])
 
 
 @pytest.mark.slow

@@ -25,3 +25,14 @@ def test_all_sides_generate_in_turn_and_the_ratios_are_told():
         forwards = run["mean_forwards_a_text"]
         assert forwards["first_hitting"] == run["new_tokens"]
         assert 0 < forwards["ddpm_cache"] <= min(run["steps"], run["new_tokens"])
+
+
+@pytest.mark.slow
+def test_samplers_that_look_at_every_mask_write_what_the_plain_loop_writes():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "benchmarks/sampling.py"), "--confidence", "--toy", "--pairs", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = json.loads(done.stdout)["runs"]
+    assert {(run["rule"], run["greedy"]) for run in runs} >= {("low_confidence", True), ("low_confidence", False)}
+    assert all(run["same_tokens"] == 1 and run["speedup_over_plain"] > 0 for run in runs)

@@ -125,6 +125,80 @@ def test_a_text_does_not_depend_on_the_rows_beside_it(sampler, eos, start):
         assert (together.sequences[:, 11:] == PAD).any()  # some have ended
 
 
+@pytest.mark.parametrize("eos", [None, [3, 6, 7, 10, 17]])
+@pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [
+        ("ddpm_cache", {}),
+        ("ddpm_cache", {"start": "answer"}),
+        ("remdm", {"kernel": "eager"}),
+        ("entropy", {"shift_logits": True}),
+        ("confidence_threshold", {}),
+    ],
+)
+def test_guidance_and_static_shapes_are_the_same_cached_and_not(sampler, settings, eos):
+    model, (ids, attention) = network(eos=eos, **settings), prompts()
+    asked = {"max_new_tokens": 11, "max_denoising_steps": 12, "sampler": sampler, "seed": 3}
+    ways = [{}, {"use_cache": False}, {"static_shapes": True}]
+    for guidance in ({"guidance_scale": 2.5}, {}):
+        cached, *others = (
+            model.generate(ids, attention_mask=attention, return_dict_in_generate=True, **asked, **guidance, **way)
+            for way in ways
+        )
+        for other in others:
+            assert torch.equal(cached.sequences, other.sequences)
+            assert torch.equal(cached.tokens_per_forward, other.tokens_per_forward)
+    guided = model.generate(ids, attention_mask=attention, guidance_scale=2.5, **asked)
+    assert not torch.equal(guided, model.generate(ids, attention_mask=attention, **asked))
+
+
+@pytest.mark.parametrize("start", ["text", "answer"])
+def test_guidance_by_hand(start):
+    """The likeliest token of log p(x | masks) + scale (log p(x | prompt) - log p(x | masks)), one at a time."""
+    model, scale, prompt = network(start=start), 2.5, F.pad(prompts()[0][3:, :5], (1, 0), value=BOS)
+    found = model.generate(
+        prompt,
+        max_new_tokens=6,
+        max_denoising_steps=6,
+        sampler="left_to_right",
+        do_sample=False,
+        guidance_scale=scale,
+    )
+    blocks_L = torch.tensor(
+        {"text": [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2], "answer": [0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3]}[start]
+    )
+    seen_LL = blocks_L[None] <= blocks_L[:, None]
+    text, log_p = F.pad(prompt, (0, 6), value=MASK), {}
+    for place in range(6, 12):
+        for hidden in (False, True):
+            read = text.clone()
+            if hidden:
+                read[:, 1:6] = MASK  # not the BOS
+            states = model.backbone(input_ids=read, attention_mask=seen_LL[None, None], use_cache=False)
+            log_p[hidden] = model._head(states.last_hidden_state[0, place : place + 1])[0].log_softmax(-1)
+        score_V = log_p[True] + scale * (log_p[False] - log_p[True])
+        score_V[MASK] = -torch.inf
+        text[0, place] = score_V.argmax()
+    assert torch.equal(found, text)
+
+
+def test_guidance_of_one_block_is_that_of_a_model_without_blocks():
+    blocks, plain = network(size=64), network(None)
+    ids, attention = prompts()
+    asked = {"attention_mask": attention, "max_new_tokens": 9, "guidance_scale": 1.7, "seed": 1}
+    assert torch.equal(blocks.generate(ids, **asked), plain.generate(ids, **asked))
+
+
+def test_rows_end_in_the_first_block_of_a_text():
+    """Nothing stands before it, so that a cache has been made and has nothing in it."""
+    model = network(size=8, eos=[3, 7, 9])
+    asked = {"max_new_tokens": 12, "max_denoising_steps": 12, "sampler": "first_hitting"}
+    together = model.generate(torch.full((6, 1), BOS), seed=list(range(6)), **asked)
+    alone = [model.generate(torch.full((1, 1), BOS), seed=[row], **asked) for row in range(6)]
+    assert torch.equal(together, torch.cat(alone))
+    assert 0 < int((together[:, -1] == PAD).sum()) < 6
+
+
 def test_one_token_a_block_is_an_autoregressive_model():
     model, (ids, attention) = network(size=1), prompts()
     found = model.generate(ids, attention_mask=attention, max_new_tokens=9, do_sample=False)
@@ -229,8 +303,7 @@ def test_holes_are_filled_where_no_text_follows_in_a_later_block():
     ("settings", "says"),
     [
         ({"block_length": 8}, "block_length is 8, but the model has diffusion blocks of 4 tokens"),
-        ({"guidance_scale": 2.0}, "guidance_scale 2.0 is not there yet for a model with diffusion blocks"),
-        ({"static_shapes": True}, "static_shapes is not there yet for a model with diffusion blocks"),
+        ({"static_shapes": True, "use_cache": True}, "static_shapes does not go with use_cache"),
         ({"max_denoising_steps": 2}, "max_denoising_steps 2 are fewer than the 3 blocks of 4 tokens"),
         ({"max_new_tokens": 80}, "longer than the 64 positions"),
     ],

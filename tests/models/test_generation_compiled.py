@@ -13,15 +13,16 @@ from hf_difflm.models.masked_diffusion.generation_logits import head_rows
 SETTINGS = {"max_new_tokens": 40, "max_denoising_steps": 30, "seed": 3, "eos_token_id": 1, "pad_token_id": 0}
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[None, 8])
+def model(request):
     torch._dynamo.reset()
     torch.manual_seed(0)
     backbone = LlamaConfig(
         vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     special = {"mask_token_id": 8, "eos_token_id": None, "pad_token_id": None, "bos_token_id": None}
-    yield MaskedDiffusionForMaskedLM(MaskedDiffusionConfig(backbone_config=backbone, **special)).double().eval()
+    config = MaskedDiffusionConfig(backbone_config=backbone, diffusion_block_size=request.param, **special)
+    yield MaskedDiffusionForMaskedLM(config).double().eval()
     torch._dynamo.reset()
 
 
@@ -41,6 +42,7 @@ def test_it_is_compiled_a_few_times_and_writes_the_same(model, sampler):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", [None], indirect=True)
 def test_without_it_every_number_of_positions_is_a_graph(model):
     prompts = torch.tensor([[2, 3, 4]])
     graphs = CompileCounter()

@@ -15,6 +15,7 @@ from exact_models import NeighbourModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_difflm.models.masked_diffusion.logit_statistics import Predictions
 from hf_difflm.models.masked_diffusion.sampler_protocol import revealed_share
 from hf_difflm.models.masked_diffusion.sampler_uncertainty import MEASURES, uncertainty
 from hf_difflm.models.masked_diffusion.samplers import build_sampler
@@ -160,12 +161,14 @@ def test_a_measure_is_0_for_one_token_1_for_none_known_and_never_outside(measure
     sure[0, 3] = 0.0
     unknown = torch.zeros(1, 10)
     unknown[0, 9] = float("-inf")
-    assert float(uncertainty(sure, measure)) == 0
+    assert float(uncertainty(Predictions(sure), measure)) == 0
     # The largest probability of V equal ones is 1/V.
-    assert float(uncertainty(unknown, measure)) == pytest.approx(1 - 1 / 9 if measure == "max_probability" else 1)
+    assert float(uncertainty(Predictions(unknown), measure)) == pytest.approx(
+        1 - 1 / 9 if measure == "max_probability" else 1
+    )
     random = torch.randn(200, 10, generator=torch.Generator().manual_seed(0)) * 3
     random[:, 9] = float("-inf")
-    values = uncertainty(random, measure)
+    values = uncertainty(Predictions(random), measure)
     assert ((values >= 0) & (values <= 1)).all()
 
 

@@ -25,6 +25,7 @@ from ...models.masked_diffusion.generation_canvas import Canvas
 from ...models.masked_diffusion.generation_configuration import merged_config
 from ...models.masked_diffusion.generation_loop import DenoisingLoop
 from ...models.masked_diffusion.generation_random import RowDraws
+from ...models.masked_diffusion.logit_statistics import Predictions
 from ...models.masked_diffusion.sampler_protocol import Block
 from ...objectives import Batch
 from .batches import rows_at_once
@@ -112,14 +113,14 @@ class ScoringLoop(DenoisingLoop):
         block: Block,
         step: int,
         texts_NL: torch.Tensor | None,
-        logits_NV: torch.Tensor,
+        predictions: Predictions,
         row_N: np.ndarray,
         column_N: np.ndarray,
     ) -> torch.Tensor:
-        device = logits_NV.device
+        device = self.true_BL.device
         tokens_N = self.true_BL[torch.from_numpy(row_N).to(device), torch.from_numpy(column_N).to(device)]
-        log_p_N = logits_NV.gather(-1, tokens_N[:, None]).squeeze(-1) - logits_NV.logsumexp(-1)
-        self._found.append((row_N, column_N, log_p_N, logits_NV.argmax(-1) == tokens_N))
+        log_p_N = predictions.log_probability(tokens_N)
+        self._found.append((row_N, column_N, log_p_N, predictions.best() == tokens_N))
         if self.revealed is not None:
             self.revealed(len(row_N))
         return tokens_N

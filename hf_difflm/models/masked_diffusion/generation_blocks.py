@@ -15,6 +15,8 @@ from transformers import DynamicCache
 
 from .diffusion_blocks import number_from
 from .generation_canvas import Canvas
+from .generation_logits import Reader
+from .logit_statistics import Logits
 
 
 class DiffusionBlocks:
@@ -24,23 +26,25 @@ class DiffusionBlocks:
     before, now clean, at the first step of a block. What it keeps of the current block, which has masks, is taken out again.
 
     Args:
-        denoiser: called with ids, attention mask, positions and, with a cache, past_key_values.
+        reader: forwards rows of the canvas.
+        config: of the denoiser: where blocks begin, and whether tokens are predicted from the position before.
         canvas: what is filled.
         size: tokens of a block.
-        use_cache: keep keys and values of the blocks before; the texts are the same.
-        at_answer: blocks begin anew where the new tokens do.
+        use_cache: keep keys and values of the blocks before; the texts are the same. Not under static shapes: all rows are
+            read whole, then, since no token sees a block after its own.
         is_known: the holes are of a text that is known, and filled with it: any of its tokens may be given, and an answer
             begins at the first hole.
 
     Raises:
         ValueError: unless ``is_known``, a given token after the block of the first hole, which could not be seen from there,
-            and a hole in a prompt ``at_answer``.
+            and a hole in a prompt where blocks begin anew at the answer.
     """
 
     def __init__(
-        self, denoiser: Any, canvas: Canvas, size: int, use_cache: bool, at_answer: bool = False, is_known: bool = False
+        self, reader: Reader, config: Any, canvas: Canvas, size: int, use_cache: bool, is_known: bool = False
     ) -> None:
-        self._denoiser, self._canvas, self._size, self._use_cache = denoiser, canvas, size, use_cache
+        self._reader, self._config, self._canvas, self._size, self._use_cache = reader, config, canvas, size, use_cache
+        at_answer = config.diffusion_block_start == "answer"
         self._starts_B = canvas.real_BL[:, : canvas.prompt_length].sum(-1) if at_answer else None
         if at_answer and is_known:
             self._starts_B = np.take_along_axis(canvas.place_BL, canvas.holes_BL.argmax(-1)[:, None], axis=-1)[:, 0]
@@ -110,13 +114,15 @@ class DiffusionBlocks:
             here_BL = here_B[:, None] & (self._numbers_BL - self._first_B[:, None] == block)
             yield steps, self._canvas.masked_BL & here_BL, self._canvas.length
 
-    def logits(self, finished_B: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> torch.Tensor:
+    def logits(self, finished_B: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> Logits:
         """(N, V) logits at some positions of the canvas, all in the block of their row that was yielded last.
 
         Args:
             finished_B: (B,) rows that are read no more; never one of ``row_N``.
             row_N, column_N: (N,) positions, row by row.
         """
+        if self._reader.is_static:
+            return self._whole(row_N, column_N)
         self._drop(finished_B)
         canvas, rows_R, device = self._canvas, self._rows_G, self._canvas.ids_BL.device
         # Column c of what is read is place c - shift of a row, and that is column c - shift + padding of the canvas.
@@ -126,21 +132,39 @@ class DiffusionBlocks:
         first = self._cached
         places_RE = np.arange(end)[None] - shift_R1
         real_RE = (places_RE >= 0) & (places_RE < length_R1)
-        columns_RQ = (places_RE + canvas.padding_B[rows_R, None])[:, first:].clip(0, canvas.length - 1)
+        columns_RQ = (places_RE[:, first:] + canvas.padding_B[rows_R, None]).clip(0, canvas.length - 1)
         ids_RQ = canvas.ids_BL[torch.from_numpy(rows_R).to(device)].gather(1, torch.from_numpy(columns_RQ).to(device))
         attention_RE = None if real_RE.all() else torch.from_numpy(real_RE).long().to(device)
         read_N = np.searchsorted(rows_R, row_N)  # which of the rows that are read
         place_N = canvas.place_BL[row_N, column_N] + shift_R1[read_N, 0] - first
-        positions_N = torch.from_numpy(read_N * (end - first) + place_N).to(device)
-        kept: dict[str, Any] = {"past_key_values": self._cache} if self._use_cache else {}
-        if self._starts_B is not None:
-            kept["answer_starts"] = torch.from_numpy(self._starts_B[rows_R]).to(device)
-        logits_NV = self._denoiser(ids_RQ, attention_mask=attention_RE, positions=positions_N, **kept).logits
+        kept = self._starts(rows_R)
+        if self._use_cache:
+            kept["past_key_values"] = self._cache
+        elif self._reader.is_guided:  # which hides a prompt by masks in blocks before
+            kept["past_key_values"] = DynamicCache()
+        flat_N = read_N * (end - first) + place_N
+        logits = self._reader(ids_RQ, attention_RE, flat_N, rows_R, columns_RQ, **kept)
         if self._use_cache:
             # Where a token is predicted from the position before it, the one before the block is read again.
-            self._cached = max(self._start - int(self._denoiser.config.shift_logits), 0)
-            self._cache.crop(self._cached - end)
-        return logits_NV
+            self._cached = max(self._start - int(self._config.shift_logits), 0)
+            if self._cached:
+                self._cache.crop(self._cached - end)
+            else:
+                self._cache = DynamicCache()  # a cropped one would know of as many rows as now
+        return logits
+
+    def _whole(self, row_N: np.ndarray, column_N: np.ndarray) -> Logits:
+        """The same, from all of all rows."""
+        canvas = self._canvas
+        rows_B = np.arange(len(self._first_B))
+        # A new cache says that masks of several blocks are no oversight.
+        kept = self._starts(rows_B) | {"past_key_values": DynamicCache()}
+        return self._reader(canvas.ids_BL, canvas.attention_BL, row_N * canvas.length + column_N, rows_B, **kept)
+
+    def _starts(self, rows_R: np.ndarray) -> dict[str, Any]:
+        if self._starts_B is None:
+            return {}
+        return {"answer_starts": torch.from_numpy(self._starts_B[rows_R]).to(self._canvas.ids_BL.device)}
 
     def _drop(self, finished_B: np.ndarray) -> None:
         """Read rows no more that are finished."""
@@ -149,7 +173,8 @@ class DiffusionBlocks:
             return
         self._rows_G = self._rows_G[goes_on_G]
         if self._use_cache and self._cached:
-            indices = torch.from_numpy(np.flatnonzero(goes_on_G)).to(self._canvas.ids_BL.device)
+            kept_G = np.concatenate([goes_on_G, goes_on_G]) if self._reader.is_guided else goes_on_G
+            indices = torch.from_numpy(np.flatnonzero(kept_G)).to(self._canvas.ids_BL.device)
             self._cache.batch_select_indices(indices)  # with what a longer prompt has padded them by
 
 

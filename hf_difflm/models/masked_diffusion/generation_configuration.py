@@ -44,7 +44,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):
             generator.
         return_dict_in_generate: return a :class:`MaskedDiffusionGenerationOutput` instead of the ids.
         static_shapes: forward all rows every time, and ask the LM head for one of a few numbers of positions, so that a
-            model compiled with ``dynamic=False`` is compiled a few times and not at every step; the texts are the same.
+            model compiled with ``dynamic=False`` is compiled a few times and not at every step; the texts are the same. A
+            model with diffusion blocks reads whole rows, then, without a cache.
         output_history: keep the canvas after each step in that output.
         bos_token_id: starts an empty prompt.
         eos_token_id: what follows it is padding, and is not computed once all before it is there.

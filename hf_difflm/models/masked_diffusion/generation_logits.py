@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.generation import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from .logit_statistics import Logits, MadeLogits, logits_of, may_delay_head
 
 COLDEST = 1e-10
 """Below this temperature logits that differ are so far apart that the likeliest token is meant: dividing would overflow."""
@@ -25,11 +27,9 @@ def shaping_processors(config: Any, callers: LogitsProcessorList | None) -> Logi
     return processors
 
 
-def drawing_processors(config: Any) -> LogitsProcessorList:
-    """What says how tokens are drawn: temperature, top-k, top-p."""
+def cutting_processors(config: Any) -> LogitsProcessorList:
+    """What says, after the temperature, which tokens are not drawn: top-k, top-p."""
     processors = LogitsProcessorList()
-    if config.temperature not in (None, 1.0) and config.temperature >= COLDEST:
-        processors.append(TemperatureLogitsWarper(float(config.temperature)))
     if config.top_k is not None:
         processors.append(TopKLogitsWarper(config.top_k))
     if config.top_p is not None and config.top_p < 1:
@@ -37,30 +37,72 @@ def drawing_processors(config: Any) -> LogitsProcessorList:
     return processors
 
 
-def forward_at(
-    denoiser: Any,
-    ids_RW: torch.Tensor,
-    attention_RW: torch.Tensor | None,
-    flat_N: torch.Tensor,
-    guidance_scale: float | None,
-    hidden_RW: torch.Tensor | None,
-) -> torch.Tensor:
-    """(N, V) logits at some positions of the flattened rows.
+class Reader:
+    """Forwards rows of a canvas: with guidance twice, under static shapes with one of a few numbers of positions.
 
-    With ``hidden_RW`` (bool, the given tokens) they are guided: log p(x | masks) + scale * (log p(x | prompt) -
-    log p(x | masks)), from one forward of twice the rows.
+    Args:
+        denoiser: called with ids, attention mask and positions.
+        config: a complete generation config.
+        given_BL: bool, the given tokens that guidance hides; None where it is not asked for.
+        delay_head: logits may be made when they are asked for, where that is faster.
     """
-    if hidden_RW is None or guidance_scale is None:
-        return denoiser(ids_RW, attention_mask=attention_RW, positions=flat_N).logits
-    mask_id = denoiser.config.mask_token_id
-    both_ids = torch.cat([ids_RW, ids_RW.masked_fill(hidden_RW, mask_id)])
-    both_attention = None if attention_RW is None else torch.cat([attention_RW, attention_RW])
-    both_positions = torch.cat([flat_N, flat_N + ids_RW.numel()])
-    logits = denoiser(both_ids, attention_mask=both_attention, positions=both_positions).logits
-    with_prompt_NV, without_NV = (as_float(half).log_softmax(-1) for half in logits.chunk(2))
-    guided_NV = without_NV + guidance_scale * (with_prompt_NV - without_NV)
-    guided_NV[:, mask_id] = float("-inf")  # -inf less -inf is no number
-    return guided_NV
+
+    def __init__(self, denoiser: Any, config: Any, given_BL: torch.Tensor | None, delay_head: bool) -> None:
+        self._denoiser, self._given_BL, self._scale = denoiser, given_BL, config.guidance_scale
+        self.is_static = config.static_shapes
+        self._delay_head = delay_head and given_BL is None and not self.is_static
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether each row is forwarded twice: the second half of a batch does not know the prompts."""
+        return self._given_BL is not None
+
+    def __call__(
+        self,
+        ids_RW: torch.Tensor,
+        attention_RW: torch.Tensor | None,
+        flat_N: np.ndarray,
+        rows_R: np.ndarray,
+        columns_RW: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> Logits:
+        """(N, V) logits at some positions of the flattened rows, all of them masks.
+
+        With guidance log p(x | masks) + scale * (log p(x | prompt) - log p(x | masks)), from one forward.
+
+        Args:
+            ids_RW: what is read.
+            attention_RW: 0 at padding; None where there is none.
+            flat_N: positions.
+            rows_R, columns_RW: of the canvas; None: all columns.
+            kwargs: passed to the denoiser; tensors are one number a row.
+        """
+        device, mask_id = ids_RW.device, self._denoiser.config.mask_token_id
+        if self._given_BL is not None:
+            given_RW = self._given_BL[torch.from_numpy(rows_R).to(device)]
+            if columns_RW is not None:
+                given_RW = given_RW.gather(1, torch.from_numpy(columns_RW).to(device))
+            flat_N = np.concatenate([flat_N, flat_N + ids_RW.numel()])
+            ids_RW = torch.cat([ids_RW, ids_RW.masked_fill(given_RW, mask_id)])
+            attention_RW = None if attention_RW is None else torch.cat([attention_RW, attention_RW])
+            kwargs = {name: one.repeat(2) if isinstance(one, torch.Tensor) else one for name, one in kwargs.items()}
+        wanted = len(flat_N)
+        if self.is_static:
+            flat_N = np.pad(flat_N, (0, head_rows(wanted, ids_RW.numel()) - wanted))
+        if self._delay_head and may_delay_head(self._denoiser, wanted):
+            kwargs["delay_head"] = True
+        positions_N = torch.from_numpy(flat_N).to(device)
+        logits = logits_of(
+            self._denoiser, self._denoiser(ids_RW, attention_mask=attention_RW, positions=positions_N, **kwargs)
+        )
+        if self.is_static:
+            logits = MadeLogits(logits.made()[:wanted])
+        if self._given_BL is None:
+            return logits
+        with_prompt_NV, without_NV = (half.log_softmax(-1) for half in logits.made().chunk(2))
+        guided_NV = without_NV + self._scale * (with_prompt_NV - without_NV)
+        guided_NV[:, mask_id] = float("-inf")  # -inf less -inf is no number
+        return MadeLogits(guided_NV)
 
 
 def head_rows(wanted: int, positions: int) -> int:
@@ -69,8 +111,3 @@ def head_rows(wanted: int, positions: int) -> int:
     Four sizes are few enough to compile, and hardly more than four times what is wanted, or a 64th of all.
     """
     return next(size for part in (64, 16, 4, 1) if (size := -(-positions // part)) >= wanted)
-
-
-def as_float(logits: torch.Tensor) -> torch.Tensor:
-    """float32 at least."""
-    return logits if logits.dtype == torch.float64 else logits.float()

@@ -11,8 +11,9 @@ from transformers.generation import LogitsProcessorList
 
 from .generation_blocks import DiffusionBlocks
 from .generation_canvas import Canvas, split_steps
-from .generation_logits import COLDEST, as_float, drawing_processors, forward_at, head_rows, shaping_processors
-from .generation_random import TOKEN, RowDraws, draw_tokens
+from .generation_logits import COLDEST, Reader, cutting_processors, shaping_processors
+from .generation_random import TOKEN, RowDraws
+from .logit_statistics import Logits, MadeLogits, Predictions
 from .sampler_protocol import Block, Sampler, Seen
 
 
@@ -47,21 +48,21 @@ class DenoisingLoop:
         importance: Any = None,
     ) -> None:
         self.denoiser, self.canvas, self.config, self.draws, self.streamer = denoiser, canvas, config, draws, streamer
-        size = getattr(denoiser.config, "diffusion_block_size", None)
-        self.diffusion_blocks: DiffusionBlocks | None = None
-        if size is not None:
-            at_answer = denoiser.config.diffusion_block_start == "answer"
-            self.diffusion_blocks = DiffusionBlocks(
-                denoiser, canvas, size, config.use_cache is not False, at_answer, self.is_known
-            )
         self.sampler: Sampler = config.sampler_config
         self.importance = importance
         self.shaping: Any = shaping_processors(config, callers_processors)
-        self.drawing: Any = drawing_processors(config)
+        self.cutting: Any = cutting_processors(config)
         self.greedy = not config.do_sample or config.temperature < COLDEST
-        self.guided_BL = None
-        if config.guidance_scale not in (None, 1, 1.0):
-            self.guided_BL = canvas.given(config.bos_token_id)
+        is_guided = config.guidance_scale not in (None, 1, 1.0)
+        given_BL = canvas.given(config.bos_token_id) if is_guided else None
+        self.reader = Reader(denoiser, config, given_BL, delay_head=not self.shaping)
+        size = getattr(denoiser.config, "diffusion_block_size", None)
+        self.diffusion_blocks: DiffusionBlocks | None = None
+        if size is not None:
+            is_cached = config.use_cache is not False
+            self.diffusion_blocks = DiffusionBlocks(
+                self.reader, denoiser.config, canvas, size, is_cached, self.is_known
+            )
         eos = config.eos_token_id
         self.eos_ids = [] if eos is None else np.atleast_1d(eos).tolist()
         self.ends_BL = np.zeros(canvas.holes_BL.shape, dtype=bool)
@@ -136,7 +137,7 @@ class DenoisingLoop:
         rows_B = here_B & ~self.finished_B if self.sampler.every_row else look_BL.any(-1)
         changed = False
         if rows_B.any():
-            self.forwards_B[torch.from_numpy(rows_B)] += 1 if self.guided_BL is None else 2
+            self.forwards_B[torch.from_numpy(rows_B)] += 2 if self.reader.is_guided else 1
             rows_R = np.arange(len(start_B)) if self.config.static_shapes else np.flatnonzero(rows_B)
             self._forward_and_reveal(block, step, rows_R, look_BL[rows_R], start_B[rows_R])
             changed = bool(look_BL.any())
@@ -156,31 +157,33 @@ class DenoisingLoop:
         # 1. Logits where the sampler looks, shaped by guidance and processors, SUBS last.
         row_N, column_N = np.nonzero(look_RL)
         if self.diffusion_blocks is None:
-            logits_NV, ids_RL = self._read(rows_R, start_R, row_N, column_N)
+            logits, ids_RL = self._read(rows_R, start_R, row_N, column_N)
         else:
-            logits_NV = as_float(self.diffusion_blocks.logits(self.finished_B, rows_R[row_N], column_N))
+            logits = self.diffusion_blocks.logits(self.finished_B, rows_R[row_N], column_N)
             ids_RL = canvas.ids_BL[torch.from_numpy(rows_R).to(device)]
         if not row_N.size:
             return
         ids_RL = canvas.without_padding(ids_RL, rows_R)
         texts_NL = None
-        if self.shaping or self.drawing:
+        if self.shaping or self.cutting:
             texts_NL = ids_RL[torch.from_numpy(row_N).to(device)]
-        logits_NV = self._processed(self.shaping, texts_NL, logits_NV)
+        if self.shaping:
+            logits = MadeLogits(self._processed(self.shaping, texts_NL, logits.made()))
+        predictions = Predictions(logits)
 
         # 2. Which of them are revealed now, and their tokens.
         tokens_N = None
         if self.sampler.draws_first:
-            tokens_N = self._draw(block, step, texts_NL, logits_NV, rows_R[row_N], column_N)
-        seen = Seen(logits_NV, tokens_N, ids_RL, rows_R, row_N, column_N)
+            tokens_N = self._draw(block, step, texts_NL, predictions, rows_R[row_N], column_N)
+        seen = Seen(predictions, tokens_N, ids_RL, rows_R, row_N, column_N)
         chosen_N = self.sampler.choose(block, step, seen)
         if chosen_N is not None:
             row_N, column_N = (index[chosen_N.cpu().numpy()] for index in (row_N, column_N))
-            logits_NV = logits_NV[chosen_N]
+            predictions = predictions.select(chosen_N)
             texts_NL = None if texts_NL is None else texts_NL[chosen_N]
             tokens_N = None if tokens_N is None else tokens_N[chosen_N]
         if tokens_N is None:
-            tokens_N = self._draw(block, step, texts_NL, logits_NV, rows_R[row_N], column_N)
+            tokens_N = self._draw(block, step, texts_NL, predictions, rows_R[row_N], column_N)
 
         # 3. Onto the canvas; rows whose text has come to its end are done.
         canvas.reveal(rows_R[row_N], column_N, tokens_N, block.first_step + step)
@@ -193,46 +196,46 @@ class DenoisingLoop:
 
     def _read(
         self, rows_R: np.ndarray, start_R: np.ndarray, row_N: np.ndarray, column_N: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Logits, torch.Tensor]:
         """(N, V) logits at some positions, of which of the R rows each is, and the (R, L) canvas of these."""
-        canvas, device = self.canvas, self.canvas.ids_BL.device
+        canvas = self.canvas
         ids_RW, attention_RW, ids_RL = canvas.read(rows_R, start_R)
         flat_N = row_N * canvas.window + column_N - start_R[row_N]
-        if self.config.static_shapes:
-            flat_N = np.pad(flat_N, (0, head_rows(len(flat_N), ids_RW.numel()) - len(flat_N)))
-        hidden_RW = None
-        if self.guided_BL is not None:
-            hidden_RL = self.guided_BL[torch.from_numpy(rows_R).to(device)]
-            columns_RW = torch.from_numpy(start_R[:, None] + np.arange(canvas.window)[None]).to(device)
-            hidden_RW = hidden_RL.gather(1, columns_RW)
-        positions_N = torch.from_numpy(flat_N).to(device)
-        logits_NV = forward_at(self.denoiser, ids_RW, attention_RW, positions_N, self.config.guidance_scale, hidden_RW)
-        return as_float(logits_NV)[: len(row_N)], ids_RL
+        columns_RW = None
+        if self.reader.is_guided and canvas.window < canvas.length:
+            columns_RW = start_R[:, None] + np.arange(canvas.window)[None]
+        return self.reader(ids_RW, attention_RW, flat_N, rows_R, columns_RW), ids_RL
 
     def _draw(
         self,
         block: Block,
         step: int,
         texts_NL: torch.Tensor | None,
-        logits_NV: torch.Tensor,
+        predictions: Predictions,
         row_N: np.ndarray,
         column_N: np.ndarray,
     ) -> torch.Tensor:
-        logits_NV = self._processed(self.drawing, texts_NL, logits_NV)
-        best_N, tokens_N = logits_NV.max(-1)
-        if not self.greedy:
+        if self.greedy:
+            tokens_N = predictions.best()
+        else:
             if self.token_uniform_BL is not None:
                 uniform_N = self.token_uniform_BL[row_N, column_N]
             else:
                 uniform_N = block.uniform(TOKEN, step, row_N, column_N)
-            tokens_N = draw_tokens(logits_NV, torch.from_numpy(uniform_N))
+
+            def cut(rows: torch.Tensor, logits_RV: torch.Tensor) -> torch.Tensor:
+                assert texts_NL is not None
+                return self._processed(self.cutting, texts_NL[rows], logits_RV)
+
+            tokens_N = predictions.draw(
+                torch.from_numpy(uniform_N), self.config.temperature, cut if self.cutting else None
+            )
         # Where nothing can be drawn the mask stays, and `check` finds it: a GPU need not be waited for here.
-        return tokens_N.where(best_N.isfinite(), self.canvas.mask_id)
+        return tokens_N.where(predictions.largest().isfinite(), self.canvas.mask_id)
 
     def _processed(self, processors: Any, texts_NL: torch.Tensor | None, logits_NV: torch.Tensor) -> torch.Tensor:
-        if processors:
-            logits_NV = processors(texts_NL, logits_NV)
-            logits_NV[:, self.canvas.mask_id] = float("-inf")  # SUBS has the last word
+        logits_NV = processors(texts_NL, logits_NV)
+        logits_NV[:, self.canvas.mask_id] = float("-inf")  # SUBS has the last word
         return logits_NV
 
     def _finish(self, block: Block, rows_R: np.ndarray) -> None:

@@ -10,7 +10,8 @@ import torch
 # What a number of the counter is for: two purposes never share one.
 TOKEN, EVENT, CONFIDENCE = range(3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_LARGEST_CHUNK = 2**24  # float64 numbers in a chunk of draw_tokens: 128 MiB
+_LARGEST_CHUNK = {"cpu": 2**19}  # float64 numbers in a chunk of draw_tokens: 4 MiB, which a cache may hold
+_LARGEST_CHUNK_ELSEWHERE = 2**24
 
 
 def row_seeds(seed: int | Sequence[int], prompts: int, copies: int) -> list[list[int]]:
@@ -76,14 +77,23 @@ def draw_tokens(logits_NV: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tenso
     if device.type == "mps":  # has no float64
         return draw_tokens(logits_NV.cpu(), uniform_N).to(device)
     uniform_N = uniform_N.to(device)
-    rows = max(1, _LARGEST_CHUNK // max(logits_NV.shape[-1], 1))
+    rows = max(1, _LARGEST_CHUNK.get(device.type, _LARGEST_CHUNK_ELSEWHERE) // max(logits_NV.shape[-1], 1))
     chunks = zip(logits_NV.split(rows), uniform_N.split(rows), strict=True)
-    return torch.cat([_draw_chunk(logits, uniform) for logits, uniform in chunks])
+    return torch.cat([find(logits.double().softmax(-1), uniform)[0] for logits, uniform in chunks])
 
 
-def _draw_chunk(logits_NV: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tensor:
-    cumulative_NV = logits_NV.double().softmax(-1).cumsum(-1)
-    total_N1 = cumulative_NV[:, -1:]
-    # Strictly below the total, so that rounding cannot land past the last token that has probability.
+def find(mass_NK: torch.Tensor, uniform_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) in which of K parts a uniform number falls, and how far into it, a number from 0 to 1; ``mass_NK``: float64."""
+    cumulative_NK = mass_NK.cumsum(-1)
+    total_N1 = cumulative_NK[:, -1:]
+    # Strictly below the total, so that rounding cannot land past the last part that has any mass.
     target_N1 = torch.minimum(uniform_N.unsqueeze(-1) * total_N1, torch.nextafter(total_N1, torch.zeros_like(total_N1)))
-    return torch.searchsorted(cumulative_NV, target_N1, right=True).squeeze(-1)
+    part_N1 = torch.searchsorted(cumulative_NK, target_N1, right=True).clamp(max=mass_NK.shape[1] - 1)
+    mass_N1 = mass_NK.gather(-1, part_N1)
+    before_N1 = cumulative_NK.gather(-1, part_N1) - mass_N1
+    return part_N1.squeeze(-1), ((target_N1 - before_N1) / mass_N1).clamp(0, 1).squeeze(-1)
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """In float64, where there is such a thing."""
+    return values if values.device.type == "mps" else values.double()

@@ -56,6 +56,7 @@ class MaskedDiffusionOutput(ModelOutput):
         hidden_states: hidden states of the backbone, if asked for.
         attentions: attentions of the backbone, if asked for.
         router_logits: of each layer with experts, if asked for with ``output_router_logits``.
+        head_inputs: (N, D) what the head would have multiplied with its weight, in place of logits; see ``delay_head``.
     """
 
     loss: torch.Tensor | None = None
@@ -65,6 +66,7 @@ class MaskedDiffusionOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
+    head_inputs: torch.Tensor | None = None
 
 
 class MaskedDiffusionPreTrainedModel(PreTrainedModel):
@@ -92,6 +94,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
     head_chunk_rows: int | None = None
     generation_config_class = MaskedDiffusionGenerationConfig
     accepts_loss_kwargs = False
+    delays_head = True
 
     def __init__(self, config: MaskedDiffusionConfig):
         super().__init__(config)
@@ -152,6 +155,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         clean_ids: torch.Tensor | None = None,
         answer_starts: torch.Tensor | None = None,
         diffusion_block_size: int | None = None,
+        delay_head: bool = False,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a partly masked sequence.
@@ -183,6 +187,8 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                 each row's first token that is none of its prompt, counted from its first that is no padding.
             diffusion_block_size: with ``clean_ids``: read them in blocks of so many tokens, for training whose blocks grow;
                 None: the configuration's.
+            delay_head: for a caller who makes the logits himself: without labels, at ``positions`` that are all masked,
+                return what the head reads, where calling it is no more than a product with its weight.
             kwargs: passed to the backbone.
 
         Returns:
@@ -209,6 +215,10 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             ids_N = input_ids.flatten()
             if positions is not None:
                 hidden_ND, ids_N = hidden_ND[positions], ids_N[positions]
+            if delay_head and reads_plainly(self.lm_head, hidden_ND) and not self.lm_head._forward_pre_hooks:
+                inputs_ND = hidden_ND if self.head_transform is None else self.head_transform(hidden_ND)
+                if inputs_ND.dtype == self.lm_head.weight.dtype and inputs_ND.dtype in (torch.float32, torch.float64):
+                    return MaskedDiffusionOutput(head_inputs=inputs_ND, **extras)
             logits_NV = _copy_revealed(self._head(hidden_ND), ids_N, self.config.mask_token_id)
             logits = logits_NV if positions is not None else logits_NV.unflatten(0, input_ids.shape)
             return MaskedDiffusionOutput(logits=logits, **extras)

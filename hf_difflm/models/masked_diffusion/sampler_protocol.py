@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .generation_random import CONFIDENCE, RowDraws
+from .logit_statistics import Predictions
 from .noise_schedule import NoiseSchedule
 
 
@@ -57,7 +58,7 @@ class Seen:
     """What the denoiser said at the positions a sampler looked at; row by row, columns rising.
 
     Args:
-        logits_NV: under SUBS, after guidance and the caller's processors, before temperature and truncation.
+        predictions: under SUBS, after guidance and the caller's processors, before temperature and truncation.
         tokens_N: a token drawn at each, for samplers that draw first; else None.
         ids_RL: the canvas of the rows that were looked at, masks at its padding.
         rows_R: which rows of the batch they are.
@@ -65,12 +66,17 @@ class Seen:
         column_N: its column in the canvas.
     """
 
-    logits_NV: torch.Tensor
+    predictions: Predictions
     tokens_N: torch.Tensor | None
     ids_RL: torch.Tensor
     rows_R: np.ndarray
     row_N: np.ndarray
     column_N: np.ndarray
+
+    @property
+    def logits_NV(self) -> torch.Tensor:  # noqa: N802
+        """(N, V) all logits, which may be made for this: what ``predictions`` has is cheaper."""
+        return self.predictions.logits.made()
 
     def first(self, values_N: torch.Tensor, count_R: torch.Tensor) -> torch.Tensor:
         """(N,) bool: the ``count_R`` lowest values of each row; the left one of two that are equal."""

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from .logit_statistics import Predictions
 from .sampler_protocol import Block, Sampler, Seen, check_reveal_schedule, least_tokens, quota
-from .samplers_confidence import entropy_nats
 
 MEASURES = ("entropy", "max_probability", "margin", "variance")
 ORDERS = ("confident_first", "uncertain_first")
@@ -72,7 +72,7 @@ class UncertaintySampler(Sampler):
         return block.masked_BL & (quota(self.reveal_schedule, block, step) > 0)[:, None]
 
     def choose(self, block: Block, step: int, seen: Seen) -> torch.Tensor | None:
-        uncertainty_N = uncertainty(seen.logits_NV, self.measure)
+        uncertainty_N = uncertainty(seen.predictions, self.measure)
         rank_N = uncertainty_N * _importance(block, seen, uncertainty_N)
         if self.order == "uncertain_first":
             rank_N = -rank_N
@@ -85,21 +85,20 @@ class UncertaintySampler(Sampler):
         return seen.first(rank_N, count_R.maximum(torch.from_numpy(least_tokens(block, step)[seen.rows_R])))
 
 
-def uncertainty(logits_NV: torch.Tensor, measure: str) -> torch.Tensor:
+def uncertainty(predictions: Predictions, measure: str) -> torch.Tensor:
     """(N,) in [0, 1], 0 where one token has all probability; see :class:`UncertaintySampler`.
 
-    ``logits_NV`` are under SUBS: one of the V columns is the mask's and has no probability.
+    ``predictions`` are under SUBS: one of the V columns is the mask's and has no probability.
     """
-    tokens = max(logits_NV.shape[-1] - 1, 2)
+    tokens = max(predictions.logits.shape[1] - 1, 2)
     if measure == "entropy":
-        value_N = entropy_nats(logits_NV) / math.log(tokens)
+        value_N = predictions.entropy() / math.log(tokens)
     elif measure == "max_probability":
-        value_N = 1 - logits_NV.softmax(-1).amax(-1)
+        value_N = 1 - predictions.largest_probability()
     elif measure == "margin":
-        best_N2 = logits_NV.softmax(-1).topk(2, dim=-1).values
-        value_N = 1 - (best_N2[:, 0] - best_N2[:, 1])
+        value_N = 1 - predictions.margin()
     else:
-        value_N = (1 - logits_NV.softmax(-1).square().sum(-1)) / (1 - 1 / tokens)
+        value_N = (1 - predictions.sum_of_squares()) / (1 - 1 / tokens)
     return value_N.clamp(0, 1)  # rounding
 
 
@@ -113,7 +112,7 @@ def _importance(block: Block, seen: Seen, like: torch.Tensor) -> torch.Tensor:
         weights_RL = given[torch.from_numpy(seen.rows_R).to(given.device)]
     else:
         draft_RL = seen.ids_RL.clone()
-        draft_RL[row_N, column_N] = seen.logits_NV.argmax(-1)
+        draft_RL[row_N, column_N] = seen.predictions.best()
         weights_RL = given(draft_RL)
         if weights_RL.shape != draft_RL.shape:
             raise ValueError(

@@ -93,8 +93,7 @@ class TopKMarginSampler(QuotaSampler):
     name: ClassVar[str] = "topk_margin"
 
     def rank(self, block: Block, step: int, seen: Seen) -> torch.Tensor:
-        best_N2 = seen.logits_NV.softmax(-1).topk(2, dim=-1).values
-        return best_N2[:, 1] - best_N2[:, 0]
+        return -seen.predictions.margin()
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class EntropySampler(QuotaSampler):
     name: ClassVar[str] = "entropy"
 
     def rank(self, block: Block, step: int, seen: Seen) -> torch.Tensor:
-        return entropy_nats(seen.logits_NV)
+        return seen.predictions.entropy()
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class EntropyBoundedSampler(AdaptiveSampler):
             raise ValueError(f"bound must be 0 or more nats, got {self.bound}")
 
     def choose(self, block: Block, step: int, seen: Seen) -> torch.Tensor | None:
-        entropy_N = entropy_nats(seen.logits_NV)
+        entropy_N = seen.predictions.entropy()
         _, entropy_RW = seen.ordered(entropy_N)
         # Sorted, so the largest of the first k is the k-th: what is left is the sum of those before it.
         before_RW = entropy_RW.cumsum(-1) - entropy_RW
@@ -170,17 +169,12 @@ class ConfidenceThresholdSampler(AdaptiveSampler):
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
 
     def choose(self, block: Block, step: int, seen: Seen) -> torch.Tensor | None:
-        doubt_N = 1 - seen.logits_NV.softmax(-1).amax(-1)
+        doubt_N = 1 - seen.predictions.largest_probability()
         sure_RW = seen.by_row((doubt_N < 1 - self.threshold).to(doubt_N.dtype), 0.0)
         count_R = sure_RW.sum(-1).long().cpu().maximum(torch.from_numpy(least_tokens(block, step)[seen.rows_R]))
         return seen.first(doubt_N, count_R)
 
 
-def entropy_nats(logits_NV: torch.Tensor) -> torch.Tensor:
-    """(N,) entropy of each distribution; a token without probability counts 0."""
-    return torch.special.entr(logits_NV.softmax(-1)).sum(-1)
-
-
 def _drawn_log_probability(seen: Seen) -> torch.Tensor:
     assert seen.tokens_N is not None
-    return seen.logits_NV.log_softmax(-1).gather(-1, seen.tokens_N.unsqueeze(-1)).squeeze(-1)
+    return seen.predictions.log_probability(seen.tokens_N)

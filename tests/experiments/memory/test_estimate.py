@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hf_difflm.experiments.building import build_model
 from hf_difflm.experiments.memory.estimate import USABLE, estimate_memory
 from hf_difflm.experiments.memory.labelled_positions import most_labelled
 from hf_difflm.experiments.memory.sharding import Network, gradient_bytes, held_bytes
-from hf_difflm.experiments.recipe_settings import load_settings
+from hf_difflm.experiments.recipe_settings import Settings, load_settings
 from hf_difflm.experiments.trainer_arguments import training_arguments
 from hf_difflm.objectives import BlockDiffusionObjective, CountLaw, MaskedDiffusionObjective, NoiseKey
 from hf_difflm.objectives.adaptive.masking import corrupt, draw
@@ -60,6 +61,20 @@ CASES = {
 QUICK = {"small", "accumulated, averaged", "large vocabulary"}
 
 
+def allocated_by_training(settings: Settings, tmp_path: Path, sequences: int) -> int:
+    """Bytes in use at most while the settings are trained on so many sequences."""
+    tokenizer = load_tokenizer("bytes")
+    data = rows(sequences, settings.data.block_size)
+
+    def run() -> DiffusionTrainer:
+        arguments = training_arguments(settings, tmp_path / "run")
+        trainer = DiffusionTrainer(build_model(settings, tokenizer), arguments, data, None, tokenizer)
+        trainer.train()
+        return trainer
+
+    return allocated_at_most(run, tmp_path / "trace.json")
+
+
 @pytest.mark.parametrize("objective", ["mdlm", "ar"])
 @pytest.mark.parametrize(
     "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
@@ -69,16 +84,7 @@ def test_the_estimate_is_within_15_per_cent_of_what_a_real_training_allocates(ca
     flags = {**CASES[case], **quiet, "objective": objective, "max_steps": 3}
     settings = load_settings(None, flags, beside=("mdlm", "ar"))
     estimate = estimate_memory(settings)
-    tokenizer = load_tokenizer("bytes")
-    data = rows(32, settings.data.block_size)
-
-    def run() -> DiffusionTrainer:
-        arguments = training_arguments(settings, tmp_path / "run")
-        trainer = DiffusionTrainer(build_model(settings, tokenizer), arguments, data, None, tokenizer)
-        trainer.train()
-        return trainer
-
-    measured = allocated_at_most(run, tmp_path / "trace.json")
+    measured = allocated_by_training(settings, tmp_path, 32)
     print(f"estimate / measured = {estimate.training / measured:.3f}")
     assert estimate.training == pytest.approx(measured, rel=0.15)
 
@@ -109,16 +115,7 @@ def test_the_estimate_of_block_diffusion_is_within_15_per_cent_of_what_a_real_tr
     quiet = {"use_cpu": True, "save_strategy": "no", "eval_strategy": "no", "save_log_to_json": False}
     settings = load_settings(None, {**BLOCKS[case], **quiet, "objective": "bd3lm", "max_steps": 3})
     estimate = estimate_memory(settings)
-    tokenizer = load_tokenizer("bytes")
-    data = rows(64, settings.data.block_size)
-
-    def run() -> DiffusionTrainer:
-        arguments = training_arguments(settings, tmp_path / "run")
-        trainer = DiffusionTrainer(build_model(settings, tokenizer), arguments, data, None, tokenizer)
-        trainer.train()
-        return trainer
-
-    measured = allocated_at_most(run, tmp_path / "trace.json")
+    measured = allocated_by_training(settings, tmp_path, 64)
     print(f"estimate / measured = {estimate.training / measured:.3f}")
     assert estimate.training == pytest.approx(measured, rel=0.15)
 
@@ -147,16 +144,7 @@ def test_the_estimate_of_adaptive_masking_is_within_15_per_cent_of_what_a_real_t
     quiet = {"use_cpu": True, "save_strategy": "no", "eval_strategy": "no", "save_log_to_json": False}
     options = {"objective": "atat", "per_device_train_batch_size": 16, "max_steps": 6, **ADAPTIVE[case], **quiet}
     settings = load_settings(None, options)
-    tokenizer = load_tokenizer("bytes")
-    data = rows(128, settings.data.block_size)
-
-    def run() -> DiffusionTrainer:
-        arguments = training_arguments(settings, tmp_path / "run")
-        trainer = DiffusionTrainer(build_model(settings, tokenizer), arguments, data, None, tokenizer)
-        trainer.train()
-        return trainer
-
-    measured = allocated_at_most(run, tmp_path / "trace.json")
+    measured = allocated_by_training(settings, tmp_path, 128)
     estimate = estimate_memory(settings)
     print(f"estimate / measured = {estimate.training / measured:.3f}")
     assert estimate.training == pytest.approx(measured, rel=0.15)

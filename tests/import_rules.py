@@ -55,7 +55,7 @@ WINGS = {
         {"showing"},
         {"pages"},
     ],
-    "evaluation": [{"likelihood"}, {"audit", "generation", "protocols"}, {"quality", "metrics"}, {"harness"}],
+    "evaluation": [{"likelihood"}, {"protocols"}, {"audit", "generation"}, {"quality", "metrics"}, {"harness"}],
 }
 # Imports of ours inside functions: the commands, each of which waits with the heavy ones until it runs, and these.
 INSIDE = {

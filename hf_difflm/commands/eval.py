@@ -122,8 +122,8 @@ def evaluate(
 
     Data and settings are those of the run itself unless a flag says otherwise. With --generation: samplers and numbers
     of denoising steps, each with the perplexity of its texts under the autoregressive twin, their entropy and variety,
-    forwards and time, as a table and a picture. With --protocol: the likelihood as LLaDA or Dream computes its own, beside the
-    bound, and by how much and why they differ. With --tasks: tasks of lm-evaluation-harness, results in its own format.
+    forwards and time, as a table and a picture. With --protocol: the likelihood as LLaDA or Dream computes its own, beside
+    the bound, and by how much and why they differ. With --tasks: tasks of lm-evaluation-harness, results in its own format.
     """
     values = typed_flags(FIELDS, flags)
     if not exact and (given := [name for name in values if name in EXACT]):

@@ -1,15 +1,15 @@
 """How LLaDA's and Dream's evaluations mask a text of N scored tokens, and what that is of the bound.
 
-The bound P0 is the sum over k = 1..N of (1/k) E_M [ sum_{i in M} -log mu^i(x^i) ], M a uniform k-subset. Each law here gives the
-same sum with r(k)/k in place of 1/k: dividing a draw of k hidden tokens by r(k) makes it one of P0.
+The bound P0 is the sum over k = 1..N of (1/k) E_M [ sum_{i in M} -log mu^i(x^i) ], M a uniform k-subset. Each law here gives
+the same sum with r(k)/k in place of 1/k, so that a draw of k hidden tokens divided by r(k) is one of P0.
 
 ``llada`` (arXiv 2502.09992, eq. 6 and appendix B.5; ``get_log_likelihood.py``): b masks are drawn together, of
-x_j = k + j N/b tokens, j = 0..b-1, with k uniform on 1..N, rounded half to even, and taken modulo N; weight N/x. Where N/b has
-halves, even counts come more often than odd ones: r(k) = N p(k).
+x_j = k + j N/b tokens, j = 0..b-1, with k uniform on 1..N, rounded half to even and taken modulo N; weight N/x. Where j N/b
+has halves, even counts come more often than odd ones: r(k) = N p(k).
 
 ``dream`` (arXiv 2508.15487, ``eval.py``): each token is hidden with probability p = 1e-3 + (1 - 1e-3) t, t spread over the b
-draws by one offset; weight 1/p. With p uniform on [eps, 1] a k-subset has the weight (1 - I_eps(k, N - k + 1)) / (1 - eps) times
-that of P0, I being the regularised incomplete beta function: r(k) = P(Bin(N, eps) < k) / (1 - eps).
+draws by one offset; weight 1/p. With p uniform on [eps, 1] a k-subset weighs (1 - I_eps(k, N - k + 1)) / (1 - eps) times
+what it does in P0, I being the regularised incomplete beta function: r(k) = P(Bin(N, eps) < k) / (1 - eps).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Law(ABC):
 
     Attributes:
         title: what to call it.
-        shows_eos: whether an EOS is put behind the text, seen and neither hidden nor scored, and the first token never hidden.
+        shows_eos: whether an EOS is put behind the text, seen and neither hidden nor scored; then the first token is never
+            hidden either.
     """
 
     title: str

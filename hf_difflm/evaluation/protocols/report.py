@@ -21,7 +21,6 @@ from ...errors import UserError
 from ...runs.journal.strict_json import dumps
 from ...runs.journal.tables import with_error
 from ..exact_report import exact_likelihoods, first_rows, orders_of
-from ..likelihood.batches import rows_at
 from ..likelihood.evaluate import LikelihoodResult
 from ..likelihood.exact_options import ExactOrder
 from ..likelihood.zero_shot import evaluation_data
@@ -47,8 +46,7 @@ def evaluate_protocol(
 ) -> None:
     """Evaluate a model as another project does and as this library does, and print both and their difference by cause.
 
-    What is not scored in a row is its prompt. Where a protocol never hides the first token of a text, it is context for the
-    bound and the exact likelihoods here, too: all numbers are of the same tokens.
+    What is not scored in a row is its prompt, and all numbers are of the same tokens.
 
     Args:
         target: see :func:`~hf_difflm.evaluation.targets.load_target`.
@@ -71,8 +69,6 @@ def evaluate_protocol(
     data_of, data, _ = evaluation_data(loaded, changes)
     print(data.summary(), file=sys.stderr)
     rows = first_rows(loaded, data.eval, orders, exact_budget) if orders else data.eval
-    if law.shows_eos:
-        rows = _first_as_context(loaded, rows)
     texts = list(_texts(loaded, rows))
     if not texts:
         raise UserError(f"the protocol {options.protocol} scores no token of this text; give longer blocks")
@@ -156,20 +152,6 @@ def _texts(target: Target, rows: Any) -> Iterator[Text]:
         places_N = np.flatnonzero((batch["labels"][0][kept_L] != IGNORED).numpy())
         if len(places_N):
             yield Text(number, batch["input_ids"][0][kept_L].numpy(), places_N)
-
-
-def _first_as_context(target: Target, rows: Any) -> Any:
-    """The rows with no token scored that stands first in its row; the same object where there is none."""
-    collator, changed, some = Collator(target.tokenizer), [], False
-    for row in rows_at(rows, range(len(rows))):
-        batch = collator([row])
-        first = int(batch["attention_mask"][0].argmax())
-        some |= int(batch["labels"][0, first]) != IGNORED
-        batch["labels"][0, first] = IGNORED
-        # The bytes of the first token are known of none.
-        others = {name: value for name, value in row.items() if name not in ("labels", "num_bytes")}
-        changed.append({**others, "labels": batch["labels"][0].tolist()})
-    return changed if some else rows
 
 
 def _difference(one: Estimate, bound: LikelihoodResult) -> Estimate:

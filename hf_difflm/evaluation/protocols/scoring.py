@@ -1,8 +1,8 @@
 """The likelihood of texts under a protocol, and its difference to the bound P0 by cause, from the same forwards.
 
-protocol - P0 is the sum of: what the softmax spends on the mask token, which has probability 0 in P0 (same masks); what the law of
-the masks does (the same draws divided by r(k), see ``laws``); what an EOS behind the text does (the same masks without it); and
-the errors of the draws.
+protocol - P0 is the sum of: what the softmax spends on the mask token, which has probability 0 in P0 (same masks); what the
+law of the masks does (the same draws divided by r(k), see ``laws``); what an EOS behind the text does (the same masks without
+it); and the errors of the draws.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _AFTER_P0 = 2**32
 
 
 class Text(NamedTuple):
-    """Its place in the data set, (L,) ids, and (N,) places of its scored tokens, at least one."""
+    """Its number in the data set, (L,) ids, and (N,) places of its scored tokens, at least one."""
 
-    index: int
+    number: int
     ids_L: np.ndarray
     places_N: np.ndarray
 
@@ -94,14 +94,22 @@ def score_texts(
         eos_token_id: what ``law.shows_eos`` puts behind each text.
         seed: of the draws.
         rows: sequences through the model at once.
+
+    Raises:
+        ValueError: a scored token that the law never hides.
     """
     found_TJC, lengths, forwards = [], [], 0
     with undisturbed(model):
         for text in texts:
             scored = len(text.places_N)
-            masks = [_draw(law, scored, batch, seed, text.index, number) for number in range(draws // batch)]
+            if law.shows_eos and text.places_N[0] == 0:
+                raise ValueError(
+                    f"text {text.number} begins with a scored token, which {law.title} never hides: let it be context"
+                )
+            masks = [_draw(law, scored, batch, seed, text.number, j) for j in range(draws // batch)]
             masked_DN, weights_D, ratios_D = (np.concatenate(parts) for parts in zip(*masks, strict=True))
-            shown = text._replace(ids_L=np.append(text.ids_L, eos_token_id)) if law.shows_eos else text
+            behind = [eos_token_id] if law.shows_eos else []
+            shown = text._replace(ids_L=np.concatenate([text.ids_L, behind]).astype(np.int64))
             raw_D, spent_D = masked_nll(model, shown, masked_DN, rows)
             alone_D = plain_D = raw_D - spent_D
             if law.shows_eos:
@@ -136,7 +144,7 @@ def masked_nll(
         rows: sequences through the model at once.
     """
     mask_id, raw_D, spent_D = model.config.mask_token_id, np.zeros(len(masked_DN)), np.zeros(len(masked_DN))
-    some_D, ids_L = np.flatnonzero(masked_DN.any(-1)), torch.from_numpy(text.ids_L.astype(np.int64))
+    some_D, ids_L = np.flatnonzero(masked_DN.any(-1)), torch.from_numpy(text.ids_L)
     at_once = min(rows, rows_at_once(masked_DN.shape[1], model.config.vocab_size))
     for first in range(0, len(some_D), at_once):
         some_R = some_D[first : first + at_once]
@@ -165,8 +173,9 @@ def _raw_logits(model: MaskedDiffusionForMaskedLM, ids_RL: torch.Tensor, positio
     return kept[0].float()
 
 
-def _draw(law: Law, scored: int, batch: int, seed: int, index: int, number: int) -> tuple[np.ndarray, ...]:
-    key = NoiseKey(seed, _AFTER_P0 + number, np.array([index]), 1, "eval")
+def _draw(law: Law, scored: int, batch: int, seed: int, number: int, j: int) -> tuple[np.ndarray, ...]:
+    """The masks of batch j of a text."""
+    key = NoiseKey(seed, _AFTER_P0 + j, np.array([number]), 1, "eval")
     shared, *own = row_uniforms(key, np.array([batch * scored]))[0]
     return law.draw(float(shared), np.reshape(own, (batch, scored)))
 

@@ -192,8 +192,10 @@ def _print_table(
         table.add_row("  protocol minus it", _signed(minus), "")
     print(record["target"])
     Console().print(table)
+    begins = "the token before it (no BOS)" if record["bos_token"] is None else record["bos_token"]
     print(
-        f"{found.scored_tokens:,} tokens scored, in both; {found.forwards:,} sequences through the model for the protocol"
+        f"{found.scored_tokens:,} tokens scored, in both; {found.forwards:,} sequences through the model for the protocol; "
+        f"a text begins with {begins}"
     )
 
 

@@ -34,6 +34,7 @@ LIGHT = {
     "evaluation.harness.options",
     "evaluation.likelihood.exact_options",
     "evaluation.likelihood.zero_shot_options",
+    "evaluation.protocols.options",
     "models.options",
     "objectives.adaptive.names",
     "objectives.names",
@@ -54,7 +55,7 @@ WINGS = {
         {"showing"},
         {"pages"},
     ],
-    "evaluation": [{"likelihood"}, {"audit", "generation"}, {"quality", "metrics"}, {"harness"}],
+    "evaluation": [{"likelihood"}, {"protocols"}, {"audit", "generation"}, {"quality", "metrics"}, {"harness"}],
 }
 # Imports of ours inside functions: the commands, each of which waits with the heavy ones until it runs, and these.
 INSIDE = {

@@ -15,6 +15,7 @@ from ..evaluation.harness.options import HarnessOptions
 from ..evaluation.likelihood.exact_options import ExactOptions, ExactOrder, read_orders
 from ..evaluation.likelihood.zero_shot_options import ZeroShotOptions, evaluation_set_names
 from ..evaluation.precision import PrecisionOptions
+from ..evaluation.protocols.options import ProtocolOptions
 from ..evaluation.quality.sampler_grid import read_samplers
 from ..training.declarations.fields import fields_of
 from .flags import pick_fields, typed_flags, with_flags
@@ -74,6 +75,7 @@ SHARED = pick_fields(
     "revision",
 )
 EXACT = fields_of(ExactOptions, "exact")
+PROTOCOL = fields_of(ProtocolOptions, "protocol")
 HARNESS = fields_of(HarnessOptions, "harness")
 TEXT = fields_of(TextOptions, "zero_shot")
 WITH_TASKS = (
@@ -95,7 +97,7 @@ OPTIONS = {
     for name, option in fields_of(GenerationOptions, "generation").items()
     if name not in ("sampler", "sampler_config", "importance_weight", "max_denoising_steps", "infill", "guidance_scale")
 }
-FIELDS = SHARED | LIKELIHOOD | EXACT | TEXT | HARNESS | GRID | OPTIONS
+FIELDS = SHARED | LIKELIHOOD | EXACT | PROTOCOL | TEXT | HARNESS | GRID | OPTIONS
 _OTHER_LAW = "exact likelihoods are of the sampler at temperature 1, without truncation, guidance and penalties"
 
 
@@ -120,11 +122,13 @@ def evaluate(
 
     Data and settings are those of the run itself unless a flag says otherwise. With --generation: samplers and numbers
     of denoising steps, each with the perplexity of its texts under the autoregressive twin, their entropy and variety,
-    forwards and time, as a table and a picture. With --tasks: tasks of lm-evaluation-harness, results in its own format.
+    forwards and time, as a table and a picture. With --protocol: the likelihood as LLaDA or Dream computes its own, beside
+    the bound, and by how much and why they differ. With --tasks: tasks of lm-evaluation-harness, results in its own format.
     """
     values = typed_flags(FIELDS, flags)
     if not exact and (given := [name for name in values if name in EXACT]):
         raise UserError(f"flag {_flag(given[0])} is for exact likelihoods; add --exact, or leave it out")
+    protocol = _protocol(values, generation)
     if any(name in HARNESS for name in values):
         if exact:
             raise UserError("--exact and --tasks exclude each other; give one of them")
@@ -144,11 +148,34 @@ def evaluate(
     if generation:
         _evaluate_generation(target, values, changes, as_json)
         return
-    from ..evaluation.report import evaluate_target
     from .quiet import quiet_libraries
+
+    if protocol is not None:
+        from ..evaluation.protocols.report import evaluate_protocol
+
+        quiet_libraries()
+        evaluate_protocol(target, changes, protocol, as_json, orders, values.get("exact_budget"))
+        return
+    from ..evaluation.report import evaluate_target
 
     quiet_libraries()
     evaluate_target(target, changes, as_json, orders, values.get("exact_budget"))
+
+
+def _protocol(values: dict[str, Any], generation: bool) -> ProtocolOptions | None:
+    """What --protocol asks for; None without it."""
+    given = {name: value for name, value in values.items() if name in PROTOCOL}
+    if "protocol" not in given:
+        if given:
+            raise UserError(f"flag {_flag(next(iter(given)))} is for --protocol; add it, or leave this out")
+        return None
+    if generation or any(name in HARNESS for name in values):
+        raise UserError(
+            f"--protocol and {'--generation' if generation else '--tasks'} exclude each other; give one of them"
+        )
+    options = ProtocolOptions(**given)
+    options.check()
+    return options
 
 
 def _orders(values: dict[str, Any], generation: bool) -> list[ExactOrder]:

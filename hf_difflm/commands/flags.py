@@ -21,6 +21,7 @@ PANELS = {
     "generation": "Generation",
     "zero_shot": "Text that the model was not trained on",
     "exact": "Exact likelihoods",
+    "protocol": "Protocols of other projects",
     "harness": "Tasks of lm-evaluation-harness",
 }
 _METAVARS = {dict: "JSON", int: "INT", float: "NUMBER", str: "TEXT", list: "NAME,NAME"}

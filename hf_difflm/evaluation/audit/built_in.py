@@ -21,8 +21,10 @@ from ...objectives.adaptive.bound import AdaptiveBound
 from ...objectives.adaptive.importance_values import Importance, ImportanceReader
 from ...objectives.adaptive.odds_scaling import slowness
 from ..likelihood.exact_options import ORDERS, ExactOptions, read_orders
+from ..protocols.laws import LAWS
 from .counterexamples import (
     DependentTokensObjective,
+    ProtocolObjective,
     ReciprocalMaskProbability,
     ReciprocalOneMinusCosine,
     ScoredTokensObjective,
@@ -192,6 +194,14 @@ BUILT_IN: dict[str, tuple[str, Callable[[Size], Subject]]] = {
     "dependent_tokens": (
         "one joint probability of the hidden tokens for a product of independent ones",
         _dependent,
+    ),
+    "protocol_llada": (
+        "the counts of eval --protocol llada, in batches of 16",
+        _plain(lambda v: ProtocolObjective(v, LAWS["llada"])),
+    ),
+    "protocol_dream": (
+        "the masks of eval --protocol dream, without its EOS",
+        _plain(lambda v: ProtocolObjective(v, LAWS["dream"])),
     ),
     "p2_uncorrected": ("schedules by token value, cross-entropy alone", _by_token(UncorrectedTokenValueBound)),
     "reciprocal_one_minus_cosine": (

@@ -17,6 +17,7 @@ from ...objectives import Batch, MaskedDiffusionObjective, NoiseKey, ObjectiveOu
 from ...objectives.adaptive.bound import AdaptiveBound
 from ...objectives.base import scored_mask
 from ...objectives.masked_diffusion import Corruption
+from ..protocols.laws import Law
 
 
 class ScoredTokensObjective(MaskedDiffusionObjective):
@@ -25,6 +26,22 @@ class ScoredTokensObjective(MaskedDiffusionObjective):
     def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
         corruption = super().corrupt(scored_BL, key)
         return replace(corruption, weights_B=np.ones(len(corruption.weights_B)))
+
+
+class ProtocolObjective(MaskedDiffusionObjective):
+    """P0 with each draw of k hidden tokens times r(k), as the evaluation of another project has it (``protocols.laws``).
+
+    Without what else tells that evaluation apart: the mask token's probability and a visible EOS.
+    """
+
+    def __init__(self, mask_token_id: int, law: Law, batch: int = 16) -> None:
+        super().__init__(mask_token_id)
+        self.law, self.batch = law, batch
+
+    def corrupt(self, scored_BL: np.ndarray, key: NoiseKey) -> Corruption:
+        corruption, length = super().corrupt(scored_BL, key), scored_BL.shape[1]
+        ratios_B = self.law.ratios(length, self.batch)[corruption.masked_BL.sum(-1) - 1]
+        return replace(corruption, weights_B=corruption.weights_B * ratios_B)
 
 
 class DependentTokensObjective(MaskedDiffusionObjective):

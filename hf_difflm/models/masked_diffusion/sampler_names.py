@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PUBLISHED = ("llada", "dream", "sdar", "llada2")
+"""Laws that released models were published with, faults and all: masks may be left."""
+
 SAMPLERS = (
     "ddpm",
     "ddpm_cache",
@@ -16,4 +19,5 @@ SAMPLERS = (
     "entropy_bounded",
     "confidence_threshold",
     "uncertainty",
+    *PUBLISHED,
 )

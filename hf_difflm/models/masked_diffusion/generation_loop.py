@@ -62,7 +62,10 @@ class DenoisingLoop:
         self.reader = Reader(denoiser, config, given_BL, delay_head=not self.shaping, keep_mask=keeps)
         self.size = size = getattr(denoiser.config, "diffusion_block_size", None)
         self.drawing = Drawing(
-            0.0 if self.greedy else config.temperature, config.top_k, config.top_p, getattr(denoiser, "dtype", torch.float32)
+            0.0 if self.greedy else config.temperature,
+            config.top_k,
+            config.top_p,
+            getattr(denoiser, "dtype", torch.float32),
         )
         self.diffusion_blocks: DiffusionBlocks | None = None
         if size is not None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-PUBLISHED = ("llada", "dream", "sdar", "llada2")
-"""Laws that released models were published with, faults and all: masks may be left."""
-
-SAMPLERS = (
+OWN_SAMPLERS = (
     "ddpm",
     "ddpm_cache",
     "first_hitting",
@@ -19,5 +16,8 @@ SAMPLERS = (
     "entropy_bounded",
     "confidence_threshold",
     "uncertainty",
-    *PUBLISHED,
 )
+PUBLISHED = ("llada", "dream", "sdar", "llada2")
+"""Those that released models were published with, faults and all: they may leave masks."""
+
+SAMPLERS = (*OWN_SAMPLERS, *PUBLISHED)

@@ -254,7 +254,9 @@ class SDARSampler(InBlocksSampler):
         first_R = np.full(len(seen.rows_R), size)
         np.minimum.at(first_R, seen.row_N, place_N)
         chosen_N = place_N < first_R[seen.row_N] + part
-        self._warn_overwritten(np.bincount(seen.row_N[chosen_N], minlength=len(first_R)) < np.minimum(part, size - first_R))
+        self._warn_overwritten(
+            np.bincount(seen.row_N[chosen_N], minlength=len(first_R)) < np.minimum(part, size - first_R)
+        )
         return torch.from_numpy(chosen_N)
 
     def confidence(self, drawing: Drawing, seen: Seen) -> torch.Tensor:

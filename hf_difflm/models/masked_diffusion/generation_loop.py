@@ -149,8 +149,8 @@ class DenoisingLoop:
         if self.sampler.draws_mask and left_B.any():
             row = int(left_B.argmax())
             logger.warning(
-                f"{self.sampler.name}: {left_B[row]} masks are left in text {row}: the sampler draws the mask token too, or has "
-                "spent its steps on others; every sampler that is not a published one fills all"
+                f"{self.sampler.name}: {left_B[row]} masks are left in text {row}: the sampler draws the mask token too, or "
+                "has spent its steps on others; every sampler that is not a published one fills all"
             )
 
     def _step(self, block: Block, step: int, start_B: np.ndarray, here_B: np.ndarray) -> None:

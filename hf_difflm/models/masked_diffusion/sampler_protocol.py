@@ -80,7 +80,8 @@ class Seen:
     """What the denoiser said at the positions a sampler looked at; row by row, columns rising.
 
     Args:
-        predictions: under SUBS (but for samplers that draw masks), after guidance and the caller's processors, before temperature and truncation.
+        predictions: under SUBS (but for samplers that draw masks), after guidance and the caller's processors, before
+            temperature and truncation.
         tokens_N: a token drawn at each, for samplers that draw first; else None.
         ids_RL: the canvas of the rows that were looked at, masks at its padding.
         rows_R: which rows of the batch they are.

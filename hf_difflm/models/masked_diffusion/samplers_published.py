@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 
 def even_counts(tokens_B: np.ndarray, step: int, steps: int) -> np.ndarray:
-    """(B,) tokens of a step where so many are divided evenly; the first steps have what is over (``get_num_transfer_tokens``)."""
+    """(B,) tokens of a step where so many are divided evenly; the first steps have those over (``get_num_transfer_tokens``)."""
     return tokens_B // steps + (step <= tokens_B % steps)
 
 
@@ -112,8 +112,8 @@ class DreamSampler(PublishedSampler):
     def start(self, block: Block) -> None:
         if len(np.unique(block.total_B)) > 1:
             _warn(
-                "dream: the rows have unequal numbers of masks; Dream's own code gives all the same count, which leaves masks "
-                "in one and masks settled text in another. Here each row is counted alone"
+                "dream: the rows have unequal numbers of masks; Dream's own code gives all the same count, which leaves "
+                "masks in one and masks settled text in another. Here each row is counted alone"
             )
         left_B, idle = block.total_B, 0
         for step in range(1, block.steps):

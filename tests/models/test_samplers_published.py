@@ -47,9 +47,10 @@ def written(folders):
             folders[name], dtype=getattr(torch, run.get("dtype", "float32"))
         )
         mask = model.config.mask_token_id
-        if "mask_like" in run:
-            token, factor = run["mask_like"]
-            with torch.no_grad():
+        with torch.no_grad():
+            model.lm_head.weight.mul_(run.get("head", 1.0))
+            if "mask_like" in run:
+                token, factor = run["mask_like"]
                 model.lm_head.weight[mask] = factor * model.lm_head.weight[token]
         shared = {"max_new_tokens": new, "eos_token_id": None, "temperature": 0.0, "seed": 0}
         return model.eval().generate(torch.tensor([run["prompt"]]), **{**shared, **more})[0].tolist()

@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 
 def even_counts(tokens_B: np.ndarray, step: int, steps: int) -> np.ndarray:
-    """(B,) tokens of a step where so many are divided evenly; the first steps have those over (``get_num_transfer_tokens``)."""
+    """(B,) tokens of a step, evenly divided; the first steps have one more where some are over."""
     return tokens_B // steps + (step <= tokens_B % steps)
 
 

@@ -129,6 +129,8 @@ def convert(
     print(f"a token is predicted from {'the position before it' if made.shift_logits else 'its own position'}")
     if made.diffusion_block_size is not None:
         print(f"diffusion blocks of {made.diffusion_block_size} tokens")
+    if made.sampled_by is not None:
+        print(f"published with: generate {made.sampled_by}; without, our own sampler fills every mask")
     if made.mask_token is None:
         print(f"next: MaskedDiffusionForMaskedLM.from_pretrained({str(made.folder)!r}) in Python, which takes ids")
         return

@@ -101,6 +101,7 @@ def test_a_released_model_is_evaluated_sampled_tuned_and_given_back(hf, tmp_path
     assert json.loads(back.out)["architecture"] == "LLaDAModelLM"
     again = hf("convert", tmp_path / "back", "--output-dir", tmp_path / "again")
     assert again.code == 0, again.err
+    assert "published with: generate --sampler llada --max-new-tokens 128 --max-denoising-steps 128" in again.out
     found = json.loads(hf("eval", tmp_path / "again", *data, "--max-eval-blocks", "4", "--json").out)
     merged = json.loads(hf("eval", tmp_path / "up", *data, "--max-eval-blocks", "4", "--json").out)
     assert found["eval_nll"] == pytest.approx(merged["eval_nll"], rel=1e-5)

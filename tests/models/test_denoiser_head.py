@@ -24,7 +24,7 @@ def head_rows(model) -> list[int]:
     """Fills up with the number of positions the head ran at."""
     rows: list[int] = []
     plain = model._head
-    model._head = lambda hidden_ND: (rows.append(len(hidden_ND)), plain(hidden_ND))[1]
+    model._head = lambda hidden_ND, *more: (rows.append(len(hidden_ND)), plain(hidden_ND, *more))[1]
     return rows
 
 

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenalt
 
 from hf_difflm.models import MaskedDiffusionForMaskedLM, MaskedDiffusionGenerationConfig
 from hf_difflm.models.masked_diffusion.generation_streamers import RecordingStreamer
-from hf_difflm.models.masked_diffusion.sampler_names import SAMPLERS
+from hf_difflm.models.masked_diffusion.sampler_names import OWN_SAMPLERS
 from hf_difflm.models.masked_diffusion.samplers import build_sampler
 from hf_difflm.models.masked_diffusion.samplers_confidence import EntropyBoundedSampler
 
@@ -27,7 +27,7 @@ def denoiser(tiny_denoiser) -> MaskedDiffusionForMaskedLM:
     return tiny_denoiser(vocab_size=30, bos_token_id=BOS, pad_token_id=PAD).eval()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", OWN_SAMPLERS)
 def test_holes_of_any_pattern_are_filled_by_a_network_and_the_text_around_them_stays(denoiser, sampler):
     prompt = torch.tensor([[29, 5, 29, 29, 7, 29], [4, 5, 6, 7, 8, 9], [29] * 6])
     ids = denoiser.generate(prompt, max_new_tokens=0, max_denoising_steps=5, sampler=sampler, seed=0)
@@ -36,7 +36,7 @@ def test_holes_of_any_pattern_are_filled_by_a_network_and_the_text_around_them_s
     assert torch.equal(ids[prompt != 29], prompt[prompt != 29])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", OWN_SAMPLERS)
 def test_a_network_in_bfloat16_generates(denoiser, sampler):
     prompt = torch.tensor([[5, 29, 7]])
     settings = {"guidance_scale": 1.5, "repetition_penalty": 1.2, "top_p": 0.9}

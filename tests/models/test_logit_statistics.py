@@ -12,7 +12,7 @@ from hf_difflm import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.models.masked_diffusion import logit_statistics
 from hf_difflm.models.masked_diffusion.generation_random import draw_tokens
 from hf_difflm.models.masked_diffusion.logit_statistics import HeadLogits, Predictions, may_delay_head
-from hf_difflm.models.masked_diffusion.samplers import SAMPLERS
+from hf_difflm.models.masked_diffusion.sampler_names import OWN_SAMPLERS
 
 ROWS, WIDTH, VOCABULARY, MASK = 7, 8, 41, 17
 
@@ -121,7 +121,7 @@ def model(vocabulary: int = 60, **settings) -> MaskedDiffusionForMaskedLM:
 @pytest.mark.parametrize(
     ("sampler", "settings"),
     [
-        *((sampler, {}) for sampler in SAMPLERS),
+        *((sampler, {}) for sampler in OWN_SAMPLERS),
         ("low_confidence", {"do_sample": False}),
         ("low_confidence", {"temperature": 0.7}),
         ("low_confidence", {"top_k": 5, "temperature": 1.5}),

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_difflm.models.masked_diffusion.generation_streamers import RecordingStreamer
-from hf_difflm.models.masked_diffusion.sampler_names import SAMPLERS
+from hf_difflm.models.masked_diffusion.sampler_names import OWN_SAMPLERS
 from hf_difflm.models.masked_diffusion.samplers import build_sampler
 
 VOCABULARY, MASK, EOS, PAD = 9, 9, 1, 0
 EVERY_SAMPLER = [
-    *((name, {}) for name in SAMPLERS),
+    *((name, {}) for name in OWN_SAMPLERS),
     ("remdm", {"eta": 0.3}),
     ("maskgit_plus", {"choice_temperature": 4.0, "reveal_schedule": "cosine"}),
     ("entropy", {"reveal_schedule": [1.0, 0.0, 3.0]}),

@@ -40,6 +40,8 @@ class Converted:
         difference: largest difference of a logit to the source's, relative to the largest logit, on random tokens and under
             the source's own attention mask; None for checkpoints whose own code is never run.
         reads: what the denoiser was measured to read.
+        diffusion_block_size: tokens of a diffusion block; None: it has none.
+        sampled_by: options of ``generate`` for the sampler it was published with, where that is known.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Converted:
     difference: float | None
     reads: str
     diffusion_block_size: int | None = None
+    sampled_by: str | None = None
 
 
 def convert(
@@ -208,6 +211,7 @@ def _convert_released(
         difference=None,
         diffusion_block_size=model.diffusion_block_size,
         reads="" if verdict is None else direction_said(verdict, model.max_position_embeddings),
+        sampled_by=released.format.sampled_by,
     )
 
 

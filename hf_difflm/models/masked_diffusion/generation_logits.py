@@ -45,12 +45,16 @@ class Reader:
         config: a complete generation config.
         given_BL: bool, the given tokens that guidance hides; None where it is not asked for.
         delay_head: logits may be made when they are asked for, where that is faster.
+        keep_mask: the mask token keeps its logit.
     """
 
-    def __init__(self, denoiser: Any, config: Any, given_BL: torch.Tensor | None, delay_head: bool) -> None:
+    def __init__(
+        self, denoiser: Any, config: Any, given_BL: torch.Tensor | None, delay_head: bool, keep_mask: bool = False
+    ) -> None:
         self._denoiser, self._given_BL, self._scale = denoiser, given_BL, config.guidance_scale
         self.is_static = config.static_shapes
-        self._delay_head = delay_head and given_BL is None and not self.is_static
+        self._delay_head = delay_head and given_BL is None and not self.is_static and not keep_mask
+        self._keep_mask = keep_mask
 
     @property
     def is_guided(self) -> bool:
@@ -91,6 +95,8 @@ class Reader:
             flat_N = np.pad(flat_N, (0, head_rows(wanted, ids_RW.numel()) - wanted))
         if self._delay_head and may_delay_head(self._denoiser, wanted):
             kwargs["delay_head"] = True
+        if self._keep_mask:
+            kwargs["keep_mask_logit"] = True
         positions_N = torch.from_numpy(flat_N).to(device)
         logits = logits_of(
             self._denoiser, self._denoiser(ids_RW, attention_mask=attention_RW, positions=positions_N, **kwargs)
@@ -101,7 +107,8 @@ class Reader:
             return logits
         with_prompt_NV, without_NV = (half.log_softmax(-1) for half in logits.made().chunk(2))
         guided_NV = without_NV + self._scale * (with_prompt_NV - without_NV)
-        guided_NV[:, mask_id] = float("-inf")  # -inf less -inf is no number
+        if not self._keep_mask:
+            guided_NV[:, mask_id] = float("-inf")  # -inf less -inf is no number
         return MadeLogits(guided_NV)
 
 

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.generation import LogitsProcessorList
+from transformers.utils import logging
 
 from .generation_blocks import DiffusionBlocks
 from .generation_canvas import Canvas, split_steps
 from .generation_logits import COLDEST, Reader, cutting_processors, shaping_processors
 from .generation_random import TOKEN, RowDraws
 from .logit_statistics import Logits, MadeLogits, Predictions
-from .sampler_protocol import Block, Sampler, Seen
+from .sampler_protocol import Block, Drawing, Sampler, Seen
+
+logger = logging.get_logger(__name__)
 
 
 class DenoisingLoop:
@@ -55,8 +58,15 @@ class DenoisingLoop:
         self.greedy = not config.do_sample or config.temperature < COLDEST
         is_guided = config.guidance_scale not in (None, 1, 1.0)
         given_BL = canvas.given(config.bos_token_id) if is_guided else None
-        self.reader = Reader(denoiser, config, given_BL, delay_head=not self.shaping)
-        size = getattr(denoiser.config, "diffusion_block_size", None)
+        keeps = self.sampler.draws_mask
+        self.reader = Reader(denoiser, config, given_BL, delay_head=not self.shaping, keep_mask=keeps)
+        self.size = size = getattr(denoiser.config, "diffusion_block_size", None)
+        self.drawing = Drawing(
+            0.0 if self.greedy else config.temperature,
+            config.top_k,
+            config.top_p,
+            getattr(denoiser, "dtype", torch.float32),
+        )
         self.diffusion_blocks: DiffusionBlocks | None = None
         if size is not None:
             is_cached = config.use_cache is not False
@@ -87,6 +97,7 @@ class DenoisingLoop:
         """Fill blocks, see :meth:`blocks`; (B,) which rows have any."""
         canvas = self.canvas
         first_step = 0
+        first_column = canvas.prompt_length if canvas.new_tokens and self.size is None else 0
         for steps, wanted_BL, last_column in blocks:
             wanted_BL[self.finished_B] = False
             start_B = canvas.window_starts(last_column, wanted_BL)
@@ -99,7 +110,12 @@ class DenoisingLoop:
                 place_BL=canvas.place_BL,
                 when_BL=self.when_BL,
                 importance=self.importance,
+                first_column=first_column,
+                size=self.size,
+                drawing=self.drawing,
             )
+            if self.size is None:
+                first_column = last_column
             self.sampler.start(block)
             for step in self.sampler.steps(block):
                 if not (here_B & ~self.finished_B).any() or not (
@@ -128,6 +144,13 @@ class DenoisingLoop:
             raise ValueError(
                 f"no token can be drawn at position {int(column_N[0])} of text {int(row_N[0])}: its logits are infinite, no "
                 "numbers, or all taken away; check the logits processors, guidance_scale, repetition_penalty and the weights"
+            )
+        left_B = (self.canvas.masked_BL & ~self.finished_B[:, None]).sum(-1)
+        if self.sampler.draws_mask and left_B.any():
+            row = int(left_B.argmax())
+            logger.warning(
+                f"{self.sampler.name}: {left_B[row]} masks are left in text {row}: the sampler draws the mask token too, or "
+                "has spent its steps on others; every sampler that is not a published one fills all"
             )
 
     def _step(self, block: Block, step: int, start_B: np.ndarray, here_B: np.ndarray) -> None:
@@ -186,6 +209,10 @@ class DenoisingLoop:
             tokens_N = self._draw(block, step, texts_NL, predictions, rows_R[row_N], column_N)
 
         # 3. Onto the canvas; rows whose text has come to its end are done.
+        if self.sampler.draws_mask:  # without a distribution it is no draw, and `check` finds it
+            drawn_N = (tokens_N != canvas.mask_id) | ~predictions.largest().isfinite()
+            row_N, column_N = (index[drawn_N.cpu().numpy()] for index in (row_N, column_N))
+            tokens_N = tokens_N[drawn_N]
         canvas.reveal(rows_R[row_N], column_N, tokens_N, block.first_step + step)
         block.masked_BL[rows_R[row_N], column_N] = False
         if self.eos_ids:
@@ -235,7 +262,8 @@ class DenoisingLoop:
 
     def _processed(self, processors: Any, texts_NL: torch.Tensor | None, logits_NV: torch.Tensor) -> torch.Tensor:
         logits_NV = processors(texts_NL, logits_NV)
-        logits_NV[:, self.canvas.mask_id] = float("-inf")  # SUBS has the last word
+        if not self.sampler.draws_mask:
+            logits_NV[:, self.canvas.mask_id] = float("-inf")  # SUBS has the last word
         return logits_NV
 
     def _finish(self, block: Block, rows_R: np.ndarray) -> None:

@@ -205,10 +205,11 @@ class MaskedDiffusionGenerationMixin:
             streamer.end()
         if not config.return_dict_in_generate:
             return ids_BL
-        holes_B = torch.from_numpy(canvas.holes_BL.sum(-1))
+        filled_BL = canvas.holes_BL & ~canvas.masked_BL
+        filled_BL[:, canvas.prompt_length :] &= ~ended_BN.cpu().numpy()
         return MaskedDiffusionGenerationOutput(
             sequences=ids_BL,
-            tokens_per_forward=(holes_B - ended_BN.sum(-1).cpu()) / loop.forwards_B.clamp(min=1),
+            tokens_per_forward=torch.from_numpy(filled_BL.sum(-1)) / loop.forwards_B.clamp(min=1),
             reveal_steps=torch.from_numpy(canvas.revealed_at_BL),
             history=tuple(loop.history) if config.output_history else None,
         )

@@ -156,6 +156,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         answer_starts: torch.Tensor | None = None,
         diffusion_block_size: int | None = None,
         delay_head: bool = False,
+        keep_mask_logit: bool = False,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a partly masked sequence.
@@ -189,6 +190,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                 None: the configuration's.
             delay_head: for a caller who makes the logits himself: without labels, at ``positions`` that are all masked,
                 return what the head reads, where calling it is no more than a product with its weight.
+            keep_mask_logit: without labels: leave the mask token its logit, as samplers of other projects see it.
             kwargs: passed to the backbone.
 
         Returns:
@@ -219,7 +221,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                 inputs_ND = hidden_ND if self.head_transform is None else self.head_transform(hidden_ND)
                 if inputs_ND.dtype == self.lm_head.weight.dtype and inputs_ND.dtype in (torch.float32, torch.float64):
                     return MaskedDiffusionOutput(head_inputs=inputs_ND, **extras)
-            logits_NV = _copy_revealed(self._head(hidden_ND), ids_N, self.config.mask_token_id)
+            logits_NV = _copy_revealed(self._head(hidden_ND, keep_mask_logit), ids_N, self.config.mask_token_id)
             logits = logits_NV if positions is not None else logits_NV.unflatten(0, input_ids.shape)
             return MaskedDiffusionOutput(logits=logits, **extras)
 
@@ -365,10 +367,12 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             return (attention_mask.long().cumsum(-1) - 1).clamp(min=0) + offset
         return torch.arange(offset, offset + input_ids.shape[1], device=input_ids.device)[None] if offset else None
 
-    def _head(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """(N, D) hidden states to (N, V) logits in which the mask token has probability 0."""
+    def _head(self, hidden_ND: torch.Tensor, keep_mask_logit: bool = False) -> torch.Tensor:
+        """(N, D) hidden states to (N, V) logits in which the mask token has probability 0, unless it is kept."""
         if self.head_transform is not None:
             hidden_ND = self.head_transform(hidden_ND)
+        if keep_mask_logit:
+            return self.lm_head(hidden_ND).to(hidden_ND.device)
         if not reads_plainly(self.lm_head, hidden_ND):
             # A copy: a hook may keep what the head returned.
             logits_NV = self.lm_head(hidden_ND).to(hidden_ND.device).clone()

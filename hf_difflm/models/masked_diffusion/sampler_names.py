@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SAMPLERS = (
+OWN_SAMPLERS = (
     "ddpm",
     "ddpm_cache",
     "first_hitting",
@@ -17,3 +17,7 @@ SAMPLERS = (
     "confidence_threshold",
     "uncertainty",
 )
+PUBLISHED = ("llada", "dream", "sdar", "llada2")
+"""Those that released models were published with, faults and all: they may leave masks."""
+
+SAMPLERS = (*OWN_SAMPLERS, *PUBLISHED)

@@ -15,6 +15,22 @@ from .logit_statistics import Predictions
 from .noise_schedule import NoiseSchedule
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn, for samplers whose confidence depends on it.
+
+    Args:
+        temperature: 0 where the likeliest token is taken.
+        top_k, top_p: which tokens may be drawn, after it.
+        dtype: the model's type, in which it makes logits.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    dtype: torch.dtype = torch.float32
+
+
 @dataclass
 class Block:
     """The holes that are filled together, as a sampler sees them; NumPy, on the host.
@@ -28,6 +44,9 @@ class Block:
         place_BL: number of each position in its row, padding apart.
         when_BL: a uniform number for each hole: the masking probability 1 - alpha(t) at which it is revealed.
         importance: (B, L) weights of positions or what makes them, see :class:`UncertaintySampler`.
+        first_column: the column at which it begins; holes before it are those of a prompt, or left over.
+        size: tokens of a diffusion block; None of a model without.
+        drawing: how tokens are drawn.
     """
 
     masked_BL: np.ndarray
@@ -38,6 +57,9 @@ class Block:
     place_BL: np.ndarray
     when_BL: np.ndarray | None = None
     importance: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None
+    first_column: int = 0
+    size: int | None = None
+    drawing: Drawing = Drawing()
     step_BL: np.ndarray | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +80,8 @@ class Seen:
     """What the denoiser said at the positions a sampler looked at; row by row, columns rising.
 
     Args:
-        predictions: under SUBS, after guidance and the caller's processors, before temperature and truncation.
+        predictions: under SUBS (but for samplers that draw masks), after guidance and the caller's processors, before
+            temperature and truncation.
         tokens_N: a token drawn at each, for samplers that draw first; else None.
         ids_RL: the canvas of the rows that were looked at, masks at its padding.
         rows_R: which rows of the batch they are.
@@ -121,6 +144,7 @@ class Sampler:
     redraws: ClassVar[bool] = True  # a position may be drawn more than once, or remasked
     every_row: ClassVar[bool] = False  # forward the rows that do not change too
     remasks: ClassVar[bool] = False
+    draws_mask: ClassVar[bool] = False  # sees the mask token's logit too, and leaves a mask where it is drawn
 
     @property
     def paces_itself(self) -> bool:

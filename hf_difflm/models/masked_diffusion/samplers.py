@@ -19,6 +19,7 @@ from .samplers_confidence import (
     TopKMarginSampler,
 )
 from .samplers_fixed import LeftToRightSampler, RandomOrderSampler
+from .samplers_published import DreamSampler, LLaDA2Sampler, LLaDASampler, SDARSampler
 from .samplers_timed import AncestralSampler, CachedAncestralSampler, FirstHittingSampler, ReMDMSampler
 
 _CLASSES: dict[str, type[Sampler]] = {
@@ -37,6 +38,10 @@ _CLASSES: dict[str, type[Sampler]] = {
         EntropyBoundedSampler,
         ConfidenceThresholdSampler,
         UncertaintySampler,
+        LLaDASampler,
+        DreamSampler,
+        SDARSampler,
+        LLaDA2Sampler,
     )
 }
 SamplerConfig = Sampler | dict[str, Any]

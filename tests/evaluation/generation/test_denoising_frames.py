@@ -26,7 +26,7 @@ from hf_difflm.evaluation.generation.denoising_frames import (
 from hf_difflm.evaluation.generation.denoising_view import DenoisingView
 from hf_difflm.evaluation.generation.options import GenerationOptions
 from hf_difflm.evaluation.generation.texts import GenerationStart, generate_samples
-from hf_difflm.models.masked_diffusion.sampler_names import SAMPLERS
+from hf_difflm.models.masked_diffusion.sampler_names import OWN_SAMPLERS
 
 BYTES = load_tokenizer("bytes")
 TEXT = TokenText(BYTES)
@@ -50,7 +50,7 @@ def shown(frame, row):
     return "".join(text for text, _ in TEXT.runs(frame.ids_BL[row], frame.state_BL[row]))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", OWN_SAMPLERS)
 def test_frames_of_a_denoiser_begin_with_masks_say_what_changed_and_end_with_the_text(tiny_denoiser, sampler):
     samples, frames = watched(
         tiny_denoiser(), ["abc", "a longer one"], max_new_tokens=12, max_denoising_steps=6, sampler=sampler

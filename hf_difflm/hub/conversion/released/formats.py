@@ -32,6 +32,7 @@ class Format:
         owner_says: whether shift and blocks are nowhere in the folder, and the user may say them.
         mask: of the releases, where their configuration does not say it; for a sentence alone.
         asked_as: what the user has to say, where the folder cannot: it looks as a causal LM of transformers does.
+        sampled_by: options of ``generate`` for the sampler it was published with, as its code has them.
         is_checked: whether what is made of it was held against its authors' code; where not, it is said wherever it goes.
     """
 
@@ -46,6 +47,7 @@ class Format:
     owner_says: bool = False
     mask: int | None = None
     asked_as: str | None = None
+    sampled_by: str | None = None
     is_checked: bool = True
 
     @property
@@ -71,6 +73,7 @@ FORMATS = (
         (".att_proj.weight",),
         llada_config,
         llada_names,
+        sampled_by="--sampler llada --max-new-tokens 128 --max-denoising-steps 128 --block-length 32 --temperature 0",
     ),
     Format(
         "LLaDA-MoE",
@@ -90,6 +93,7 @@ FORMATS = (
         (".q_norm.weight",),
         dream_config,
         stock_names,
+        sampled_by="--sampler dream --max-new-tokens 512 --max-denoising-steps 512 --temperature 0",
     ),
     Format(
         "SDAR",
@@ -100,6 +104,7 @@ FORMATS = (
         sdar_config,
         stock_names,
         block_key="block_size",
+        sampled_by="--sampler sdar --temperature 1",
     ),
     Format(
         "Dream in blocks",

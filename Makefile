@@ -86,6 +86,7 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 	@$(BIN)/hf-difflm convert runs/convert/ar --output-dir runs/convert/shifted
 	@$(BIN)/hf-difflm convert runs/convert/ar --output-dir runs/convert/unshifted --no-shift
 	@$(BIN)/hf-difflm ablate convert --output docs/results/ablation-convert.md
+	@$(BIN)/hf-difflm ablate block-size --dataset $(TEXT) --logs docs/results/logs/block-size --output docs/results/ablation-block-size.md
 	@$(BIN)/hf-difflm report runs/ablation-convert/*-seed1 --title "Conversion: each evaluation of the first seed" \
 		--output docs/results/convert-evaluations.md
 	@$(BIN)/python docs/write_results.py

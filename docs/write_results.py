@@ -12,6 +12,7 @@ PAGES = (
     "ablation-atat",
     "ablation-atat-tinyshakespeare",
     "ablation-convert",
+    "ablation-block-size",
     "convert-evaluations",
 )
 _HEAD = """# Results

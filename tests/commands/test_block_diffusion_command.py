@@ -213,7 +213,6 @@ def test_other_numbers_of_such_a_run_are_refused(hf, trained):
             ("generate", trained, "--block-length", "4"),
             "block_length is 4, but the model has diffusion blocks of 8 tokens",
         ),
-        (("generate", trained, "--guidance-scale", "2"), "guidance_scale 2.0 is not there yet"),
     ):
         result = hf(*command)
         assert result.code == 2, (command, result.err)

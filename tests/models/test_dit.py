@@ -204,7 +204,7 @@ def test_the_head_runs_at_labelled_positions_only_and_gradients_reach_every_para
     labels = torch.full_like(ids, 7).masked_fill(ids != MASK, -100)
     rows: list[int] = []
     plain = model._head
-    model._head = lambda hidden_ND: (rows.append(len(hidden_ND)), plain(hidden_ND))[1]
+    model._head = lambda hidden_ND, *kept: (rows.append(len(hidden_ND)), plain(hidden_ND, *kept))[1]
     output = model.train()(ids, labels=labels)
     output.loss.backward()
     assert rows == [int((ids == MASK).sum())]

@@ -220,7 +220,7 @@ def test_with_the_shift_the_head_runs_at_labels_only_and_gives_what_the_full_hea
     logits = model(ids).logits
     rows: list[int] = []
     head = model._head
-    model._head = lambda hidden_ND: (rows.append(len(hidden_ND)), head(hidden_ND))[1]
+    model._head = lambda hidden_ND, *kept: (rows.append(len(hidden_ND)), head(hidden_ND, *kept))[1]
     expected = torch.nn.functional.cross_entropy(logits[chosen], clean[chosen])
     torch.testing.assert_close(model(ids, labels=labels).loss, expected)
     some = torch.tensor([0, 7, 12, 29])

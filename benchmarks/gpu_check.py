@@ -33,7 +33,7 @@ from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments
 from hf_difflm.data import Collator, load_tokenizer
 from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.models.build import build_causal_lm, build_denoiser
-from hf_difflm.models.masked_diffusion.sampler_names import SAMPLERS
+from hf_difflm.models.masked_diffusion.sampler_names import OWN_SAMPLERS
 from hf_difflm.models.options import ModelOptions
 from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
 
@@ -281,7 +281,7 @@ def generation(given: argparse.Namespace, device: torch.device) -> list[Row]:
     model = trained(given, CPU, max_steps=STEPS if given.toy else 60).model.eval()
     there = copy.deepcopy(model).to(device)
     prompt_BP, found = torch.full((4, 1), 256), []
-    for sampler in SAMPLERS:
+    for sampler in OWN_SAMPLERS:
         asked = {"max_new_tokens": 31, "max_denoising_steps": 31, "sampler": sampler, "seed": 0}
         expected, tokens = model.generate(prompt_BP, **asked), there.generate(prompt_BP.to(device), **asked).cpu()
         found.append(row(f"generated tokens, {sampler}", int((tokens != expected).sum()), "<= 0", "", "that differ"))

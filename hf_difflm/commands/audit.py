@@ -12,12 +12,11 @@ def audit(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="bounds p0, p0_time, p0_cosine, pairs, importance, p1, p2, p3, bd3lm:1, bd3lm:2, bd3lm:4 (or any "
-            "other size); exact numbers left_to_right, "
-            "confidence, margin, entropy, random, ar; what looks wrong: sum_over_masked, reciprocal_cosine, "
-            "sum_over_scored, dependent_tokens, protocol_llada, protocol_dream, p2_uncorrected, reciprocal_one_minus_cosine; "
-            "MODULE:CLASS of an objective; "
-            "MODULE:FUNCTION of a list of ids, in nats; a run or a checkpoint",
+            help="bounds p0, p0_time, p0_cosine, pairs, importance, p1, p2, p3, bd3lm:1, bd3lm:2, bd3lm:4 (or any other "
+            "size); exact numbers left_to_right, confidence, margin, entropy, random, ar; what looks wrong: "
+            "sum_over_masked, reciprocal_cosine, sum_over_scored, dependent_tokens, protocol_llada, protocol_dream, "
+            "p2_uncorrected, reciprocal_one_minus_cosine; MODULE:CLASS of an objective; MODULE:FUNCTION of a list of ids, in "
+            "nats; a run or a checkpoint",
         ),
     ],
     vocabulary: Annotated[int | None, typer.Option(min=2, metavar="V", help="tokens (default: 2)")] = None,

@@ -121,6 +121,7 @@ def load_settings(
     own_data = "dataset" in given and not values[objective]["dataset"].source
     settings.named_after = settings.data.dataset if recipe is None or own_data else recipe
     _check_together(settings, values[objective], layers[-1].values if typed is None else typed)
+    settings.training["diffusion_block_size"] = _last_block_size(settings.training)
     return settings
 
 
@@ -255,8 +256,14 @@ _OF_NOISE = (
 )
 
 
+def _last_block_size(training: Mapping[str, Any]) -> int | None:
+    """Tokens of a diffusion block at the end of training, which are the model's."""
+    sizes = read_block_sizes(training["diffusion_block_size_schedule"])
+    return sizes[-1] if sizes else training["diffusion_block_size"]
+
+
 def _check_together(settings: Settings, values: Mapping[str, Sourced], typed: Collection[str]) -> None:
-    """Raise UserError where two values, each right by itself, cannot stand together; blocks that grow end at their last."""
+    """Raise UserError where two values, each right by itself, cannot stand together."""
     data, model, training = settings.data, settings.model, settings.training
 
     def fail(sentence: str, *names: str) -> None:
@@ -267,9 +274,7 @@ def _check_together(settings: Settings, values: Mapping[str, Sourced], typed: Co
         check_noise(training)
     except UserError as error:
         fail(str(error), *_OF_NOISE)
-    if sizes := read_block_sizes(training["diffusion_block_size_schedule"]):
-        training["diffusion_block_size"] = sizes[-1]
-    blocks = training["diffusion_block_size"]
+    blocks = _last_block_size(training)
     if blocks is not None and blocks > data.block_size:
         fail(
             f"diffusion_block_size must be at most block_size ({data.block_size}), got {blocks}",

@@ -107,7 +107,7 @@ class BlockDiffusionObjective(MaskingObjective):
         self.stochastic = diffusion_block_size > 1
         self.bound = "nelbo" if self.stochastic else "exact"
         if len(sizes) > 1:
-            self.train_objective = f"{self.train_objective or self.form}+blocks({', '.join(map(str, sizes))})"
+            self.train_objective = f"{self.train_objective or self.form} in blocks of {', '.join(map(str, sizes))}"
         self._static = StaticPositions(count_law) if static_shapes else None
 
     def for_evaluation(self, pairs: bool = False, replicates: int = 8) -> BlockDiffusionObjective:

@@ -93,6 +93,7 @@ def test_blocks_grow_over_training_are_evaluated_in_the_last_size_and_resume_bit
     assert load_target("run").model.config.diffusion_block_size == 8
     assert run.bound == "nelbo"
     assert [step.masking_rate == 1 for step in run.steps] == [True] * 3 + [False] * 6
+    assert not run.minimises_no_bound  # in each part the bound of its own blocks
     said = [event.message for event in run.events if event.event == "curriculum"]
     assert said == ["diffusion blocks of 1 -> 4 tokens", "diffusion blocks of 4 -> 8 tokens"]
     shutil.copytree("run", "cut")

@@ -278,13 +278,14 @@ def test_complementary_pairs_read_each_token_of_each_block_once_after_one_clean_
     np.testing.assert_allclose(first + second, 1)
 
 
-def test_pairs_are_the_mean_of_two_readings_in_either_form_of_the_forward():
-    batch, found = batch_of(4, 11), []
+@pytest.mark.parametrize("rows", [1, 4])
+def test_pairs_are_the_mean_of_two_readings_in_either_form_of_the_forward(rows):
+    batch, found = batch_of(rows, 11), []
     for checkpointed in (False, True):
         model = denoiser(4).train()
         if checkpointed:
             model.gradient_checkpointing_enable()
-        output = BlockDiffusionObjective(MASK, 4, "pairs")(model, batch, key_of(4), 40)
+        output = BlockDiffusionObjective(MASK, 4, "pairs")(model, batch, key_of(rows), 40)
         output.loss.backward()
         found.append((output.loss.detach(), [p.grad for p in model.parameters()]))
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
@@ -322,7 +323,7 @@ def test_the_measured_law_is_that_of_the_blocks_own_rates():
 def test_blocks_that_grow_are_read_in_the_size_of_their_part_of_training_and_evaluated_in_the_last():
     batch = batch_of(4, 12)
     growing = BlockDiffusionObjective(MASK, 4, size_schedule=(1, 2, 4))
-    assert growing.train_objective == "p4+blocks(1, 2, 4)"
+    assert growing.train_objective == "p4 in blocks of 1, 2, 4"
     with pytest.raises(ValueError, match="call begin"):
         growing(denoiser(4), batch, key_of(4), 44)
     growing.begin(9)

@@ -16,8 +16,8 @@ from ..targets import Target, load_target
 _ROWS, _MOST_TOKENS, _TURNS = 2, 256, 3
 
 
-def record_writing_speeds(runs: Sequence[str], block_size: int, use_cpu: bool = False) -> dict[str, float]:
-    """Let every run's best weights write, and keep the tokens a second in its log.
+def record_writing_speeds(runs: Sequence[str], block_size: int, use_cpu: bool = False) -> None:
+    """Let every run's best weights write, and keep the tokens a second, of all rows together, in its log.
 
     Each writes 2 rows of as many tokens as a block has after BOS, at most 256, at temperature 1 and to their end. Denoisers
     take half as many steps as there are tokens, and at least one a diffusion block; an autoregressive model a token a step,
@@ -27,9 +27,6 @@ def record_writing_speeds(runs: Sequence[str], block_size: int, use_cpu: bool = 
         runs: their folders.
         block_size: tokens that all of them take.
         use_cpu: write on the CPU though there is a GPU.
-
-    Returns:
-        Tokens a second of each run, all rows together.
     """
     targets = {run: load_target(run, use_cpu=use_cpu) for run in runs}
     new_tokens = min(block_size - 1, _MOST_TOKENS)
@@ -40,10 +37,9 @@ def record_writing_speeds(runs: Sequence[str], block_size: int, use_cpu: bool = 
             _write(target, new_tokens, turn)
             if turn:
                 seconds[run].append(time.perf_counter() - start)
-    speeds = {run: _ROWS * new_tokens / statistics.median(taken) for run, taken in seconds.items()}
     for run, target in targets.items():
-        record_measurement(run, target.step, SAMPLING, {"sampling_tokens_per_sec": speeds[run]})
-    return speeds
+        speed = _ROWS * new_tokens / statistics.median(seconds[run])
+        record_measurement(run, target.step, SAMPLING, {"sampling_tokens_per_sec": speed})
 
 
 @torch.no_grad()

@@ -151,7 +151,11 @@ def masked_nll(
         hidden_RL = np.zeros((len(some_R), len(ids_L)), dtype=bool)
         hidden_RL[:, text.places_N] = masked_DN[some_R]
         ids_RL, hidden = ids_L.expand(len(some_R), -1), torch.from_numpy(hidden_RL)
-        logits_NV = _raw_logits(model, ids_RL.masked_fill(hidden, mask_id), hidden.flatten().nonzero().squeeze(-1))
+        logits_NV = model(
+            ids_RL.masked_fill(hidden, mask_id).to(model.device),
+            positions=hidden.flatten().nonzero().squeeze(-1).to(model.device),
+            keep_mask_logit=True,
+        ).logits.float()
         nll_N = F.cross_entropy(logits_NV, ids_RL[hidden].to(logits_NV.device), reduction="none")
         spent_N = logits_NV.logsumexp(-1)
         logits_NV[:, mask_id] = float("-inf")
@@ -160,17 +164,6 @@ def masked_nll(
         for sums_D, found_N in ((raw_D, nll_N), (spent_D, spent_N)):
             sums_D[some_R] = np.bincount(row_N, found_N.double().cpu().numpy(), minlength=len(some_R))
     return raw_D, spent_D
-
-
-def _raw_logits(model: MaskedDiffusionForMaskedLM, ids_RL: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """(N, V) float32 logits as the head makes them: the model's own have none of the mask token."""
-    kept: list[torch.Tensor] = []
-    hook = model.lm_head.register_forward_hook(lambda head, given, logits: kept.append(logits))
-    try:
-        model(ids_RL.to(model.device), positions=positions.to(model.device))
-    finally:
-        hook.remove()
-    return kept[0].float()
 
 
 def _draw(law: Law, scored: int, batch: int, seed: int, number: int, j: int) -> tuple[np.ndarray, ...]:

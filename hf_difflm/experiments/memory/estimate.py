@@ -14,7 +14,8 @@ from ...models.adapters.merging import merging_parameters
 from ...models.backbones.sentences import direction_said
 from ...models.build import build_causal_lm, build_denoiser
 from ...models.masked_diffusion.labelled_head import automatic_chunk_rows
-from ...objectives import MaskedDiffusionObjective
+from ...objectives import BlockDiffusionObjective, MaskedDiffusionObjective
+from ...objectives.drawn_noise import MaskingObjective
 from ...training.arguments import DiffusionTrainingArguments
 from ...training.declarations.complaints import complaints_about
 from ...training.declarations.fields import trainer_fields
@@ -210,15 +211,15 @@ class _Planner:
         """Bytes of an evaluation, for which the weights give way to their average and wait in a copy."""
         length = self._settings.data.block_size
         training = self._settings.training
-        if training["objective"] == "mdlm":
+        if training["objective"] in ("mdlm", "bd3lm"):
             fewest = Draws(
                 training["eval_replicates"], training["target_stderr"], training["max_eval_replicates"]
             ).fewest
-            noise = MaskedDiffusionObjective(0).for_evaluation(replicates=fewest)
+            size = training["diffusion_block_size"]
+            trained = MaskedDiffusionObjective(0) if size is None else BlockDiffusionObjective(0, size)
+            noise: MaskingObjective = trained.for_evaluation(replicates=fewest)
             training = {**training, "loss_form": noise.loss_form, "noise_sampling": noise.noise_sampling}
             training |= {"count_law": noise.count_law.name, "count_law_exponent": noise.count_law.exponent}
-        elif training["objective"] == "bd3lm":
-            training = {**training, "loss_form": "any_order", "noise_sampling": "stratified", "count_law": "uniform"}
             training |= {"diffusion_block_size_schedule": None}
         labelled = most_labelled(training, rows, length, max(rows, _EVALUATED))
         peak = self.network.evaluation_peak(rows, length, labelled)

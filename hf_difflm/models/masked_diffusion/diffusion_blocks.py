@@ -144,7 +144,7 @@ def noisy_hidden(
         seen_BSS = noisy_beside_clean(blocks_BL, attention_mask)
         positions = torch.cat([positions_BL, positions_BL], dim=1)
         outputs = backbone(
-            input_ids=torch.cat([noisy_ids, _for_each_reading(clean_ids, reads)], dim=1),
+            input_ids=torch.cat([noisy_ids, clean_ids.repeat_interleave(reads, dim=0)], dim=1),
             attention_mask=for_kernel(_for_each_reading(seen_BSS, reads), kernel, dtype),
             position_ids=_for_each_reading(positions, reads),
             use_cache=False,

@@ -145,8 +145,10 @@ class DenoisingLoop:
                 f"no token can be drawn at position {int(column_N[0])} of text {int(row_N[0])}: its logits are infinite, no "
                 "numbers, or all taken away; check the logits processors, guidance_scale, repetition_penalty and the weights"
             )
+        if not self.sampler.draws_mask:
+            return
         left_B = (self.canvas.masked_BL & ~self.finished_B[:, None]).sum(-1)
-        if self.sampler.draws_mask and left_B.any():
+        if left_B.any():
             row = int(left_B.argmax())
             logger.warning(
                 f"{self.sampler.name}: {left_B[row]} masks are left in text {row}: the sampler draws the mask token too, or "

@@ -10,8 +10,8 @@ import torch
 # What a number of the counter is for: two purposes never share one.
 TOKEN, EVENT, CONFIDENCE = range(3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_LARGEST_CHUNK = {"cpu": 2**19}  # float64 numbers in a chunk of draw_tokens: 4 MiB, which a cache may hold
-_LARGEST_CHUNK_ELSEWHERE = 2**24
+# Numbers of float64 in a chunk of draw_tokens; 4 MiB may stay in a CPU's cache.
+_LARGEST_CHUNK, _LARGEST_CHUNK_ELSEWHERE = 2**19, 2**24
 
 
 def row_seeds(seed: int | Sequence[int], prompts: int, copies: int) -> list[list[int]]:
@@ -77,7 +77,8 @@ def draw_tokens(logits_NV: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tenso
     if device.type == "mps":  # has no float64
         return draw_tokens(logits_NV.cpu(), uniform_N).to(device)
     uniform_N = uniform_N.to(device)
-    rows = max(1, _LARGEST_CHUNK.get(device.type, _LARGEST_CHUNK_ELSEWHERE) // max(logits_NV.shape[-1], 1))
+    most = _LARGEST_CHUNK if device.type == "cpu" else _LARGEST_CHUNK_ELSEWHERE
+    rows = max(1, most // max(logits_NV.shape[-1], 1))
     chunks = zip(logits_NV.split(rows), uniform_N.split(rows), strict=True)
     return torch.cat([find(logits.double().softmax(-1), uniform)[0] for logits, uniform in chunks])
 

@@ -190,7 +190,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                 None: the configuration's.
             delay_head: for a caller who makes the logits himself: without labels, at ``positions`` that are all masked,
                 return what the head reads, where calling it is no more than a product with its weight.
-            keep_mask_logit: without labels: leave the mask token its logit, as samplers of other projects see it.
+            keep_mask_logit: without labels: leave the mask token its logit, as other projects sample and evaluate.
             kwargs: passed to the backbone.
 
         Returns:

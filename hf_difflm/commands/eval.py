@@ -69,6 +69,7 @@ SHARED = pick_fields(
     "text_column",
     "eval_fraction",
     "block_size",
+    "packing",
     "max_eval_blocks",
     "num_preprocessing_workers",
     "use_cpu",

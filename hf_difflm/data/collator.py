@@ -18,14 +18,14 @@ IGNORED = -100  # the label of a position without loss, as in torch's cross-entr
 class Collator:
     """Stacks and pads rows into a batch of CPU tensors.
 
-    Rows hold ``input_ids`` and may hold ``attention_mask`` (zeros: pads), ``labels``, ``document_ids``, ``num_bytes``
-    and ``index``, alike in all rows; further keys are left out, as ``token_type_ids`` of zeros are.
+    Rows hold ``input_ids`` and may hold ``attention_mask`` (zeros: pads), ``labels``, ``document_ids``, ``piece_ids``,
+    ``num_bytes`` and ``index``, alike in all rows; further keys are left out, as ``token_type_ids`` of zeros are.
 
     A batch of B rows, the longest of L tokens, is:
         input_ids (B, L) int64, padded with the tokenizer's pad token, or what it has instead.
         attention_mask (B, L) int64, 0 at pads. It comes from lengths, never from ids: pad and EOS may be one token.
         labels (B, L) int64: the row's own, or the ids, with -100 at a BOS that starts the row; -100 at pads.
-        document_ids (B, L) int64, -1 at pads; num_bytes (B,) int64; index (B,) int64; each if the rows have it.
+        document_ids and piece_ids (B, L) int64, -1 at pads; num_bytes and index (B,) int64; each if the rows have it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, padding_side: str = "right") -> None:
@@ -63,8 +63,9 @@ class Collator:
             labels[np.flatnonzero(starts_with_bos), first[starts_with_bos]] = IGNORED
         labels[attention_mask == 0] = IGNORED
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        if "document_ids" in rows[0]:
-            batch["document_ids"] = self._pad(rows, "document_ids", lengths, -1)
+        for name in ("document_ids", "piece_ids"):
+            if name in rows[0]:
+                batch[name] = self._pad(rows, name, lengths, -1)
         for name in ("num_bytes", "index"):
             if name in rows[0]:
                 batch[name] = np.array([row[name] for row in rows], dtype=np.int64)

@@ -12,6 +12,12 @@ from ..errors import UserError
 LAST, ALL = "last", "all"
 TURNS = (LAST, ALL)
 """Which answers of a conversation are trained on."""
+CONCAT, DOCUMENTS, BEST_FIT, PAPER = "concat", "documents", "best-fit", "mdlm"
+PACKINGS = (CONCAT, DOCUMENTS, BEST_FIT, PAPER)
+"""How documents become rows of one length."""
+OTHER_PACKINGS = {"training": CONCAT}
+APART = (DOCUMENTS, BEST_FIT)
+"""Of these the ones whose documents see nothing of each other."""
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 """Of the files that are read."""
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -116,6 +122,16 @@ class DataOptions:
         default="bytes", metadata={"help": "bytes (built in), or a Hugging Face tokenizer: a name, file or folder"}
     )
     block_size: int = field(default=128, metadata={"help": "tokens in a block, its BOS token included", "min": 2})
+    packing: str = field(
+        default=CONCAT,
+        metadata={
+            "help": "concat: one stream of documents, EOS between them, cut into blocks; documents: whole documents, as "
+            "many as a row takes, which see nothing of each other; best-fit: the same, each in the fullest row that has "
+            "room; mdlm: the stream in blocks that end with EOS, as in the MDLM paper",
+            "choices": PACKINGS,
+            "other_names": OTHER_PACKINGS,
+        },
+    )
     max_train_blocks: int | None = field(
         default=None, metadata={"help": "use the first so many training blocks", "min": 1}
     )
@@ -159,6 +175,9 @@ class DataOptions:
         default=2048, metadata={"help": "blocks of a stream that are shuffled among each other", "min": 1}
     )
     num_preprocessing_workers: int = field(default=1, metadata={"help": "processes that tokenise", "min": 1})
+
+    def __post_init__(self) -> None:
+        self.packing = OTHER_PACKINGS.get(self.packing, self.packing)
 
     @property
     def share_for_test(self) -> float:

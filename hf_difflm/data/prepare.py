@@ -17,7 +17,7 @@ from .caching import check_cache
 from .conversations.sft import SftPreparation
 from .conversations.streamed import SftStreamPreparation
 from .mixtures import prepare_mixture
-from .options import LAST, TURNS, DataOptions, mixture_of
+from .options import APART, CONCAT, LAST, PACKINGS, TURNS, DataOptions, mixture_of
 from .prepare_held import Preparation
 from .prepare_stream import StreamPreparation
 from .prepared import PreparedData
@@ -78,6 +78,7 @@ def prepare_data(
             "on: lower one of them"
         )
     _check_sft(options)
+    _check_packing(options)
     with _first_local_process_goes_first():
         data = _prepared(options, tokenizer, need_train, text)
     if tell and int(os.environ.get("RANK", "0")) == 0:
@@ -143,6 +144,26 @@ def _check_sft(options: DataOptions) -> None:
     if options.sft and is_prepared(options.dataset):
         raise UserError(
             f"sft needs conversations, and {options.dataset} holds prepared blocks; give the data set itself"
+        )
+
+
+def _check_packing(options: DataOptions) -> None:
+    """Raise UserError where a packing is none, or does not go with the rest."""
+    packing = options.packing
+    if packing not in PACKINGS:
+        raise UserError(f"packing is {packing!r}; give one of {', '.join(PACKINGS)}")
+    if packing == CONCAT:
+        return
+    if options.sft and packing not in APART:
+        raise UserError(f"packing {packing} is of running text; conversations are packed with {' or '.join(APART)}")
+    if options.sft_fill_eos and packing in APART:
+        raise UserError(
+            f"sft_fill_eos fills each row up, so that none has room for another answer, but packing is {packing}; leave one "
+            "of them out"
+        )
+    if mixture_of(options.dataset):
+        raise UserError(
+            f"packing {packing} is of one data set, and {options.dataset!r} is several; set packing to concat"
         )
 
 

@@ -38,7 +38,7 @@ class Preparation(BlockMaker):
             train = self.blocks("train", train_documents, self.train_source, self.options.most_train_blocks())
         evaluation = self.blocks("eval", eval_documents, self.eval_source, self.options.max_eval_blocks)
         parts = [train_documents.fingerprint if train_documents else "", eval_documents.fingerprint]
-        parts += [self._encoding(), str(self.options.block_size)]
+        parts += [self._encoding(), str(self.options.block_size), *self.packed_otherwise]
         return PreparedData(
             train=train,
             eval=evaluation,

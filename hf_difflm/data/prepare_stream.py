@@ -6,13 +6,16 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from hf_difflm.errors import UserError
+
 from .encoding import DocumentEncoder
 from .making import BlockMaker
+from .options import APART, PAPER
 from .prepare_held import TEST, is_held_out
 from .prepared import PreparedData, SideCounts
 from .sentences import plural
 from .sources.documents import NO_DOCUMENTS, Documents, hash_documents
-from .streaming import BlockStream, LeftOut, Opened, evaluation_documents, open_stream
+from .streaming import BlockStream, LeftOut, Opened, PackedStream, evaluation_documents, open_stream
 from .streaming.evaluation import Measure
 from .streaming.sources import Source, TextColumn
 
@@ -39,7 +42,7 @@ class StreamPreparation(BlockMaker):
         blocks = self.blocks("eval", evaluation, None, self._most_eval_blocks)
         train = self._stream(self._opened, left_out) if need_train else None
         parts = [train.fingerprint if train is not None else "", evaluation.fingerprint]
-        parts += [self._encoding(), str(options.block_size)]
+        parts += [self._encoding(), str(options.block_size), *self.packed_otherwise]
         return PreparedData(
             train=train,
             eval=blocks,
@@ -133,15 +136,22 @@ class StreamPreparation(BlockMaker):
         num_blocks = self.options.most_train_blocks()
         keys = hashlib.sha256(str(sorted(left_out.keys)).encode()).hexdigest()
         parts = [source.fingerprint, self._encoding(), str(left_out.fraction), keys]
-        parts += [str(options.block_size), str(options.shuffle_window)]
+        parts += [str(options.block_size), str(options.shuffle_window), *self.packed_otherwise]
         return self._made(source, left_out, num_blocks, hashlib.sha256("\n".join(parts).encode()).hexdigest())
 
     def _made(self, source: Source, left_out: LeftOut, num_blocks: int | None, fingerprint: str) -> BlockStream:
         options = self.options
         if num_blocks is not None:
-            tokens = num_blocks * (options.block_size - 1)
+            tokens = num_blocks * (options.block_size - 1)  # of packed rows, at most
             self.counts["train"] = SideCounts(None, num_blocks, tokens, dropped_tokens=0, num_bytes=None)
-        return BlockStream(source, left_out, self.encoder, **self._rows_of(num_blocks, fingerprint))
+        rows = self._rows_of(num_blocks, fingerprint)
+        if options.packing == PAPER:
+            raise UserError(
+                "packing mdlm reads a thousand documents at once, which a stream does not; set packing to concat"
+            )
+        if options.packing in APART:
+            return PackedStream(source, left_out, self.encoder, **rows, packing=options.packing)
+        return BlockStream(source, left_out, self.encoder, **rows)
 
     def _rows_of(self, num_blocks: int | None, fingerprint: str) -> dict[str, Any]:
         """What a stream of rows is told beside where its documents come from, and how they become tokens."""

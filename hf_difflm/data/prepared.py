@@ -41,6 +41,31 @@ class SideCounts:
 
 
 @dataclass(frozen=True)
+class RowCounts(SideCounts):
+    """How much there is where documents are kept apart; ``blocks`` are rows, of one piece each in an evaluation.
+
+    Attributes:
+        pieces: documents, and parts of those that are longer than a row.
+        padding_share: share of the rows that no token fills.
+    """
+
+    pieces: int = 0
+    padding_share: float = 0.0
+
+    def sentence(self, block_size: int) -> str:
+        """Return the counts in words."""
+        words = [
+            "" if self.documents is None else plural(self.documents, "document"),
+            "" if self.pieces == self.documents else f"{plural(self.pieces, 'piece')} of at most {block_size:,} tokens",
+            "" if self.pieces == self.blocks else f"{plural(self.blocks, 'row')} of {block_size:,} tokens",
+            f"{self.tokens:,} scored tokens",
+            "" if self.num_bytes is None else f"{self.num_bytes:,} bytes",
+        ]
+        padding = "" if self.pieces == self.blocks else f" ({100 * self.padding_share:.2g} % padding)"
+        return ", ".join(word for word in words if word) + padding
+
+
+@dataclass(frozen=True)
 class PreparedData:
     """What a run reads.
 

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from hf_difflm.errors import UserError
 
 from .encoding import DocumentEncoder
-from .options import DataOptions
+from .options import APART, CONCAT, DataOptions
 from .prepare_held import TEST
-from .prepared import PreparedData, SideCounts
+from .prepared import PreparedData, RowCounts, SideCounts
 
 CARD = "prepared.json"
 _VERSION = 1
@@ -65,15 +65,36 @@ class BlockFile(Dataset[dict[str, Any]]):
         return self.num_blocks
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a block: ``input_ids`` (L,) int64, for evaluation also ``num_bytes``, ``document_ids`` and ``index``."""
+        """Return a block: ``input_ids`` (L,) int64, for evaluation also ``num_bytes``, ``document_ids`` and ``index``.
+
+        Rows of documents that are kept apart are as long as they are; those to train on also have ``labels`` and
+        ``piece_ids``.
+        """
         if not 0 <= index < self.num_blocks:
             raise IndexError(f"block {index} of {self.num_blocks}")
-        return {name: np.array(array[index], dtype=np.int64) for name, array in self._arrays.items()}
+        row = {name: np.array(array[index], dtype=np.int64) for name, array in self._arrays.items()}
+        if (length := row.pop("length", None)) is None:
+            return row
+        return {name: values[:length] if values.ndim else values for name, values in row.items()}
 
-    def count_bytes(self) -> int | None:
-        """UTF-8 bytes behind the blocks in use; None where they were not counted."""
-        known = self._arrays.get("num_bytes")
-        return None if known is None else int(known[: self.num_blocks].sum())
+    @property
+    def holds_documents(self) -> bool:
+        """Whether a block holds several documents, which are to be kept apart."""
+        return "piece_ids" in self.columns
+
+    def counts(self) -> SideCounts:
+        """How much there is in the blocks in use, of which nobody knows any more how many documents it is."""
+        known, size = self._arrays.get("num_bytes"), self._arrays["input_ids"].shape[1]
+        num_bytes = None if known is None else int(known[: self.num_blocks].sum())
+        if "length" not in self._arrays:
+            return SideCounts(None, self.num_blocks, self.num_blocks * (size - 1), 0, num_bytes)
+        length_N = self._arrays["length"][: self.num_blocks].astype(np.int64)
+        pieces, room = self.num_blocks, int(length_N.sum())
+        if self.holds_documents:
+            pieces, room = sum(len(np.unique(self[row]["piece_ids"])) for row in range(self.num_blocks)), pieces * size
+        padding = 1 - int(length_N.sum()) / room
+        tokens = int(length_N.sum()) - pieces
+        return RowCounts(None, self.num_blocks, tokens, 0, num_bytes, pieces=pieces, padding_share=padding)
 
 
 def is_prepared(name: str) -> bool:
@@ -114,17 +135,22 @@ def write_prepared(
     """
     refuse_target(options, folder, overwrite=overwrite)
     ids_type = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
+    apart = options.packing in APART
     card: dict[str, Any] = {"version": _VERSION, "finished": False}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_card(folder, card)
         sides = {
-            "train": _write_side(folder, "train", _batches(data.train), ids_type, data.block_size),
-            "eval": _write_side(folder, "eval", _batches(data.eval), ids_type, data.block_size),
+            "train": _write_side(
+                folder, "train", _batches(data.train, data.block_size, apart), ids_type, data.block_size
+            ),
+            "eval": _write_side(folder, "eval", _batches(data.eval, data.block_size, apart), ids_type, data.block_size),
         }
         if data.test is not None:
-            sides["test"] = _write_side(folder, "test", _batches(data.test), ids_type, data.block_size)
-        counts = {side: _counts(side, columns, data) for side, columns in sides.items()}
+            sides["test"] = _write_side(
+                folder, "test", _batches(data.test, data.block_size, apart), ids_type, data.block_size
+            )
+        counts = {side: _counts(folder, side, columns, data) for side, columns in sides.items()}
         if not counts["train"].blocks:
             raise UserError("the training text is shorter than one block: lower block_size, or give more text")
         card |= {
@@ -167,6 +193,11 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
             f"{folder} was prepared with block_size {card['block_size']}, not {options.block_size}: set block_size to "
             f"{card['block_size']}, or prepare the data again"
         )
+    if options.packing != (packing := card["options"].get("packing", CONCAT)):
+        raise UserError(
+            f"{folder} was prepared with packing {packing}, not {options.packing}: set packing to {packing}, or prepare the "
+            "data again"
+        )
     defaults = DataOptions()
     for name in _SETTLED:
         value = getattr(options, name)
@@ -180,7 +211,8 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
         for part in (card["columns"], card["counts"]):
             part["eval"] = part[TEST]
     sides = {side: _open_side(folder, columns) for side, columns in card["columns"].items()}
-    counts = {side: SideCounts(**count) for side, count in card["counts"].items()}
+    counted = RowCounts if packing in APART else SideCounts
+    counts = {side: counted(**count) for side, count in card["counts"].items()}
     notes = [*card["notes"]]
     if "round_trip" not in card and "num_bytes" in sides["eval"] and not DocumentEncoder(tokenizer).is_of_bytes:
         del sides["eval"]["num_bytes"]
@@ -195,7 +227,7 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
         if limit is not None and limit < counts[side].blocks:
             notes.append(f"{side}: used the first {limit:,} of {counts[side].blocks:,} prepared blocks")
             part = BlockFile(columns, limit)
-            counts[side] = SideCounts(None, limit, limit * (options.block_size - 1), 0, part.count_bytes())
+            counts[side] = part.counts()
     return PreparedData(
         train=BlockFile(sides["train"], most["train"]) if need_train else None,
         eval=BlockFile(sides["eval"], most["eval"]),
@@ -212,15 +244,39 @@ def load_prepared(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, n
 # Writing.
 
 
-def _batches(blocks: Any) -> Iterator[dict[str, np.ndarray]]:
+def _batches(blocks: Any, block_size: int, apart: bool) -> Iterator[dict[str, np.ndarray]]:
     """Columns of blocks, some at a time."""
+    if getattr(blocks, "holds_documents", False):
+        parts: Any = blocks.one_pass(_AT_ONCE) if getattr(blocks, "is_stream", False) else _rows(blocks)
+        for rows in parts:
+            yield _padded({name: [row[name] for row in rows] for name in rows[0]}, block_size)
+        return
     if getattr(blocks, "is_stream", False):
         for ids_NL in blocks.one_pass(_AT_ONCE):
             yield {"input_ids": ids_NL}
         return
     for start in range(0, len(blocks), _AT_ONCE):
         batch = blocks[start : start + _AT_ONCE]
-        yield {name: np.asarray(column) for name, column in batch.items()}
+        yield _padded(batch, block_size) if apart else {name: np.asarray(column) for name, column in batch.items()}
+
+
+def _rows(rows: Any) -> Iterator[list[dict[str, np.ndarray]]]:
+    for start in range(0, len(rows), _AT_ONCE):
+        yield [rows[number] for number in range(start, min(start + _AT_ONCE, len(rows)))]
+
+
+def _padded(columns: dict[str, Any], block_size: int) -> dict[str, np.ndarray]:
+    """Columns of rows of several lengths, filled up to ``block_size``, and ``length``, which says what is not filled."""
+    lengths = np.array([len(ids) for ids in columns["input_ids"]])
+    here_NL = np.arange(block_size) < lengths[:, None]
+    found = {"length": lengths}
+    for name, rows in columns.items():
+        if np.ndim(rows[0]) == 0:
+            found[name] = np.asarray(rows)
+            continue
+        found[name] = np.zeros(here_NL.shape, dtype=np.int64)
+        found[name][here_NL] = np.concatenate(list(rows))
+    return found
 
 
 def _write_side(
@@ -228,6 +284,7 @@ def _write_side(
 ) -> dict[str, dict[str, Any]]:
     """Write a file a column; returns what the card says of each."""
     types = {"input_ids": ids_type, "document_ids": "int32", "num_bytes": "int32", "index": "int64"}
+    types |= {"labels": "int32", "piece_ids": "int64", "length": "int32"}
     for old in folder.glob(f"{side}-*.bin"):
         old.unlink()
     files: dict[str, Any] = {"input_ids": (folder / f"{side}-input_ids.bin").open("wb")}
@@ -249,19 +306,19 @@ def _write_side(
         name: {
             "file": Path(file.name).name,
             "type": types[name],
-            "shape": [num_blocks, block_size] if name in ("input_ids", "document_ids") else [num_blocks],
+            "shape": [num_blocks] if name in ("num_bytes", "index", "length") else [num_blocks, block_size],
             "sha256": _digest(Path(file.name)),
         }
         for name, file in files.items()
     }
 
 
-def _counts(side: str, columns: dict[str, dict[str, Any]], data: PreparedData) -> SideCounts:
+def _counts(folder: Path, side: str, columns: dict[str, dict[str, Any]], data: PreparedData) -> SideCounts:
     known = data.counts.get(side)
     blocks = columns["input_ids"]["shape"][0]
     if known is not None and known.blocks == blocks:
         return known
-    return SideCounts(None, blocks, blocks * (data.block_size - 1), dropped_tokens=0, num_bytes=None)
+    return replace(BlockFile(_open_side(folder, columns)).counts(), num_bytes=None)
 
 
 def _write_card(folder: Path, card: dict[str, Any]) -> None:

@@ -82,6 +82,7 @@ def evaluate_target(
         "iter": loaded.step,
         "dataset": options.dataset,
         "eval_split": options.eval_split,
+        "packing": options.packing,
         **result.metrics(),
         "bound": result.bound,
         "dtype": computed_in(loaded.model, settings["bf16"]),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from ..errors import UserError
@@ -28,6 +29,8 @@ class NoiseKey:
         places_B: (B,) place of each sequence in the optimiser batch (training) or its index in the data set (evaluation).
         size: sequences the noise is stratified over: the optimiser batch, or the data set.
         purpose: keeps training and evaluation noise apart.
+        numbers_B: (B,) what the numbers of each row alone hang on, where that is not its place: of documents that share
+            rows, their number in the data.
     """
 
     seed: int
@@ -35,6 +38,7 @@ class NoiseKey:
     places_B: np.ndarray
     size: int
     purpose: str = "train"
+    numbers_B: np.ndarray | None = None
 
     @property
     def row_steps(self) -> np.ndarray:
@@ -109,6 +113,8 @@ class Objective(ABC):
     """Whether the evaluation needs several draws of noise."""
     train_objective: str | None = None
     """What training minimises, where that is not what ``for_evaluation`` reports."""
+    reads_rows: bool = False
+    """Whether it takes batches whose rows hold several documents; others get each document as a row of its own."""
     networks: nn.ModuleDict | None = None
     """Networks that are trained beside the model; None where there are none. The Trainer moves them to the device, optimises
     them in groups of their own, clips them apart from the model, and adds up their gradients over ranks."""
@@ -195,3 +201,12 @@ def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def unwrapped(model: Any) -> Any:
+    """The network in its wrappers (DDP, FSDP, torch.compile), of which there need not be any."""
+    if hasattr(model, "get_input_embeddings") or not isinstance(
+        model, nn.Module
+    ):  # else there is no need to look for wrappers, and to import theirs
+        return model
+    return extract_model_from_parallel(model, keep_torch_compile=False)

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel
-from torch import nn
 
-from .base import Batch, attention_mask_or_none, to_device
+from .base import Batch, attention_mask_or_none, to_device, unwrapped
 
 
 @dataclass
@@ -94,7 +92,5 @@ def hide(
 
 def reads_time(model: Any) -> bool:
     """Whether the model's ``forward`` takes ``times`` (B,): its configuration says ``time_conditioned``."""
-    if isinstance(model, nn.Module):
-        model = extract_model_from_parallel(model, keep_torch_compile=False)
-    config = getattr(model, "config", None)
+    config = getattr(unwrapped(model), "config", None)
     return bool(getattr(config, "time_conditioned", False))

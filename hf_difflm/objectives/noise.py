@@ -35,7 +35,7 @@ class ChosenNoise(NoiseKey):
 def row_uniforms(key: NoiseKey, counts_B: np.ndarray) -> list[np.ndarray]:
     """For each row, ``1 + counts_B[row]`` uniform numbers in [0, 1), float64: one for the sequence, one a scored token.
 
-    A row's numbers depend on (seed, purpose, step, place) only, not on the batch around it.
+    A row's numbers depend on (seed, purpose, step, and its number or place) only, not on the batch around it.
     """
     if isinstance(key, ChosenNoise):
         numbers_BN = np.concatenate([key.u_B.reshape(len(key.u_B), -1), key.scores_BN], axis=1)
@@ -43,7 +43,9 @@ def row_uniforms(key: NoiseKey, counts_B: np.ndarray) -> list[np.ndarray]:
     generator = _Philox(key.seed, key.purpose)
     return [
         generator.uniforms(int(place), int(step), 1 + int(count))
-        for place, step, count in zip(key.places_B, key.row_steps, counts_B, strict=True)
+        for place, step, count in zip(
+            key.places_B if key.numbers_B is None else key.numbers_B, key.row_steps, counts_B, strict=True
+        )
     ]
 
 

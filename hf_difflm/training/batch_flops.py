@@ -9,6 +9,7 @@ from torch import nn
 
 from ..flops.network import Architecture, training_flops
 from ..objectives import Batch, ObjectiveOutput
+from ..objectives.packed_documents import PIECES, Layout
 
 
 class BatchFlops:
@@ -44,7 +45,9 @@ class BatchFlops:
             return None
         mask_BL = batch.get("attention_mask")
         rows, length = batch["input_ids"].shape
-        if mask_BL is None or bool(mask_BL.all()):
+        if PIECES in batch:  # no token is compared with those of another document, whatever a kernel does
+            lengths = Counter(Layout.of(batch[PIECES].numpy()).length_D.tolist())
+        elif mask_BL is None or bool(mask_BL.all()):
             lengths = Counter({length: rows})
         else:
             lengths = Counter((mask_BL != 0).sum(-1).tolist())

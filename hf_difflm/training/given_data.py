@@ -17,6 +17,7 @@ from ..data import Collator
 from ..data.conversations.formats import format_of
 from ..data.conversations.marked_text import TEXT
 from ..errors import UserError
+from ..objectives.packed_documents import PIECES
 
 _MOST_ROWS = 2000  # of a fingerprint
 _UNREAD = {
@@ -67,7 +68,24 @@ def check_evaluation_set(dataset: Any, name: str) -> Any:
         )
     if len(dataset) == 0:
         raise UserError(f"{name} has no rows; give some")
+    if holds_documents(dataset):
+        raise UserError(
+            f"the rows of {name} hold several documents each ({PIECES}), which an evaluation reads one by one; give each a "
+            "row of its own"
+        )
     return dataset
+
+
+def holds_documents(dataset: Any) -> bool:
+    """Whether rows of a training set hold several documents each, which are to be kept apart (``piece_ids``)."""
+    if dataset is None or isinstance(dataset, (IterableDataset, Mapping)):
+        return False
+    if (known := getattr(dataset, "holds_documents", None)) is not None:
+        return known
+    if getattr(dataset, "is_stream", False) or not (hasattr(dataset, "__getitem__") and len(dataset)):
+        return False
+    row = dataset[0]
+    return isinstance(row, Mapping) and PIECES in row
 
 
 def fingerprint(dataset: Any) -> str | None:

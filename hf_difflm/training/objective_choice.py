@@ -189,11 +189,14 @@ def token_counts(
     """(V,) how often each token of the training set is scored; of a stream, of its first ``stream_rows`` blocks."""
     if getattr(dataset, "is_stream", False) and hasattr(dataset, "one_pass"):  # its own windows stay as they are
         blocks = itertools.islice(dataset.one_pass(stream_rows), 1)
-        rows: Iterable[Any] = (
-            {"input_ids": row} if isinstance(row, np.ndarray) else {"input_ids": row.ids, "labels": row.labels}
-            for part in blocks
-            for row in part
-        )
+        rows: Iterable[Any] = (_as_row(row) for part in blocks for row in part)
         return count_tokens(rows, vocab_size, bos_token_id=bos_token_id)
     most_rows = stream_rows if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") else None
     return count_tokens(dataset, vocab_size, most_rows, bos_token_id)
+
+
+def _as_row(row: Any) -> Any:
+    """A row of a stream with the columns that are counted: of a block, an answer, or several documents."""
+    if isinstance(row, Mapping):
+        return row
+    return {"input_ids": row} if isinstance(row, np.ndarray) else {"input_ids": row.ids, "labels": row.labels}

@@ -22,11 +22,12 @@ from ..errors import UserError
 from ..evaluation.ancestry import ancestry_of_model
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..models.adapters.merging import without_wrapper
-from ..models.backbones.check import check_model
+from ..models.backbones.check import check_documents, check_model
 from ..models.backbones.sentences import direction_said
 from ..models.backbones.verdict import Verdict
 from ..objectives import Batch, NoiseKey, Objective
 from ..objectives.base import refuse_corrupted
+from ..objectives.packed_documents import PIECES, SideBySide, documents_apart, numbered
 from .arguments import DiffusionTrainingArguments
 from .batch_flops import BatchFlops
 from .chosen_metric import chosen_metric
@@ -34,7 +35,7 @@ from .data_order import EpochSampler
 from .declarations.trainer_arguments import OF_THE_TRAINER
 from .declarations.trainer_methods import check_overrides
 from .ema import ExponentialMovingAverage
-from .given_data import check_evaluation_sets, check_training_set, fingerprint
+from .given_data import check_evaluation_sets, check_training_set, fingerprint, holds_documents
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
@@ -144,6 +145,13 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self._objective_given = objective is not None
         self._before_search: DiffusionTrainingArguments | None = None
         self.training_objective = objective or self._objective_of_arguments()
+        if holds_documents(train_dataset):
+            check_documents(self.model)
+            if args.static_shapes:
+                raise UserError(
+                    "static_shapes needs rows of one document each, but those of the training set hold several; leave it "
+                    "out, or set packing to concat"
+                )
         self._choose_metric()
         self._adopt_networks()
         self._chunk_head()
@@ -214,13 +222,18 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
             size=max(self.get_total_train_batch_size(self.args), int(places.max()) + 1),
         )
         router_loss = self._router_loss if model.training else None
+        asked, seen = model, inputs
+        if PIECES in inputs and not self.training_objective.reads_rows:
+            seen, layout = documents_apart(inputs)
+            key = numbered(key, layout, inputs.get("batch_pieces", layout.piece_D))
+            asked = SideBySide(model, layout, self.args.device)
         # The model knows its precision itself; networks beside it are told.
         with (
             nullcontext() if self.training_objective.networks is None else self.accelerator.autocast(),
             nullcontext() if router_loss is None else router_loss.listening(),
         ):
             output = self.training_objective(
-                model, inputs, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
+                asked, seen, key, num_items_in_batch, self.args.device, accuracy=self._logs_after_this_step()
             )
         if router_loss is not None:
             aux_loss = router_loss.share(inputs, num_items_in_batch)

@@ -18,7 +18,8 @@ from hf_difflm.runs import load_run
         (["--tasks", "x", "--split", "test"], "--split has no use with --tasks"),
         (["--tasks", "x", "--generation"], "--generation has no use with --tasks"),
         (["--detokenizer", "ptbb"], "did you mean 'ptb'"),
-        (["--packing", "mdlm"], "add --dataset"),
+        (["--detokenizer", "lm1b"], "add --dataset"),
+        (["--packing", "mdml"], "did you mean 'mdlm'"),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_sentence(hf, trained, flags, sentence):

@@ -262,12 +262,13 @@ RUN = """
 import json, sys
 import datasets
 from hf_difflm.data import DataOptions, load_tokenizer, prepare_data
-from hf_difflm.data import encoding, packing
+from hf_difflm.data import encoding
+from hf_difflm.data.packing import blocks
 from hf_difflm.data.sources import documents, local_files
 if sys.argv[1] == "cached":
     def refuse(*args):
         raise SystemExit("computed again")
-    encoding.DocumentEncoder.__call__ = packing.Packer.__call__ = documents._hash_table = local_files._texts = refuse
+    encoding.DocumentEncoder.__call__ = blocks.Packer.__call__ = documents._hash_table = local_files._texts = refuse
 tokenizer = load_tokenizer(sys.argv[2])
 for dataset in sys.argv[3:]:
     chosen = load_tokenizer("bytes") if dataset == "markov" else tokenizer

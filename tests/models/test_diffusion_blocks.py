@@ -297,7 +297,7 @@ def test_what_would_be_another_number_is_refused():
         model(clean_BL)
     model.config.diffusion_block_start = "text"
     model.backbone.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="does not run with the attention kernel 'flash_attention_2'; load"):
+    with pytest.raises(ValueError, match="kernel 'flash_attention_2' takes no mask of blocks or documents; load"):
         model(noisy_BL, labels=labels_BL, clean_ids=clean_BL)
 
 

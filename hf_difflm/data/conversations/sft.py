@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -15,7 +16,8 @@ from hf_difflm.errors import UserError
 
 from ..caching import cached_map, code_digest
 from ..making import BlockMaker, total_bytes
-from ..options import ALL, DataOptions
+from ..options import ALL, APART, DataOptions
+from ..packing.rows import PackedRows, lengths_of, rows_of
 from ..prepare_held import Preparation
 from ..prepared import SideCounts
 from ..round_trip import round_trip
@@ -33,23 +35,26 @@ from .rows import UNUSED, load_conversations
 
 @dataclass(frozen=True)
 class ConversationCounts(SideCounts):
-    """How much there is on one side; ``blocks`` are answers, ``tokens`` those of the answers, which are scored.
+    """How much there is on one side; ``blocks`` are rows, ``tokens`` those of the answers, which are scored.
 
     Attributes:
         context_tokens: the other tokens: BOS and prompts.
         scored_share: share of all tokens that is scored.
         conversations: that the answers are of.
+        answers: a row each, or, packed, several a row.
     """
 
     context_tokens: int = 0
     scored_share: float = 0.0
     conversations: int = 0
+    answers: int = 0
 
     def sentence(self, block_size: int) -> str:
         """Return the counts in words."""
         words = [
             plural(self.conversations, "conversation"),
-            "" if self.blocks == self.conversations else plural(self.blocks, "answer"),
+            "" if self.answers == self.conversations else plural(self.answers, "answer"),
+            "" if self.answers == self.blocks else f"{plural(self.blocks, 'row')} of {block_size:,} tokens",
             f"{self.tokens + self.context_tokens:,} tokens",
             f"{self.tokens:,} of them scored ({100 * self.scored_share:.1f} %)",
             "" if self.num_bytes is None else f"{self.num_bytes:,} bytes",
@@ -69,9 +74,7 @@ class ConversationRows(BlockMaker):
             self.notes.append(note)
         self.answers = AnswerEncoder(tokenizer, options.block_size if options.sft_fill_eos else None, options.sft_turns)
 
-    def blocks(
-        self, side: str, documents: Documents, source: MarkovSource | None, most: int | None
-    ) -> datasets.Dataset:
+    def blocks(self, side: str, documents: Documents, source: MarkovSource | None, most: int | None) -> Any:
         """Return the rows of ``side``, train, eval or test, at most ``most``; counts them."""
         where = {"train": "the training set", "eval": "the evaluation set", "test": "the test set"}[side]
         tables = AnswerTables(self.answers, with_document_ids=side != "train")
@@ -104,13 +107,12 @@ class ConversationRows(BlockMaker):
                 f"block_size {self.options.block_size} tokens (the longest takes {lengths.max():,})"
             )
             rows = rows.select(np.flatnonzero(fits))
-        if most is not None and most < len(rows):
+        packed = side == "train" and self.options.packing in APART
+        if most is not None and most < len(rows) and not packed:
             self.notes.append(f"{side}: used the first {most:,} of {plural(len(rows), what)}")
             rows = rows.select(range(most))
-        conversations = len(pc.unique(_column(rows, CONVERSATION)))
+        numbers = _column(rows, CONVERSATION)
         rows = rows.remove_columns(CONVERSATION).with_format("numpy")
-        total = sum(len(ids) for ids in rows["input_ids"])
-        context = sum(int((labels == -100).sum()) for labels in rows["labels"])
         if side != "train":
             trip = round_trip(
                 documents.dataset,
@@ -119,17 +121,28 @@ class ConversationRows(BlockMaker):
                 texts_of=_Scored(self.answers),
             )
             rows = self.without_lost_bytes(rows, trip, side)
+        kept: Any = rows
+        if packed:
+            kept = PackedRows(rows, rows_of(lengths_of(rows), self.options.block_size, self.options.packing))
+            if most is not None and most < len(kept):
+                self.notes.append(f"{side}: used the first {most:,} of {plural(len(kept), 'row')} of conversations")
+                kept = kept.select(range(most))
+                rows, numbers = rows.select(kept.numbers), numbers.take(pa.array(kept.numbers))
+        conversations = len(pc.unique(numbers))
+        total = sum(len(ids) for ids in rows["input_ids"])
+        context = sum(int((labels == -100).sum()) for labels in rows["labels"])
         self.counts[side] = ConversationCounts(
             documents=len(documents),
-            blocks=len(rows),
+            blocks=len(kept),
             tokens=total - context,
             dropped_tokens=0,
             num_bytes=total_bytes(rows),
             context_tokens=context,
             scored_share=(total - context) / total,
             conversations=conversations,
+            answers=len(rows),
         )
-        return rows
+        return kept
 
     def _tell_turns(self, side: str, rows: datasets.Dataset) -> None:
         """Note how many conversations have more than one answer, and what becomes of these."""

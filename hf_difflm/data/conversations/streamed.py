@@ -13,12 +13,13 @@ import numpy as np
 
 from hf_difflm.errors import UserError
 
-from ..options import ALL
+from ..options import ALL, APART
 from ..prepare_stream import StreamPreparation
 from ..sentences import plural
 from ..sources.bad_rows import SkippedRows
-from ..streaming import BlockStream, LeftOut, Opened, open_stream
+from ..streaming import BlockStream, LeftOut, Opened, PackedStream, open_stream
 from ..streaming.evaluation import Measure
+from ..streaming.packed import Piece
 from ..streaming.reader import START
 from ..streaming.sources import Position, Source
 from .answers import AnswerEncoder, EncodedAnswer
@@ -48,15 +49,14 @@ class SftStreamPreparation(ConversationRows, StreamPreparation):
         options = self.options
         which = "each answer is a row" if options.sft_turns == ALL else "the last answer of each is a row"
         end = "without end" if num_blocks is None else f"{plural(num_blocks, 'row')} an epoch"
+        which += ", of which several share one" if options.packing in APART else ""
         self.notes.append(f"train: conversations are read while training, {end}; {which}")
-        return ConversationStream(
-            source,
-            left_out,
-            # A copy: the thread that reads must not meet who tokenises prompts meanwhile.
-            AnswerEncoder(copy.deepcopy(self.tokenizer), self.answers.filled_to, options.sft_turns),
-            **self._rows_of(num_blocks, fingerprint),
-            skip_bad_rows=options.skip_bad_rows,
-        )
+        rows = {**self._rows_of(num_blocks, fingerprint), "skip_bad_rows": options.skip_bad_rows}
+        # A copy: the thread that reads must not meet who tokenises prompts meanwhile.
+        answers = AnswerEncoder(copy.deepcopy(self.tokenizer), self.answers.filled_to, options.sft_turns)
+        if options.packing in APART:
+            return PackedConversationStream(source, left_out, answers, **rows, packing=options.packing)
+        return ConversationStream(source, left_out, answers, **rows)
 
 
 class ConversationStream(BlockStream):
@@ -79,6 +79,46 @@ class ConversationStream(BlockStream):
 
     def _finished(self, blocks: Any) -> Any:
         return blocks
+
+
+class AnswerPieces:
+    """Each answer is a piece of a packed row; see :class:`~hf_difflm.data.streaming.packed.Pieces`."""
+
+    def __init__(self, reader: ConversationReader) -> None:
+        self.reader = reader
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.reader.state
+
+    @property
+    def passes(self) -> int:
+        return self.reader.passes
+
+    def next(self) -> Piece:
+        (answer,) = self.reader.read(1)
+        return answer.ids, answer.labels
+
+    def one_pass(self) -> Iterator[Piece]:
+        for answers in self.reader.one_pass(1):
+            yield from ((answer.ids, answer.labels) for answer in answers)
+
+
+class PackedConversationStream(PackedStream):
+    """Rows of several answers of a stream of conversations by their number, see `PackedStream`."""
+
+    encoder: AnswerEncoder  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, skip_bad_rows: bool, **kwargs: Any) -> None:
+        self.skip_bad_rows = skip_bad_rows
+        super().__init__(*args, **kwargs)
+
+    def _open_pieces(self, state: dict[str, Any] | None) -> AnswerPieces:
+        return AnswerPieces(
+            ConversationReader(
+                self.source, self.encoder, self.left_out, self.block_size, self.skip_bad_rows, state or START
+            )
+        )
 
 
 @dataclass

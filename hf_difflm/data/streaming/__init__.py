@@ -3,6 +3,7 @@
 from .blocks import BlockStream
 from .evaluation import evaluation_documents
 from .open import Opened, open_stream
+from .packed import PackedStream
 from .reader import LeftOut
 
-__all__ = ["BlockStream", "LeftOut", "Opened", "evaluation_documents", "open_stream"]
+__all__ = ["BlockStream", "LeftOut", "Opened", "PackedStream", "evaluation_documents", "open_stream"]

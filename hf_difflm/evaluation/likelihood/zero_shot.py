@@ -1,9 +1,7 @@
 """Zero-shot likelihood: any text to blocks, on which a model is evaluated as on its own evaluation set.
 
-Two packings. ``training`` is that of our training: BOS, then ``block_size - 1`` tokens, EOS between documents. ``mdlm`` is
-that of the MDLM paper (arXiv 2406.07524, github.com/kuleshov-group/mdlm, ``dataloader.py``): EOS after each document, the
-empty ones too; a block is BOS, ``block_size - 2`` tokens, EOS; documents are packed a thousand at a time, and what does not
-fill a block at the end of a thousand is dropped. BOS is context here, as everywhere; the paper scores it too.
+Documents become blocks as in training, by ``packing``; of text that is not the run's own ``mdlm`` reads empty documents, too,
+as the paper does (:mod:`hf_difflm.data.packing.paper_blocks`).
 """
 
 from __future__ import annotations
@@ -23,7 +21,8 @@ from ...data.caching import cached_map, code_digest
 from ...data.collator import IGNORED
 from ...data.encoding import DocumentEncoder
 from ...data.making import BlockMaker
-from ...data.options import LAST
+from ...data.options import LAST, PAPER
+from ...data.packing.paper_blocks import DOCUMENTS_AT_ONCE
 from ...data.prepared import PreparedData, SideCounts
 from ...data.prepared_folder import is_prepared
 from ...data.round_trip import round_trip
@@ -37,8 +36,6 @@ from . import detokenizers
 from .evaluation_sets import load_evaluation_split
 from .zero_shot_options import ZeroShotOptions, evaluation_set, evaluation_set_names
 
-DOCUMENTS_AT_ONCE = 1000
-"""So many documents are packed together by ``mdlm``: the batches of ``datasets.map`` in the paper's code."""
 LONGEST_BLOCK = 1024
 """Tokens in a block for a model without a run log, unless it takes fewer: the context of the MDLM paper."""
 
@@ -80,9 +77,7 @@ def evaluation_data(
     options = data_options(target, changes)
     if name is None or (not named and _is_own(name, target.config)):
         if how != ZeroShotOptions():
-            raise UserError(
-                "--detokenizer and --packing are for a data set that the model was not trained on; add --dataset"
-            )
+            raise UserError("--detokenizer is for a data set that the model was not trained on; add --dataset")
         data = prepare_data(options, target.tokenizer, need_train=False, text=text, tell=False)
         _refuse_trained(target, changes, data)
         return options, data, None
@@ -90,8 +85,8 @@ def evaluation_data(
     options = dataclasses.replace(
         options, sft=False, sft_fill_eos=False, sft_turns=LAST, streaming=options.streaming and not held
     )
-    if named or how != ZeroShotOptions():
-        return options, _ZeroShot(options, target.tokenizer, how, named, _packed(text, how, changes)).run(), how
+    if named or how != ZeroShotOptions() or options.packing == PAPER:
+        return options, _ZeroShot(options, target.tokenizer, how, named, _packed(text, options, changes)).run(), how
     read = options
     if options.dataset_config is None and "eval_fraction" not in changes and not is_prepared(name):
         read = dataclasses.replace(options, eval_dataset=name)  # all of it, where there is no evaluation split
@@ -103,14 +98,14 @@ def evaluation_data(
     return options, prepare_data(read, target.tokenizer, need_train=False, text=text, tell=False), how
 
 
-def _packed(text: TextIds, how: ZeroShotOptions, changes: dict[str, Any]) -> TextIds:
+def _packed(text: TextIds, options: DataOptions, changes: dict[str, Any]) -> TextIds:
     """The convention of blocks: those of the MDLM paper begin with BOS whatever the tokenizer does, and end with EOS."""
-    if how.packing == "mdlm" and text.tokenizer.eos_token_id is None:
-        raise UserError("--packing mdlm ends each block with EOS, which the tokenizer lacks; take --packing training")
-    if how.packing != "mdlm" or text.bos_token_id is not None:
+    if options.packing == PAPER and text.tokenizer.eos_token_id is None:
+        raise UserError("--packing mdlm ends each block with EOS, which the tokenizer lacks; take --packing concat")
+    if options.packing != PAPER or text.bos_token_id is not None:
         return text
     if changes.get("add_bos") is False:
-        raise UserError("--packing mdlm puts BOS before each block; leave out --no-add-bos, or take --packing training")
+        raise UserError("--packing mdlm puts BOS before each block; leave out --no-add-bos, or take --packing concat")
     return dataclasses.replace(text, bos_token_id=text.start())
 
 
@@ -138,7 +133,7 @@ class _ZeroShot(BlockMaker):
         rows = corpus.split(spec)
         if self.how.detokenizer is not None:
             rows = self._detokenized(rows, self.how.detokenizer)
-        if self.how.packing == "mdlm":
+        if self.options.packing == PAPER:
             blocks, fingerprint = self._mdlm_blocks(rows, where)
             full = rows.filter(_has_text) if len(rows) else rows
             blocks = self.without_lost_bytes(blocks, round_trip(full, self.encoder, key=fingerprint))
@@ -146,7 +141,7 @@ class _ZeroShot(BlockMaker):
             documents = hash_documents(rows, where, workers=self.options.num_preprocessing_workers)
             blocks = self.blocks("eval", documents, corpus.source, self.options.max_eval_blocks)
             fingerprint = documents.fingerprint
-        parts = [fingerprint, self.encoder.fingerprint, str(self.options.block_size), self.how.packing]
+        parts = [fingerprint, self.encoder.fingerprint, str(self.options.block_size), self.options.packing]
         return PreparedData(
             train=None,
             eval=blocks,

@@ -8,7 +8,6 @@ from typing import Any
 from ...recipes import FOLDER, read_mapping
 
 SETS_FOLDER = FOLDER / "evaluation"
-PACKINGS = ("training", "mdlm")
 DETOKENIZER_NAMES = ("ptb", "wikitext", "lm1b", "lambada", "scientific_papers")
 
 
@@ -19,14 +18,6 @@ class ZeroShotOptions:
     detokenizer: str | None = field(
         default=None,
         metadata={"help": "rules that undo the spacing of a benchmark's text", "choices": DETOKENIZER_NAMES},
-    )
-    packing: str = field(
-        default="training",
-        metadata={
-            "help": "how documents become blocks: as in training (EOS between documents), or as in the MDLM paper (EOS "
-            "after each document and at the end of each block)",
-            "choices": PACKINGS,
-        },
     )
 
 

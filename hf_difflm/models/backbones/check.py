@@ -16,7 +16,7 @@ from ... import __version__
 from ...errors import UserError
 from ..masked_diffusion.both_sides import class_of, kernel_for
 from .measure import CAUSAL_LM, DENOISER, measure, measure_weights
-from .sentences import refuse_blocks, refuse_kernel, refuse_unfit, told
+from .sentences import refuse_blocks, refuse_documents, refuse_kernel, refuse_unfit, told
 from .verdict import BOTH, CAUSAL, Verdict
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def verdict_on(
     kind: type[PreTrainedModel] | None = None,
     whole: bool = True,
     blocks: bool = False,
+    documents: bool = False,
 ) -> Verdict | None:
     """The verdict on the backbone with this configuration; measured once in a process for each configuration and version.
 
@@ -57,6 +58,7 @@ def verdict_on(
         kind: class of the causal LM; default: the family's own.
         whole: also what only a training needs: kernels, gradients, files.
         blocks: also, of a denoiser, whether block diffusion runs on it.
+        documents: also, whether documents of one row can be kept apart.
 
     Returns:
         The verdict; None within a fake tensor mode, where nothing is computed.
@@ -72,11 +74,28 @@ def verdict_on(
         known["is_causal"] = getattr(config, "is_causal", True)
     else:
         known.pop("tie_word_embeddings", None)
-    key = (json.dumps(known, sort_keys=True, default=str), type(config), causal, kernel, kind, blocks, _VERSIONS)
+    key = (
+        json.dumps(known, sort_keys=True, default=str),
+        type(config),
+        causal,
+        kernel,
+        kind,
+        blocks,
+        documents,
+        _VERSIONS,
+    )
     if (found := _verdicts.get((key, True)) or _verdicts.get((key, whole))) is None:
         if _get_current_dispatch_mode() is not None:
             return None
-        found = measure(config, causal=causal, kernel=kernel or "sdpa", kind=kind, whole=whole, blocks=blocks)
+        found = measure(
+            config,
+            causal=causal,
+            kernel=kernel or "sdpa",
+            kind=kind,
+            whole=whole,
+            blocks=blocks,
+            documents=documents,
+        )
         _verdicts[key, whole] = found
     return found
 
@@ -167,6 +186,33 @@ def check_model(
     return verdict
 
 
+def check_documents(model: Any) -> None:
+    """Refuse rows that hold several documents on a network that does not keep them apart.
+
+    Args:
+        model: a denoiser or a causal LM, perhaps with adapters of PEFT around it.
+
+    Raises:
+        UserError: its attention kernel takes no mask of documents, a document is something else than alone, it has windows,
+            which such a mask would replace, or one time for all of a row.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config: Any = base.config
+    denoises = getattr(config, "model_type", None) == "masked_diffusion"
+    own, kernel = (config.backbone_config if denoises else config), config._attn_implementation
+    if denoises:
+        kernel = kernel_for(class_of(own), kernel)
+    verdict = verdict_on(
+        own, causal=not denoises, kernel=kernel, kind=None if denoises else type(base), whole=False, documents=True
+    )
+    refuse_documents(verdict, own.model_type, kernel, getattr(own, "max_position_embeddings", None))
+    if getattr(config, "time_conditioned", False):
+        raise UserError(
+            f"backbone {own.model_type!r} is told one time for all of a row, of which each document has its own; set "
+            "packing to concat"
+        )
+
+
 def check_loaded(model: Any) -> None:
     """What is asked of a network whose likelihoods or texts are wanted: a causal LM that is one, a denoiser's padding.
 
@@ -226,4 +272,12 @@ def _can_be_asked(model: Any) -> bool:
     return kernel in ("sdpa", "eager") and whole and (places == {"cuda"} or (places == {"cpu"} and small))
 
 
-__all__ = ["check_backbone", "check_loaded", "check_model", "note_padding", "takes_left_padding", "verdict_on"]
+__all__ = [
+    "check_backbone",
+    "check_documents",
+    "check_loaded",
+    "check_model",
+    "note_padding",
+    "takes_left_padding",
+    "verdict_on",
+]

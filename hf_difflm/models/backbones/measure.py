@@ -23,7 +23,9 @@ from transformers.utils import logging as transformers_logging
 from ...errors import first_line
 from .. import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from ..masked_diffusion.both_sides import class_of, kernel_for
+from ..masked_diffusion.diffusion_blocks import causal_documents
 from .blocks import why_no_blocks
+from .documents import why_not_apart
 from .moves import Call, Calls, Reach, differ, reach_of
 from .tiny import FIRST_TOKEN, VOCABULARY, WINDOWS, Tiny, depth_of, tiny_copies
 from .verdict import BOTH, CAUSAL, PART_CAUSAL, POINTWISE, Verdict
@@ -53,7 +55,7 @@ class _Subject:
     def hidden(self, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """(B, L, D) hidden states of the backbone; of a causal LM its (B, L, V) logits."""
         if self.is_causal_lm:
-            return self.model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False, **kwargs).logits
+            return self.model(**{"input_ids": ids_BL, "attention_mask": mask_BL, "use_cache": False, **kwargs}).logits
         # As the denoiser calls it, with its position ids and without a cache, but without head and SUBS.
         found: list[torch.Tensor] = []
         handle = self.model.backbone.register_forward_hook(lambda _m, _a, output: found.append(output[0]))
@@ -62,6 +64,14 @@ class _Subject:
         finally:
             handle.remove()
         return found[0]
+
+    def of_documents(self, ids_1L: torch.Tensor, document_ids: torch.Tensor | None) -> torch.Tensor:
+        """(1, L, D) hidden states (of a causal LM logits) of documents that share a row; None: of one."""
+        if document_ids is None:
+            return self.hidden(ids_1L)
+        if self.is_causal_lm:
+            return self.hidden(ids_1L, **causal_documents(self.model, document_ids))
+        return self.hidden(ids_1L, document_ids=document_ids)
 
     def changed(self, place: int) -> torch.Tensor:
         """The row with another token at one place."""
@@ -78,6 +88,7 @@ def measure(
     whole: bool = False,
     kind: type[PreTrainedModel] | None = None,
     blocks: bool = False,
+    documents: bool = False,
 ) -> Verdict:
     """Measure what the backbone with this configuration reads, on a tiny copy of it with weights of its own.
 
@@ -91,6 +102,7 @@ def measure(
         whole: also kernels against each other, gradients, saving and loading.
         kind: class of the causal LM; default: the family's own.
         blocks: also, of a denoiser, whether block diffusion runs on it.
+        documents: also, whether documents of one row can be kept apart.
     """
     role = CAUSAL_LM if causal else DENOISER
     verdict = Verdict(config.model_type, role, layers=depth_of(config), **_told_by(config))
@@ -109,6 +121,8 @@ def measure(
         verdict = _padding(verdict, subject)
         if blocks and verdict.error is None:
             verdict = replace(verdict, no_blocks=why_no_blocks(subject.model))
+        if documents and verdict.error is None:
+            verdict = replace(verdict, no_documents=why_not_apart(subject.of_documents, subject.ids_1L))
         if whole:
             verdict = _kernels(verdict, subject)
             verdict = _gradients(verdict, subject)

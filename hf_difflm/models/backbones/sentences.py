@@ -137,6 +137,32 @@ def refuse_blocks(verdict: Verdict, longest: int | None) -> None:
         raise UserError(f"{name} does not take block diffusion: {why}; {advice}")
 
 
+def refuse_documents(verdict: Verdict | None, name: str, kernel: str | None, longest: int | None) -> None:
+    """Refuse a network that does not keep documents of one row apart.
+
+    Args:
+        verdict: what was found, documents included; None: nothing.
+        name: of the family.
+        kernel: attention kernel that is asked for.
+        longest: positions that the network takes; a window that is no shorter is none. None: unknown.
+
+    Raises:
+        UserError: it takes no mask of documents, reads over their borders, or has windows, which the mask would replace.
+    """
+    why = None
+    if kernel not in BLOCK_KERNELS:
+        why = f"attn_implementation {kernel} takes no mask of documents ({' and '.join(BLOCK_KERNELS)} do)"
+    elif verdict is not None and verdict.error is None:
+        why = verdict.no_documents
+        if why is None and (limits := _limits(verdict, longest)):
+            why = f"it reads {limits}, and a mask of documents would take the place of its windows"
+    if why is not None:
+        raise UserError(
+            f"backbone {name!r} does not keep documents of one row apart: {why}; set packing to concat, or use another "
+            "backbone such as llama"
+        )
+
+
 def _refuse_denoiser(verdict: Verdict, name: str, allow_causal_layers: bool) -> None:
     if verdict.direction == CAUSAL and verdict.padded_direction in (CAUSAL, None):
         raise UserError(

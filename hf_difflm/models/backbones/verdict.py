@@ -35,6 +35,7 @@ class Verdict:
         bias_by_distance: whether positions are told by a bias that favours near tokens (ALiBi).
         no_blocks: of a denoiser, why block diffusion is something else on it, as a clause; None where it is not, or was not
             asked.
+        no_documents: why documents of one row cannot be kept apart on it, as a clause; None where they can, or was not asked.
         error: why it does not run; then nothing else is known.
     """
 
@@ -56,6 +57,7 @@ class Verdict:
     router_loss: bool | None = None
     bias_by_distance: bool = False
     no_blocks: str | None = None
+    no_documents: str | None = None
     error: str | None = None
 
     @property

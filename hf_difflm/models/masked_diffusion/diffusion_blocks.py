@@ -11,6 +11,9 @@ activation checkpointing, which takes caches away from the layers, needs one.
 Every mask is given as the attention kernel takes it: ``sdpa`` a bool one, ``eager`` numbers that are added to the scores (a
 bool one would be added, too, as 0 and 1), ``flex_attention`` a ``BlockMask``, whose empty tiles it skips: with it training
 takes one forward.
+
+Where a row holds several documents, ``attention_mask`` says which of them each token is of, from 1 on, 0 being padding:
+documents see nothing of each other, and positions and blocks of each are counted from its first token.
 """
 
 from __future__ import annotations
@@ -33,28 +36,58 @@ def block_numbers(
     device: torch.device,
     answer_starts: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (B, L) places, counted from the first token that is no padding, and the number of the block of each.
+    """Return (B, L) places, counted from the first token of a document, and the number of the block of each.
 
     Args:
-        attention_mask: (B, L), 0 at padding; None where there is none: then B is 1.
+        attention_mask: (B, L), 0 at padding, else the number of the document; None where there is no padding, and each row
+            is one document: then B is 1.
         length: L.
         size: tokens of a block.
         device: where the ids lie.
-        answer_starts: (B,) place of the first token of a row's answer, where blocks begin anew; None: nowhere.
+        answer_starts: place of the first token of an answer, where blocks begin anew: (B,) of each row, or (B, L) of each
+            token's document; None: nowhere.
     """
-    if attention_mask is None:
-        places_BL = torch.arange(length, device=device)[None]
-    else:
-        places_BL = ((attention_mask != 0).long().cumsum(-1) - 1).clamp(min=0)
+    row_1L = torch.arange(length, device=device)[None]
+    places_BL = row_1L if attention_mask is None else places_in_documents(attention_mask)
     if answer_starts is None:
         return places_BL, places_BL // size
-    return places_BL, number_from(places_BL, answer_starts[:, None], size)
+    starts_BL = answer_starts if answer_starts.dim() > 1 else answer_starts[:, None]
+    return places_BL, number_from(places_BL, starts_BL, size)
+
+
+def places_in_documents(document_ids: torch.Tensor) -> torch.Tensor:
+    """(B, L) place of each token in its document, from 0 on; documents being runs of one number, and 0 padding."""
+    is_real_BL = document_ids != 0
+    places_BL = (is_real_BL.long().cumsum(-1) - 1).clamp(min=0)
+    is_first_BL = torch.ones_like(is_real_BL)
+    is_first_BL[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return places_BL - places_BL.where(is_first_BL & is_real_BL, 0).cummax(-1).values
+
+
+def same_document(document_ids: torch.Tensor) -> torch.Tensor:
+    """(B, L, L) bool: each token sees those of its document, and padding padding alone, so that no row is empty."""
+    return document_ids[:, None] == document_ids[..., None]
 
 
 def number_from(places: Any, starts: Any, size: int) -> Any:
     """The number of the block of each place, blocks beginning anew at ``starts``; integers of torch, or of NumPy."""
     is_after = places >= starts
     return places // size * ~is_after + (-(-starts // size) + (places - starts) // size) * is_after
+
+
+def causal_documents(model: Any, document_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a causal LM is called with so that each token of (B, L) documents sees those before it in its own.
+
+    Raises:
+        ValueError: its attention kernel takes no such mask.
+    """
+    length = document_ids.shape[1]
+    before_LL = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    kernel = model.config._attn_implementation
+    return {
+        "attention_mask": for_kernel(same_document(document_ids) & before_LL, kernel, _mask_dtype(model)),
+        "position_ids": places_in_documents(document_ids),
+    }
 
 
 def up_to_own_block(blocks_BL: torch.Tensor, attention_mask: torch.Tensor | None, queries: int) -> torch.Tensor:
@@ -86,7 +119,7 @@ def for_kernel(seen_BQK: torch.Tensor, kernel: str | None, dtype: torch.dtype) -
     """
     if kernel not in BLOCK_KERNELS:
         raise ValueError(
-            f"block diffusion does not run with the attention kernel {kernel!r}; load the model with attn_implementation "
+            f"the attention kernel {kernel!r} takes no mask of blocks or documents; load the model with attn_implementation "
             f"{' or '.join(BLOCK_KERNELS)}"
         )
     if kernel == "sdpa":
@@ -120,7 +153,7 @@ def noisy_hidden(
         backbone: a network of transformers.
         noisy_ids: (R, L) ids, the mask token where a token is hidden: of each text one row or several, as neighbours.
         clean_ids: (B, L) ids of the texts themselves.
-        attention_mask: (B, L), 0 at padding on either side; None where there is none.
+        attention_mask: (B, L), 0 at padding on either side, else the number of the document; None where there is none.
         size: tokens of a block.
         offset: position id of the first token.
         one_forward: read both texts in one forward; None: under activation checkpointing, which has no cache, and with
@@ -287,13 +320,14 @@ def _for_each_reading(of_texts: torch.Tensor, reads: int) -> torch.Tensor:
 def _without_padding(
     seen_BQK: torch.Tensor, attention_mask: torch.Tensor | None, *, itself: bool = True
 ) -> torch.Tensor:
-    """Nobody sees padding but padding itself, so that no row of a softmax is empty."""
+    """Nobody sees padding but padding itself, so that no row of a softmax is empty; nor another document of its row."""
     if attention_mask is None:
         return seen_BQK
     real_BK = attention_mask != 0
-    seen_BQK = seen_BQK & real_BK[:, None]
+    queries, keys = seen_BQK.shape[1:]
+    own_BQ1 = attention_mask[:, -queries:, None]
+    seen_BQK = seen_BQK & real_BK[:, None] & (attention_mask[:, None] == own_BQ1)
     if itself:
-        queries, keys = seen_BQK.shape[1:]
         own_QK = torch.eye(keys, dtype=torch.bool, device=seen_BQK.device)[-queries:]
         seen_BQK = seen_BQK | (own_QK & ~real_BK[:, None])
     return seen_BQK
@@ -316,12 +350,15 @@ __all__ = [
     "before_and_own",
     "block_causal",
     "block_numbers",
+    "causal_documents",
     "first_from_clean",
     "for_kernel",
     "noisy_beside_clean",
     "noisy_hidden",
     "number_from",
+    "places_in_documents",
     "refuse_no_cache",
     "refuse_several_blocks",
+    "same_document",
     "up_to_own_block",
 ]

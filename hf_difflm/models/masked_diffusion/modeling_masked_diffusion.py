@@ -20,7 +20,15 @@ from .bdh_backbone import BdhForCausalLM, BdhModel
 from .bdh_configuration import BdhConfig
 from .both_sides import class_of, kernel_for, read_both_sides
 from .configuration_masked_diffusion import MaskedDiffusionConfig
-from .diffusion_blocks import block_causal, first_from_clean, noisy_hidden, refuse_several_blocks
+from .diffusion_blocks import (
+    block_causal,
+    first_from_clean,
+    for_kernel,
+    noisy_hidden,
+    places_in_documents,
+    refuse_several_blocks,
+    same_document,
+)
 from .dit_backbone import DiTModel
 from .dit_configuration import DiTConfig
 from .float32_rotation import rotate_in_float32
@@ -157,6 +165,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         diffusion_block_size: int | None = None,
         delay_head: bool = False,
         keep_mask_logit: bool = False,
+        document_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a partly masked sequence.
@@ -191,6 +200,9 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             delay_head: for a caller who makes the logits himself: without labels, at ``positions`` that are all masked,
                 return what the head reads, where calling it is no more than a product with its weight.
             keep_mask_logit: without labels: leave the mask token its logit, as other projects sample and evaluate.
+            document_ids: (B, L) of rows that hold several documents, in place of ``attention_mask``: which of them each token
+                is of, from 1 on, 0 at padding. Documents see nothing of each other, and each begins at position 0;
+                ``answer_starts``, then, are (B, L), the place in each token's document.
             kwargs: passed to the backbone.
 
         Returns:
@@ -200,16 +212,18 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             ValueError: without ``positions``: labels of another kind of model, none of them at a mask (and no weights), or
                 some at a token that is shown as another one. Of a model with blocks: labels without ``clean_ids``, masks in
                 several blocks, an attention kernel or a backbone that block diffusion does not run with, or
-                ``answer_starts`` that do not go with its configuration. Of another: ``clean_ids``.
+                ``answer_starts`` that do not go with its configuration. Of another: ``clean_ids``. ``document_ids`` beside an
+                ``attention_mask``, or of a backbone or an attention kernel that does not keep documents apart.
         """
         hidden_BLD: torch.Tensor
+        if document_ids is not None and attention_mask is not None:
+            raise ValueError("document_ids say where padding is, too; leave attention_mask out")
         if self.config.diffusion_block_size is not None:
             size = diffusion_block_size or self.config.diffusion_block_size
-            hidden_BLD, outputs = self._in_blocks(
-                input_ids, attention_mask, labels, clean_ids, answer_starts, size, kwargs
-            )
+            mask = attention_mask if document_ids is None else document_ids
+            hidden_BLD, outputs = self._in_blocks(input_ids, mask, labels, clean_ids, answer_starts, size, kwargs)
         else:
-            hidden_BLD, outputs = self._in_one(input_ids, attention_mask, clean_ids, kwargs)
+            hidden_BLD, outputs = self._in_one(input_ids, attention_mask, clean_ids, document_ids, kwargs)
         extras = {name: outputs.get(name) for name in ("hidden_states", "attentions", "router_logits")}
 
         if labels is None:
@@ -255,9 +269,10 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         clean_ids: torch.Tensor | None,
+        document_ids: torch.Tensor | None,
         kwargs: dict[str, Any],
     ) -> tuple[torch.Tensor, Any]:
-        """Hidden states of a text that is read as one, in both directions."""
+        """Hidden states of texts that are read as one, in both directions."""
         if clean_ids is not None:
             raise ValueError(
                 "clean_ids are for a model with blocks, but this one has none; leave them out, or set diffusion_block_size"
@@ -266,6 +281,20 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
         if self.head_transform is not None:
             kwargs.pop("use_cache")  # encoders have no cache
         outputs: Any
+        if document_ids is not None:
+            if self.config.reads_padding:
+                raise ValueError(
+                    f"backbone {self.config.backbone_config.model_type!r} does not keep the documents of a row apart; give "
+                    "each a row of its own, with an attention_mask"
+                )
+            kernel, dtype = self.backbone.config._attn_implementation, self.get_input_embeddings().weight.dtype
+            outputs = self.backbone(
+                input_ids=input_ids,
+                attention_mask=for_kernel(same_document(document_ids), kernel, dtype),
+                position_ids=places_in_documents(document_ids) + self.config.position_offset,
+                **kwargs,
+            )
+            return self._shifted(outputs.last_hidden_state, document_ids), outputs
         if self.config.reads_padding and attention_mask is not None and not bool(attention_mask.all()):
             outputs = one_by_one(self._backbone, input_ids, attention_mask, kwargs)
         else:
@@ -411,11 +440,11 @@ def _refuse_other_labels(
 
 
 def _from_the_position_before(hidden_BLD: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The hidden state that a causal LM predicts each position from; of a first position, padding apart, its own."""
+    """The hidden state that a causal LM predicts each position from; of the first of a document its own."""
     before_BLD = torch.cat([hidden_BLD[:, :1], hidden_BLD[:, :-1]], dim=1)
     if attention_mask is None:
         return before_BLD
-    is_first_BL = F.pad(attention_mask[:, :-1] == 0, (1, 0), value=True)
+    is_first_BL = F.pad(attention_mask[:, :-1] != attention_mask[:, 1:], (1, 0), value=True)
     return hidden_BLD.where(is_first_BL.unsqueeze(-1), before_BLD)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
 from ...flops.network import Architecture, training_flops
+from ..base import unwrapped
 
 LAYERS = 2
 
@@ -97,9 +97,7 @@ def clean_embeddings(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
 
     A matrix that is not there to be read (one with an adapter, offloaded, quantised) is asked for its rows.
     """
-    if not hasattr(model, "get_input_embeddings"):  # else there is no need to look for wrappers, and to import theirs
-        model = extract_model_from_parallel(model, keep_torch_compile=False)
-    embeddings = model.get_input_embeddings()
+    embeddings = unwrapped(model).get_input_embeddings()
     if (
         not isinstance(embeddings, nn.Embedding)
         or embeddings.weight.is_meta

@@ -34,6 +34,8 @@ def typed_value(field: Field, value: Any) -> Any:
         return None
     choices = _choices(field, kinds)
     if choices:
+        if isinstance(value, str):
+            value = field.metadata.get("other_names", {}).get(value, value)
         return _one_of(field.name, choices, value, optional)
     typed = _read(field, kinds, value, optional)
     if field.name == "max_steps" and typed != -1 and typed < 1:

@@ -15,8 +15,10 @@ from ...callbacks.reports import reports_of
 from ...errors import UserError
 from ...objectives import Batch
 from ...objectives.base import to_device
+from ...objectives.packed_documents import PIECES, Layout
 from ..data_order import order_of
 from ..given_data import check_batch
+from ..launch.host_gather import gathered_on_hosts
 from ..stream_position import StreamPosition
 from ..unigram_entropy import unigram_entropy
 from .base import TrainerPart
@@ -94,6 +96,11 @@ class LoadingPart(TrainerPart):
         rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, self._train_batch_size
         for micro, batch in enumerate(batches):
             batch["places"] = (micro * ranks + rank) * rows + np.arange(len(batch["input_ids"]))
+        if batches and PIECES in batches[0] and not self.training_objective.reads_rows:
+            own = np.concatenate([Layout.of(batch[PIECES].numpy()).piece_D for batch in batches])
+            pieces = gathered_on_hosts(own)
+            for batch in batches:
+                batch["batch_pieces"] = pieces
         return batches, num_scored
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor:

@@ -89,9 +89,9 @@ def test_the_sets_are_those_of_the_paper_and_name_known_settings():
 @pytest.mark.parametrize("name", PAPER)
 def test_a_named_set_is_read_from_the_cache_and_detokenised(name, target, tokenizer, put_into_cache):
     put_into_cache(name, [RAW] * 8)
-    options, data, how = evaluation_data(target, {"dataset": name})
+    options, data, _ = evaluation_data(target, {"dataset": name})
     assert (options.dataset, options.eval_split) == (name, evaluation_set(name)["eval_split"])
-    assert how.packing == "mdlm"
+    assert options.packing == "mdlm"
     assert _text(data.eval, tokenizer)[0] == PLAIN[name]
     assert data.counts["eval"].documents == 8
 
@@ -104,8 +104,9 @@ def test_a_set_the_hub_converted_in_part_is_found_too(target, put_into_cache):
 def test_flags_override_a_named_set(target, put_into_cache, tokenizer):
     put_into_cache("ptb", [RAW] * 8)
     changes = {"dataset": "ptb", "packing": "training", "eval_split": "validation[:50%]", "max_eval_blocks": 3}
-    _, data, how = evaluation_data(target, changes)
-    assert how == ZeroShotOptions("ptb", "training")
+    options, data, how = evaluation_data(target, changes)
+    assert how == ZeroShotOptions("ptb")
+    assert options.packing == "concat"
     assert data.counts["eval"].documents == 4
     assert len(data.eval) == 3
     text = tokenizer.decode(np.concatenate([row[1:] for row in data.eval["input_ids"]]))
@@ -168,7 +169,21 @@ def test_all_of_a_file_is_scored_unless_the_run_knows_it_or_a_share_is_asked_for
     assert data.counts["eval"].documents == 4
     assert how is None
     with pytest.raises(UserError, match="add --dataset"):
-        evaluation_data(own, {"packing": "mdlm"})
+        evaluation_data(own, {"detokenizer": "ptb"})
+
+
+def test_own_text_is_packed_as_the_run_was_or_as_asked(target):
+    Path("docs.jsonl").write_text("".join(json.dumps({"text": f"document number {i}"}) + "\n" for i in range(40)))
+    own = dataclasses.replace(target, config={**target.config, "dataset": "docs.jsonl", "packing": "best-fit"})
+    options, data, _ = evaluation_data(own, {})
+    assert options.packing == "best-fit"
+    assert len(data.eval) == data.counts["eval"].documents == 4
+    options, data, _ = evaluation_data(own, {"packing": "mdlm"})
+    eos = own.tokenizer.eos_token_id
+    assert all(row["input_ids"][-1] == eos for row in data.eval)
+    # Of other text, too.
+    Path("other.jsonl").write_text("".join(json.dumps({"text": f"another one, {i}"}) + "\n" for i in range(5)))
+    assert len(evaluation_data(own, {"dataset": "other.jsonl"})[1].eval) == 5
 
 
 def test_a_model_without_a_log_gets_blocks_as_long_as_it_takes(target):

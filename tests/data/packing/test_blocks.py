@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.data.encoding import DocumentEncoder, encode_documents
-from hf_difflm.data.packing import Packer, pack_documents
+from hf_difflm.data.packing.blocks import Packer, pack_documents
 from hf_difflm.data.sources.documents import hash_documents
 from hf_difflm.errors import UserError
 

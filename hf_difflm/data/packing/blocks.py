@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import datasets
@@ -11,8 +12,8 @@ import pyarrow.compute as pc
 
 from hf_difflm.errors import UserError
 
-from .caching import cached_map, code_digest
-from .collator import IGNORED
+from ..caching import cached_map, code_digest
+from ..collator import IGNORED
 
 
 @dataclass
@@ -52,12 +53,26 @@ class Packer:
             features |= {"document_ids": ids, "index": datasets.Value("int64")}
         return datasets.Features(features)
 
+    @property
+    def width(self) -> int:
+        """Tokens of the stream in a block."""
+        return self.block_size - 1
+
+    def tokens_of(self, encoded: datasets.Dataset, tokens: int) -> int:
+        """Return how long the stream of encoded documents of so many tokens is."""
+        return tokens if self.eos_token_id is None else tokens + len(encoded) - 1
+
     def __call__(self, table: pa.Table) -> pa.Table:
         stream = np.concatenate([self._carry, self._stream(table)], axis=1)
-        width = self.block_size - 1
+        width = self.width
         num_blocks = stream.shape[1] // width
         self._carry = stream[:, num_blocks * width :]
-        ids, num_bytes, document_ids = stream[:, : num_blocks * width].reshape(3, num_blocks, width)
+        return self._table(stream[:, : num_blocks * width].reshape(3, num_blocks, width))
+
+    def _table(self, blocks: np.ndarray) -> pa.Table:
+        """The columns of (3, N, block_size - 1) blocks: ids, bytes, document numbers."""
+        num_blocks = blocks.shape[1]
+        ids, num_bytes, document_ids = blocks
         columns = {
             "input_ids": self._lists(ids, self._before_blocks(ids) if self.bos_token_id is None else self.bos_token_id),
             "num_bytes": pa.array(num_bytes.sum(axis=1, dtype=np.int64)),
@@ -83,13 +98,16 @@ class Packer:
             ]
         )
         if self.eos_token_id is not None:
-            # EOS goes before each document but the very first, and belongs to the one it ends.
-            first = 0 if self._num_documents else 1
-            starts = (np.cumsum(lengths) - lengths)[first:]
-            separators = np.stack([np.full_like(starts, self.eos_token_id), np.zeros_like(starts), numbers[first:] - 1])
-            stream = np.insert(stream, starts, separators, axis=1)
+            stream = self._separated(stream, lengths, numbers)
         self._num_documents += len(lengths)
         return stream
+
+    def _separated(self, stream: np.ndarray, lengths: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """The stream with EOS before each document but the very first, which belongs to the one that it ends."""
+        first = 0 if self._num_documents else 1
+        starts = (np.cumsum(lengths) - lengths)[first:]
+        separators = np.stack([np.full_like(starts, self.eos_token_id), np.zeros_like(starts), numbers[first:] - 1])
+        return np.insert(stream, starts, separators, axis=1)
 
     def _before_blocks(self, ids_NW: np.ndarray) -> np.ndarray:
         """(N,) the token of the stream before each block."""
@@ -114,20 +132,19 @@ def pack_documents(
     Raises:
         UserError: the text is shorter than one block.
     """
-    width = packer.block_size - 1
+    width = packer.width
     num_tokens = pc.sum(pc.list_value_length(encoded.data.column("input_ids"))).as_py() or 0
-    if packer.eos_token_id is not None:
-        num_tokens += len(encoded) - 1
+    num_tokens = packer.tokens_of(encoded, num_tokens)
     if num_tokens < width:
         raise UserError(
             f"{where} has {num_tokens:,} tokens, fewer than one block of {packer.block_size:,} needs ({width:,}): "
-            f"lower block_size to at most {num_tokens + 1:,}, or give more text"
+            f"lower block_size to at most {num_tokens + packer.block_size - width:,}, or give more text"
         )
     blocks = cached_map(
         encoded,
         packer,
         kind="blocks",
-        key=[*key, repr(packer), code_digest(__file__)],
+        key=[*key, repr(packer), code_digest(__file__, str(sys.modules[type(packer).__module__].__file__))],
         features=packer.features,
         description="Packing blocks",
     )

@@ -16,6 +16,7 @@ from processes.two_processes import run_as_one_of_them, run_two_processes
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_difflm.data import load_tokenizer
+from hf_difflm.data.packing.rows import packed_row, rows_of
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from hf_difflm.objectives import gradient_moments
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
@@ -29,6 +30,7 @@ RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "optimal": ("optimal", 2, {"count_law": "optimal"}),
     "ar": ("ar", 1, {}),
     "ar-accumulated": ("ar", 2, {}),
+    "packed-accumulated": ("packed", 2, {}),
 }
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second
 
@@ -46,6 +48,13 @@ def ragged_rows(count: int, seed: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
     sizes = generator.integers(3, 20, count)
     return [{"input_ids": [256, *(97 + generator.integers(0, 6, n)).tolist()], "num_bytes": int(n)} for n in sizes]
+
+
+def packed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """50 rows of several documents of those rows."""
+    ids = [np.array(row["input_ids"]) for row in rows]
+    found = rows_of(map(len, ids), 32, "best-fit")
+    return [packed_row([(piece, ids[piece], None) for piece in row]) for row in found[:50]]
 
 
 PERIOD, DELAY = 2, 1  # the optimal law is measured, and in use, within these few steps
@@ -90,9 +99,8 @@ def make_trainer(
         **settings,
     )
     seen = Rows()
-    trainer = DiffusionTrainer(
-        model, arguments, ragged_rows(50, 0), ragged_rows(17, 1), load_tokenizer("bytes"), callbacks=[seen]
-    )
+    rows = packed(ragged_rows(170, 0)) if objective == "packed" else ragged_rows(50, 0)
+    trainer = DiffusionTrainer(model, arguments, rows, ragged_rows(17, 1), load_tokenizer("bytes"), callbacks=[seen])
     return trainer, seen
 
 

@@ -25,6 +25,8 @@ from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import DynamicCache
 
+from .document_mask import DocumentMask
+
 BLOCK_KERNELS = ("sdpa", "eager", "flex_attention")
 """Attention kernels that take a mask of blocks."""
 
@@ -81,13 +83,27 @@ def causal_documents(model: Any, document_ids: torch.Tensor) -> dict[str, torch.
     Raises:
         ValueError: its attention kernel takes no such mask.
     """
-    length = document_ids.shape[1]
-    before_LL = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
-    kernel = model.config._attn_implementation
+    kernel, dtype = model.config._attn_implementation, _mask_dtype(model)
     return {
-        "attention_mask": for_kernel(same_document(document_ids) & before_LL, kernel, _mask_dtype(model)),
+        "attention_mask": documents_for_kernel(document_ids, kernel, dtype, is_causal=True),
         "position_ids": places_in_documents(document_ids),
     }
+
+
+def documents_for_kernel(
+    document_ids: torch.Tensor, kernel: str | None, dtype: torch.dtype, is_causal: bool = False
+) -> Any:
+    """The mask of (B, L) documents that see nothing of each other, as the attention kernel takes it.
+
+    Raises:
+        ValueError: a kernel that takes none.
+    """
+    seen_BLL = same_document(document_ids)
+    if is_causal:
+        length = document_ids.shape[1]
+        seen_BLL = seen_BLL & torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    mask = for_kernel(seen_BLL, kernel, dtype)
+    return DocumentMask.of(mask, document_ids, is_causal) if kernel == "sdpa" else mask
 
 
 def up_to_own_block(blocks_BL: torch.Tensor, attention_mask: torch.Tensor | None, queries: int) -> torch.Tensor:
@@ -351,6 +367,7 @@ __all__ = [
     "block_causal",
     "block_numbers",
     "causal_documents",
+    "documents_for_kernel",
     "first_from_clean",
     "for_kernel",
     "noisy_beside_clean",
@@ -359,6 +376,5 @@ __all__ = [
     "places_in_documents",
     "refuse_no_cache",
     "refuse_several_blocks",
-    "same_document",
     "up_to_own_block",
 ]

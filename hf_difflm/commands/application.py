@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -129,9 +130,20 @@ app = Application(
 )
 
 
+_BESIDE = ("torch", "transformers", "accelerate")
+
+
+def _installed(name: str) -> str:
+    """The version of a package, without importing it."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"hf-difflm {__version__}")
+        print(f"hf-difflm {__version__} ({', '.join(f'{name} {_installed(name)}' for name in _BESIDE)})")
         raise typer.Exit
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return run_line
 
 
+BESIDE = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
+VERSION = f"hf-difflm {__version__} ({BESIDE})\n"
+
+
 def test_version_is_printed(run):
-    assert run("--version") == (0, f"hf-difflm {__version__}\n", "")
+    assert run("--version") == (0, VERSION, "")
 
 
 def test_no_arguments_show_the_help_and_every_command(run):
@@ -198,7 +203,7 @@ def test_help_and_bad_values_import_nothing_heavy(args):
 
 def test_cli_py_is_the_same_command():
     result = subprocess.run([sys.executable, "cli.py", "--version"], cwd=ROOT, capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, f"hf-difflm {__version__}\n")
+    assert (result.returncode, result.stdout) == (0, VERSION)
 
 
 _WITH_PROBE = "from hf_difflm.commands.application import app, main; import time\n"

@@ -88,6 +88,16 @@ def holds_documents(dataset: Any) -> bool:
     return isinstance(row, Mapping) and PIECES in row
 
 
+def refuse_with_documents(arguments: Any) -> None:
+    """Raise UserError where settings are of rows that hold one document each."""
+    for name, given in (("static_shapes", arguments.static_shapes), ("router_aux_loss", arguments.router_aux_loss)):
+        if given:
+            raise UserError(
+                f"{name} needs rows of one document each, but those of the training set hold several; leave it out, or set "
+                "packing to concat"
+            )
+
+
 def fingerprint(dataset: Any) -> str | None:
     """Return what tells a set of rows from others: a digest over their number and up to 2,000 of them, evenly spread.
 

@@ -35,7 +35,13 @@ from .data_order import EpochSampler
 from .declarations.trainer_arguments import OF_THE_TRAINER
 from .declarations.trainer_methods import check_overrides
 from .ema import ExponentialMovingAverage
-from .given_data import check_evaluation_sets, check_training_set, fingerprint, holds_documents
+from .given_data import (
+    check_evaluation_sets,
+    check_training_set,
+    fingerprint,
+    holds_documents,
+    refuse_with_documents,
+)
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
 from .objective_choice import minimised, objective_for
@@ -147,11 +153,7 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self.training_objective = objective or self._objective_of_arguments()
         if holds_documents(train_dataset):
             check_documents(self.model)
-            if args.static_shapes:
-                raise UserError(
-                    "static_shapes needs rows of one document each, but those of the training set hold several; leave it "
-                    "out, or set packing to concat"
-                )
+            refuse_with_documents(args)
         self._choose_metric()
         self._adopt_networks()
         self._chunk_head()
@@ -225,7 +227,8 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         asked, seen = model, inputs
         if PIECES in inputs and not self.training_objective.reads_rows:
             seen, layout = documents_apart(inputs)
-            key = numbered(key, layout, inputs.get("batch_pieces", layout.piece_D))
+            pieces: Any = inputs.get("batch_pieces", layout.piece_D)
+            key = numbered(key, layout, pieces)
             asked = SideBySide(model, layout, self.args.device)
         # The model knows its precision itself; networks beside it are told.
         with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import MambaConfig, MistralConfig, TrainerCallback
+from transformers import MambaConfig, MistralConfig, MixtralConfig, TrainerCallback
 
 from hf_difflm.data.packing.rows import packed_row, rows_of
 from hf_difflm.errors import UserError
@@ -173,9 +173,15 @@ def test_a_time_for_each_row_is_refused(make_diffusion_trainer, train_rows):
         make_diffusion_trainer(model=model, train=packed(train_rows(20)), save_log_to_json=False)
 
 
-def test_static_shapes_are_refused(make_diffusion_trainer, train_rows):
+def test_what_is_of_rows_of_one_document_is_refused(make_diffusion_trainer, train_rows):
     with pytest.raises(UserError, match="static_shapes needs rows of one document each"):
         make_diffusion_trainer(train=packed(train_rows(20)), static_shapes=True, save_log_to_json=False)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
+    sizes = {"vocab_size": 260, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = MixtralConfig(num_attention_heads=2, **sizes, **experts)
+    model = MaskedDiffusionForMaskedLM(MaskedDiffusionConfig(backbone_config=config))
+    with pytest.raises(UserError, match="router_aux_loss needs rows of one document each"):
+        make_diffusion_trainer(model=model, train=packed(train_rows(20)), router_aux_loss=0.01, save_log_to_json=False)
 
 
 def test_packed_rows_are_not_evaluated_as_if_they_were_one_text(make_diffusion_trainer, train_rows):

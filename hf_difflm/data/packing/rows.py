@@ -103,13 +103,8 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         if self._columns is None:
             self._columns = {name: _Ragged(self.pieces, name) for name in self.pieces.column_names}
         pieces = self._order[self._bounds[index] : self._bounds[index + 1]].tolist()
-        return packed_row(
-            [
-                (piece, self._columns["input_ids"][piece], labels and labels[piece])
-                for labels in [self._columns.get("labels")]
-                for piece in pieces
-            ]
-        )
+        ids, labels = self._columns["input_ids"], self._columns.get("labels")
+        return packed_row([(piece, ids[piece], None if labels is None else labels[piece]) for piece in pieces])
 
     @property
     def numbers(self) -> np.ndarray:

@@ -21,15 +21,15 @@ Piece = tuple[np.ndarray, np.ndarray]
 
 
 class Pieces(Protocol):
-    """The pieces of a stream, one after the other, again and again.
+    """The pieces of a stream, one after the other, again and again."""
 
-    Attributes:
-        state: where the next one begins, as plain JSON.
-        passes: how often the text has ended before what was read last.
-    """
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where the next one begins, as plain JSON."""
 
-    state: Any
-    passes: int
+    @property
+    def passes(self) -> int:
+        """How often the text has ended before what was read last."""
 
     def next(self) -> Piece:
         """Return the next piece."""
@@ -205,7 +205,7 @@ class PackedStream(BlockStream):
         return PackedReader(self._open_pieces, self.block_size, self.packing, None if state == START else state)
 
     def _open_pieces(self, state: dict[str, Any] | None) -> Pieces:
-        begin = {"chunk": None, "skip": 0} if state is None else state
+        begin: dict[str, Any] = {"chunk": None, "skip": 0} if state is None else state
         reader = StreamReader(
             self.source,
             self.encoder,

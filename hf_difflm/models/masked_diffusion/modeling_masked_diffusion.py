@@ -286,7 +286,8 @@ class MaskedDiffusionForMaskedLM(MaskedDiffusionPreTrainedModel, MaskedDiffusion
                     f"backbone {self.config.backbone_config.model_type!r} does not keep the documents of a row apart; give "
                     "each a row of its own, with an attention_mask"
                 )
-            kernel, dtype = self.backbone.config._attn_implementation, self.get_input_embeddings().weight.dtype
+            embeddings: Any = self.get_input_embeddings()
+            kernel, dtype = self.backbone.config._attn_implementation, embeddings.weight.dtype
             outputs = self.backbone(
                 input_ids=input_ids,
                 attention_mask=documents_for_kernel(document_ids, kernel, dtype),

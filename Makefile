@@ -9,7 +9,7 @@ SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk
 # Commands that tests start find the package compiled, also where the environment asks Python to write no such files.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all torture lint types bench real-model gpu results site docs backbones clean
+.PHONY: help demo test test-all torture lint types bench real-model gpu results package site docs backbones clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -91,6 +91,9 @@ results: $(BIN)/.installed  ## train what docs/results.md tells of (TEXT=tinysha
 	@$(BIN)/hf-difflm report runs/ablation-convert/*-seed1 --title "Conversion: each evaluation of the first seed" \
 		--output docs/results/convert-evaluations.md
 	@$(BIN)/python docs/write_results.py
+
+package:  ## build sdist and wheel, check them, try them in clean environments of Python 3.10, 3.12, 3.13
+	@.ci/package
 
 site: $(BIN)/.installed  ## docs/ as a static site in build/site, with an API reference and search; needs no network to be read
 	@$(PIP) -e '.[site]'

@@ -153,7 +153,7 @@ def test_diffugpt_is_refused_by_the_names_of_its_weights(tmp_path):
 
 @pytest.mark.parametrize("heir", ["LLaDA 1.5", "UltraLLaDA", "DiffuCoder"])
 def test_heirs_that_keep_the_format_are_known_by_it(heir, tmp_path):
-    """LLaDA 1.5 has LLaDA's own files, UltraLLaDA another base of its rotation, and DiffuCoder is a Dream."""
+    """By what is said of them: LLaDA 1.5 is LLaDA tuned, UltraLLaDA has another base of its rotation, DiffuCoder is Dream."""
     name = "dream" if heir == "DiffuCoder" else "llada"
     values = {"rope_theta": 5e7} if heir == "UltraLLaDA" else {}
     made = convert(str(changed(name, tmp_path / "released", **values)), tmp_path / "made")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 P0, EXACT = "P0", "exact"
-_TITLES = {P0: "P0, the nelbo: an upper bound on the nll by Monte Carlo", EXACT: "exact, no draws"}
+_TITLES = {P0: "P0 (nelbo)"}
 
 
 @dataclass(frozen=True)

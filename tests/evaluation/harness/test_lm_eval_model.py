@@ -258,7 +258,7 @@ def test_the_table_says_what_is_a_bound_and_the_limit_holds(run, tasks, capsys, 
     line = next(line for line in out.splitlines() if "perplexity" in line)
     assert line.split()[0] == "my_words"
     assert line.split()[-1] == "3"
-    assert "protocol: P0, the nelbo: an upper bound" in out
+    assert "protocol: P0 (nelbo)" in out
     assert "draws: 4; a text begins with: [BOS]; chat template: not applied" in out
 
 

@@ -18,12 +18,16 @@ import json, sys
 from pathlib import Path
 from hf_difflm.errors import UserError
 from hf_difflm.evaluation.targets import load_target
+from hf_difflm.experiments.recipe_settings import load_settings
+from hf_difflm.experiments.starting_point import begin_from
 from hf_difflm.hub.conversion.any_model import convert
 says = []
 for number, (name, options) in enumerate(json.loads(sys.argv[1])):
     try:
         if options == "eval":
             load_target(name, use_cpu=True)
+        elif options == "train":
+            begin_from(load_settings(None, {"dataset": "markov", "block_size": 8, "init_from": name}))
         else:
             convert(name, Path(f"made-{number}"), **options)
         says.append(None)
@@ -80,6 +84,11 @@ REFUSED: dict[str, tuple[dict[str, bytes], Any, str]] = {
         in_parts(of("llada", model_type="gpt2", architectures=["GPT2LMHeadModel"]), "denoise_model.wpe.weight"),
         {},
         "it is DiffuGPT",
+    ),
+    "train": (
+        of("llada", model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+        "train",
+        "is a causal LM, but the obj",
     ),
     "eval": (of("llada"), "eval", "is a published LLaDA checkpoint"),
 }

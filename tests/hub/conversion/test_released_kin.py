@@ -24,7 +24,7 @@ from hf_difflm.models import MaskedDiffusionForMaskedLM
 MASK = 63
 SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3,
-    "num_key_value_heads": 1, "max_position_embeddings": 64, "head_dim": 8, "tie_word_embeddings": False,
+    "num_key_value_heads": 1, "max_position_embeddings": 64, "head_dim": 16, "tie_word_embeddings": False,
 }  # fmt: skip
 EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
 # What config.json of the releases says, beside what Qwen3-MoE's and Llama's says.
@@ -98,6 +98,7 @@ def test_the_logits_are_those_of_the_stock_network_and_the_model_says_that_more_
     [
         ({"norm_topk_prob": "gone"}, "has no 'norm_topk_prob'"),
         ({"num_experts": "gone"}, "has no 'num_experts'"),
+        ({"head_dim": "gone"}, "has no 'head_dim'"),
         ({"moe_intermediate_size": "gone"}, "has no 'moe_intermediate_size'"),
         ({"decoder_sparse_step": 2}, "decoder_sparse_step 2, which has to be 1"),
         ({"mlp_only_layers": [0]}, "mlp_only_layers"),

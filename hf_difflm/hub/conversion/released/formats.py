@@ -249,8 +249,10 @@ def format_of(
             f"{name} has the model type {kind!r} and the architecture {', '.join(architectures)}, which are not of one "
             f"model; correct its config.json ({near[0].title}: {near[0].model_types[0]!r} and {near[0].architectures[0]!r})"
         )
+    if weights is None:
+        return exact[0]
     for one in exact:
-        if weights is None or (one.lacks(weights) is None and one.exceeds(weights) is None):
+        if one.lacks(weights) is None and one.exceeds(weights) is None:
             return one
     title = exact[0].title
     if (mark := exact[0].lacks(weights)) is not None:

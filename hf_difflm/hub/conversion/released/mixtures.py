@@ -41,7 +41,7 @@ def _qwen3_moe(values: Values) -> Qwen3MoeConfig:
     values.only("decoder_sparse_step", 1)
     return Qwen3MoeConfig(
         **sizes(values),
-        head_dim=values.whole("head_dim"),
+        **{"head_dim": values.whole("head_dim")},  # an attribute that its class does not name
         moe_intermediate_size=values.whole("moe_intermediate_size"),
         num_experts=values.whole("num_local_experts" if "num_local_experts" in values else "num_experts"),
         num_experts_per_tok=values.whole("num_experts_per_tok"),

@@ -6,6 +6,8 @@ so. SDAR-MoE (arXiv 2510.06303) is told its blocks by whoever calls it; RND1 pre
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import Qwen3MoeConfig
 
 from ....models import MaskedDiffusionConfig
@@ -39,9 +41,10 @@ def _qwen3_moe(values: Values) -> Qwen3MoeConfig:
     values.only("use_sliding_window", False)
     values.only("mlp_only_layers", [])
     values.only("decoder_sparse_step", 1)
+    width: dict[str, Any] = {"head_dim": values.whole("head_dim")}  # an attribute that its class does not name
     return Qwen3MoeConfig(
         **sizes(values),
-        **{"head_dim": values.whole("head_dim")},  # an attribute that its class does not name
+        **width,
         moe_intermediate_size=values.whole("moe_intermediate_size"),
         num_experts=values.whole("num_local_experts" if "num_local_experts" in values else "num_experts"),
         num_experts_per_tok=values.whole("num_experts_per_tok"),

@@ -62,6 +62,7 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/atat.py
 	@$(BIN)/python benchmarks/sampling.py
 	@$(BIN)/python benchmarks/sampling.py --confidence
+	@$(BIN)/python benchmarks/sampling.py --converted
 	@$(BIN)/python benchmarks/evaluation_cost.py
 	@$(BIN)/python benchmarks/noise_variance.py
 	@$(BIN)/python benchmarks/packing.py

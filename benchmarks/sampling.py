@@ -8,6 +8,9 @@ side's work depends on them.
 ``--confidence``: samplers that look at every mask, against a loop that makes all logits of a step, a softmax of them for
 the rule and another in float64 for the draw; the same texts. Claims, at 128 tokens in 32 steps and a vocabulary of 50,258
 (two texts): at least twice its speed. ``head`` are the products of that head alone, which no rule can do without.
+
+``--converted``: ``--sampler llada`` against a plain loop of LLaDA's published law (``_llada_loop.py``), greedy. Claim,
+at 128 tokens in 128 steps, blocks of 32 and a vocabulary of 50,258 (two texts): at least twice its speed, the same tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import json
 import torch
 from _alternate import alternate, milliseconds, ratio, write
 from _claims import Claim
+from _converted import converted_claims, measure_converted
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_difflm import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
@@ -27,6 +31,7 @@ WIDTH, LAYERS, HEADS, NEW_TOKENS = 256, 4, 4, 256
 # Vocabulary with the mask, texts, steps, claim, share of the pairs asked for.
 CONFIDENCE = [("low_confidence", True), ("low_confidence", False), ("topk_margin", True), ("entropy", False)]
 CONFIDENCE_STEPS, CONFIDENCE_CLAIM = 32, 2.0
+CONVERTED_STEPS, CONVERTED_BLOCK = 128, 32
 FULL = [(258, 1, 1024, 3.5, 1.0), (258, 1, 256, 1.4, 1.0), (50_258, 2, 64, 8.0, 0.4)]
 TOY = [(40, 1, 32, None, 1.0), (300, 2, 8, None, 1.0)]
 
@@ -94,11 +99,7 @@ def plain_confidence(
 def measure_confidence(rule: str, greedy: bool, *, pairs: int, size: dict[str, int]) -> dict:
     """Time the loop against ``generate``, and the products of the head that both need."""
     rows, new_tokens, steps = size["rows"], size["new_tokens"], size["steps"]
-    denoiser, _ = models(size["vocab_size"], size["width"], size["layers"], new_tokens, "cpu")
-    with torch.no_grad():  # untrained, all positions are nearly alike, and rounding would say which is surest
-        for weight in denoiser.parameters():
-            if weight.dim() > 1:
-                weight *= 4
+    denoiser = sure_model(size)
     prompt_BP, texts = torch.zeros((rows, 1), dtype=torch.long), {"plain": [], rule: []}
     seeds = {side: iter(range(10**9)) for side in texts}
 
@@ -144,6 +145,16 @@ def measure_confidence(rule: str, greedy: bool, *, pairs: int, size: dict[str, i
         },
         "pairs": pairs,
     }
+
+
+def sure_model(size: dict[str, int]) -> MaskedDiffusionForMaskedLM:
+    """A denoiser with large weights: untrained, all positions are nearly alike, and rounding would say which is surest."""
+    denoiser, _ = models(size["vocab_size"], size["width"], size["layers"], size["new_tokens"], "cpu")
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            if weight.dim() > 1:
+                weight *= 4
+    return denoiser
 
 
 def models(
@@ -273,18 +284,30 @@ def main() -> None:
     parser.add_argument(
         "--confidence", action="store_true", help="the samplers that look at every mask, and nothing else"
     )
+    parser.add_argument(
+        "--converted", action="store_true", help="the sampler that LLaDA was published with, and nothing else"
+    )
     given = parser.parse_args()
-    if given.confidence:
-        size = {
-            "vocab_size": 50_258,
-            "rows": 2,
-            "new_tokens": 128,
-            "steps": CONFIDENCE_STEPS,
-            "width": WIDTH,
-            "layers": LAYERS,
-        }
+    size = {
+        "vocab_size": 50_258,
+        "rows": 2,
+        "new_tokens": 128,
+        "steps": CONVERTED_STEPS if given.converted else CONFIDENCE_STEPS,
+        "width": WIDTH,
+        "layers": LAYERS,
+    }
+    if given.toy:
+        size = {"vocab_size": 40, "rows": 2, "new_tokens": 16, "steps": 8, "width": 32, "layers": 1}
+    if given.converted:
+        run = measure_converted(
+            sure_model(size), pairs=given.pairs, size=size, block_length=4 if given.toy else CONVERTED_BLOCK
+        )
         if given.toy:
-            size = {"vocab_size": 40, "rows": 2, "new_tokens": 16, "steps": 8, "width": 32, "layers": 1}
+            print(json.dumps({"runs": [run]}, indent=2))
+        else:
+            write("sampling", {"runs": [run]}, converted_claims(run), "converted")
+        return
+    if given.confidence:
         found = [measure_confidence(*case, pairs=given.pairs, size=size) for case in CONFIDENCE]
         if given.toy:
             print(json.dumps({"runs": found}, indent=2))

@@ -63,7 +63,7 @@ def convert(
         str | None,
         typer.Option(
             "--as",
-            metavar="open-dllm",
+            metavar="open-dllm|diffullama",
             help="what SOURCE is, where its folder is that of a causal LM: its mask token is kept",
             show_default=False,
         ),

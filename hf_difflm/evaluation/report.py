@@ -20,6 +20,8 @@ from ..objectives import BlockDiffusionObjective, CausalObjective, MaskedDiffusi
 from ..runs import load_run
 from ..runs.comparing.exact_orders import exact_numbers
 from ..runs.journal.strict_json import dumps
+from ..runs.journal.tables import with_error
+from .conditions import Conditions, of_bound
 from .exact_report import (
     ExactFindings,
     exact_likelihoods,
@@ -91,6 +93,9 @@ def evaluate_target(
         "source_nll": data.source_nll,
         **(data.conventions or loaded.text.facts),
     }
+    record |= _errors(record)
+    conditions = of_bound(result.bound, result.replicates, record["bos_token"], options.sft)
+    record |= conditions.to_json()
     exact = _exact(target, loaded, rows, changes, orders, result) if orders else None
     if exact is not None:
         record["exact"] = {label: one.to_json() for label, one in exact.found.items()}
@@ -105,7 +110,7 @@ def evaluate_target(
     if as_json:
         print(json.dumps(json.loads(dumps(record)), indent=2))
     else:
-        _print_table(result, record)
+        _print_table(result, record, conditions)
         if exact is not None:
             print(exact.to_text(Path(target).name))
 
@@ -151,12 +156,26 @@ def _exact(
     return ExactFindings(found, "" if beside is None else beside[0])
 
 
-def _zero_shot_numbers(record: dict[str, Any]) -> dict[str, float]:
+def _errors(record: dict[str, Any]) -> dict[str, float]:
+    """The Monte-Carlo errors of what is made of ``eval_nll``: its own times the slope."""
+    stderr, found = record.get("eval_nll_stderr"), {}
+    if stderr is not None:
+        found["eval_ppl_stderr"] = record["eval_ppl"] * stderr
+        if "eval_bpb" in record and record["eval_nll"]:
+            found["eval_bpb_stderr"] = record["eval_bpb"] * stderr / record["eval_nll"]
+    return found
+
+
+def _zero_shot_numbers(record: dict[str, Any]) -> dict[str, Any]:
     """What the run log keeps of an evaluation on data that the run does not know: ``ptb/nll``, ``ptb/ppl``, ..."""
-    names = ("nll", "nll_stderr", "nll_data_stderr", "bpb", "ppl", "accuracy", "scored_tokens", "replicates")
+    names = (
+        *("nll", "nll_stderr", "nll_data_stderr", "bpb", "bpb_stderr", "ppl", "ppl_stderr", "accuracy"),
+        *("scored_tokens", "replicates"),
+    )
     data = Path(record["dataset"]).name
     numbers = {f"{data}/{name}": record[f"eval_{name}"] for name in names if f"eval_{name}" in record}
-    return {**numbers, f"{data}/block_size": record["block_size"]}
+    told = ("block_size", *Conditions.__dataclass_fields__)
+    return {**numbers, **{f"{data}/{name}": record[name] for name in told}}
 
 
 def draws_of(settings: dict[str, Any], changes: dict[str, Any]) -> Draws:
@@ -223,7 +242,7 @@ def _with_progress(batches: Any, words: str) -> Any:
     return tqdm(batches, desc=words, leave=False, dynamic_ncols=True, disable=None)  # None: where stderr is no terminal
 
 
-def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
+def _print_table(result: LikelihoodResult, record: dict[str, Any], conditions: Conditions) -> None:
     table = Table(show_header=False)
     error = "" if result.nll_stderr is None else f" ± {result.nll_stderr:.4f} (Monte Carlo, {result.replicates} draws)"
     rows = [
@@ -235,14 +254,13 @@ def _print_table(result: LikelihoodResult, record: dict[str, Any]) -> None:
             ("eval_nll_data_stderr", f"{result.nll_data_stderr:.4f} (over {len(result.unit_ids)} {result.data_unit})")
         )
     if "eval_bpb" in record:
-        rows.append(("eval_bpb", f"{record['eval_bpb']:.4f} bits/byte"))
-    rows.append(("eval_ppl", f"{record['eval_ppl']:.3f}"))
+        rows.append(("eval_bpb", f"{with_error(record['eval_bpb'], record.get('eval_bpb_stderr'))} bits/byte"))
+    rows.append(("eval_ppl", with_error(record["eval_ppl"], record.get("eval_ppl_stderr"), 3)))
     rows.append(("eval_accuracy", f"{record['eval_accuracy']:.4f}"))
     if record["source_nll"] is not None:
         rows.append(("source_nll", f"{record['source_nll']:.4f} nats/token (the data's own)"))
     rows.append(("dtype", str(record["dtype"])))
-    begins = "the token before it (no BOS)" if record["bos_token"] is None else record["bos_token"]
-    rows.append(("a block begins with", begins))
+    rows += conditions.rows()
     rows.append(("scored", f"{result.scored_tokens:,} tokens, {result.forwards:,} sequences through the model"))
     for row in rows:
         table.add_row(*row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..runs.derived.rebuild import write_derived
@@ -23,14 +24,14 @@ def run_folder(target: str) -> Path | None:
     return None
 
 
-def record_measurement(target: str, step: int | None, source: str, metrics: Mapping[str, float]) -> None:
+def record_measurement(target: str, step: int | None, source: str, metrics: Mapping[str, Any]) -> None:
     """Append numbers to the log of a run and rebuild what is derived from it; says on stderr why where it cannot be.
 
     Args:
         target: a run or one of its checkpoints; others have no log, and nothing happens.
         step: optimiser steps behind the model.
         source: what was measured, as in ``MeasurementRecord``.
-        metrics: numbers by name.
+        metrics: numbers by name, and what has to be known beside them.
     """
     folder = run_folder(target)
     if folder is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,15 @@ class Weights:
     commit: str | None = None
 
 
-def find_weights(target: str, revision: str | None = None) -> Weights:
+def find_weights(
+    target: str, revision: str | None = None, check_first: Callable[[Path, str], None] | None = None
+) -> Weights:
     """Find a model: of a run the best weights, else its newest good checkpoint; a name on the Hub is downloaded.
 
     Args:
         target: a run, a checkpoint, a model folder or ``OWNER/NAME`` on the Hub.
         revision: branch, tag or commit on the Hub; default: main.
+        check_first: see :func:`hub_folder`.
 
     Raises:
         UserError: nothing there, nothing trained yet, damaged, not to be trusted, or a revision of what is not on the Hub.
@@ -115,7 +118,7 @@ def find_weights(target: str, revision: str | None = None) -> Weights:
     if target.count("/") != 1 or target.startswith((".", "/", "~", "runs/")) or path.parent.is_dir():
         # A missing folder inside one that is there, or in the default place of runs, is a slip and not a name on the Hub.
         raise UserError(f"{target} does not exist; give a run, a checkpoint, a model folder or OWNER/NAME on the Hub")
-    folder = hub_folder(target, revision)
+    folder = hub_folder(target, revision, check_first)
     return Weights(folder, folder if (folder / JOURNAL_NAME).exists() else None, target, commit=folder.name)
 
 

@@ -15,8 +15,9 @@ from ..errors import UserError
 from ..evaluation.ancestry import ancestry
 from ..evaluation.targets import find_weights, load_average
 from ..models import MaskedDiffusionForMaskedLM
+from ..models.adapters.folders import is_adapter_folder
 from ..models.build import step_in_each_block
-from ..models.loading import is_denoiser, load_config, load_model, tokenizer_folder
+from ..models.loading import config_of, is_denoiser, load_config, load_model, tokenizer_folder
 from ..models.masked_diffusion.both_sides import class_of, kernel_for
 from ..models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ..models.untrusted import CONVERT_FIRST
@@ -57,9 +58,10 @@ def begin_from(settings: Settings, resumed: Path | None = None) -> Settings:
         )
     if source is None or settings.start is not None:
         return settings
-    start = _starting_point(source, settings.model.revision, resumed)
+    objective = settings.training["objective"]
+    start = _starting_point(source, settings.model.revision, resumed, objective)
     config: Any = load_config(start.folder, start.name)
-    _check_kind(settings.training["objective"], is_denoiser(config), start.name)
+    _check_kind(objective, is_denoiser(config), start.name)
     decided = _decided(config)
     _check_given(settings, decided, start.name)
     if is_denoiser(config):
@@ -148,14 +150,19 @@ def _start_config(settings: Settings, start: StartingPoint, tokenizer: PreTraine
     return config
 
 
-def _starting_point(source: str, revision: str | None, resumed: Path | None) -> StartingPoint:
+def _starting_point(source: str, revision: str | None, resumed: Path | None, objective: str) -> StartingPoint:
     checkpoint = newest_good(resumed)[0] if resumed is not None else None
     if resumed is not None and checkpoint is not None:
         header = load_run(resumed).headers[0] if keeps_log(resumed) else None
         recorded = None if header is None else header.parent_run
         past = {} if header is None else header.metadata.get("parent") or {}
         return StartingPoint(checkpoint, str(checkpoint), recorded or source, is_checkpoint=True, ancestry=past)
-    found = find_weights(source, revision)
+
+    def check_first(folder: Path, name: str) -> None:
+        if not is_adapter_folder(folder):
+            _check_kind(objective, is_denoiser(config_of(folder, name)), name)
+
+    found = find_weights(source, revision, check_first)
     parent = load_run(found.run).headers[0].run_id if found.run is not None else None
     named = source if found.commit is None else f"{source}@{found.commit}"
     return StartingPoint(found.folder, found.name, parent or named, ancestry=ancestry(found, source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -17,25 +18,33 @@ from huggingface_hub.errors import (
 
 from ..errors import UserError
 from .adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from .file_names import BESIDE, CARD, CONFIG, INDEX, WEIGHTS
+from .file_names import BESIDE, CARD, CONFIG, GENERATION, INDEX, TOKENIZER_CONFIG, WEIGHTS
 from .untrusted import refuse_names, refuse_unsafe
 
 # All that is ever downloaded: no Python file and no pickle, and nothing below the top.
 _WEIGHTS = (WEIGHTS, INDEX, "model-*.safetensors", ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 _WANTED = (CONFIG, *_WEIGHTS, *BESIDE, "chat_template.json", "*.model", "journal.jsonl", CARD)
+# What says whether the weights are wanted at all, and comes first.
+_FIRST = [CONFIG, INDEX, ADAPTER_CONFIG, TOKENIZER_CONFIG, GENERATION]
 _BELOW = ["*/*", "*\\*"]
 # What speaks HTTP for huggingface_hub has changed more than once, and its errors are passed on.
 _HTTP = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
 
 
-def hub_folder(repo_id: str, revision: str | None = None) -> Path:
+def hub_folder(
+    repo_id: str, revision: str | None = None, check_first: Callable[[Path, str], None] | None = None
+) -> Path:
     """Download a model, or find it in the cache where the Hub cannot be reached, and check it.
 
-    Token, cache and ``HF_HUB_OFFLINE`` are huggingface_hub's. The folder's name is the commit.
+    Token, cache and ``HF_HUB_OFFLINE`` are huggingface_hub's. The folder's name is the commit. Its configurations come first:
+    what they say that is refused is refused before the weights are downloaded.
 
     Args:
         repo_id: ``OWNER/NAME``.
         revision: branch, tag or commit; default: main.
+        check_first: raises UserError for a model that is not wanted, given a folder with the configurations alone (and the
+            index of the weights, where they are in several files), and what the user knows it as; not called where the
+            Hub is not asked.
 
     Raises:
         UserError: there is no such model or revision, the Hub refuses or fails and it is not in the cache, or the model is
@@ -43,13 +52,19 @@ def hub_folder(repo_id: str, revision: str | None = None) -> Path:
     """
     try:
         listed = _listed(repo_id, revision)
+        if listed is not None:
+            first = Path(snapshot_download(repo_id, revision=revision, allow_patterns=_FIRST, ignore_patterns=_BELOW))
+            refuse_unsafe(first, f"the model {repo_id}", listed)
+            if check_first is not None:
+                check_first(first, f"the model {repo_id}")
+            revision = first.name  # the same commit, whatever is pushed meanwhile
         folder = snapshot_download(repo_id, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=_BELOW)
     except Exception as error:
         sentence = hub_sentence(error, f"the model {repo_id}", revision)
         if sentence is None:
             raise
         raise UserError(sentence) from error
-    refuse_unsafe(Path(folder), f"the model {repo_id}", listed)
+    refuse_unsafe(Path(folder), f"the model {repo_id}")
     return Path(folder)
 
 

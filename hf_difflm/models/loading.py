@@ -38,6 +38,15 @@ def load_config(folder: Path, name: str) -> PreTrainedConfig:
     if is_adapter_folder(folder):
         return load_config(*network_of(folder, name))
     refuse_unsafe(folder, name)
+    return config_of(folder, name)
+
+
+def config_of(folder: Path, name: str) -> PreTrainedConfig:
+    """The configuration in a folder that was checked.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except _BROKEN as error:

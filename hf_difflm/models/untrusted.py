@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +28,8 @@ CONVERTED = {
     "lladamoe": "LLaDA-MoE",
     "Dream": "Dream",
     "sdar": "SDAR",
+    "sdar_moe": "SDAR-MoE",
+    "rnd1": "RND1",
     "Fast_dLLM_Qwen": "Fast-dLLM v2",
     "a2d-llama": "A2D",
     "a2d-qwen2": "A2D",
@@ -59,15 +61,17 @@ def refuse_unsafe(folder: Path, name: str, listed: Iterable[str] | None = None) 
     Args:
         folder: with ``config.json``; or of an adapter, whose network is another.
         name: what the user knows it as, for the sentence.
-        listed: names of all files there are, where the folder has only some of them; default: those in the folder.
+        listed: names of all files there are, where the folder has only some of them, but the configurations; default: those
+            in the folder.
 
     Raises:
         UserError: it holds an adapter beside a network; its weights are pickles or missing; it needs code of its own, or an
             attention kernel from the Hub; a file in it names another outside it; it was written by a later version; it is no
             JSON.
     """
+    present = {path.name for path in folder.iterdir()} if listed is None else set(listed)
     if is_adapter_folder(folder):
-        if not (folder / ADAPTER_WEIGHTS).exists():
+        if ADAPTER_WEIGHTS not in present:
             raise UserError(f"{name} holds no {ADAPTER_WEIGHTS}; give an adapter whose weights are safetensors")
         _refuse_tokenizer(folder, name)
         return
@@ -81,9 +85,8 @@ def refuse_unsafe(folder: Path, name: str, listed: Iterable[str] | None = None) 
     _refuse_code(config, name)
     _refuse_kernels(config, name)
     _refuse_later(config, name)
-    present = [path.name for path in folder.iterdir()] if listed is None else list(listed)
-    _refuse_pickles(folder, name, present)
-    _check_shards(folder, name, config)
+    _refuse_pickles(name, present)
+    _check_shards(folder, name, config, present)
     _refuse_tokenizer(folder, name)
 
 
@@ -111,9 +114,12 @@ def _refuse_code(config: dict[str, Any], name: str) -> None:
         raise UserError(f"{name} is a published {CONVERTED[kind]} checkpoint, which no code here runs; {CONVERT_FIRST}")
     inner = any("auto_map" in part for part in _mappings(list(config.values())))
     if inner or ("auto_map" in config and not known):
+        said = config.get("architectures")
+        names = [str(one) for one in said] if isinstance(said, list) and said else []
+        what = f"{', '.join(names)} ({kind!r})" if names else repr(kind)
         raise UserError(
-            f"{name} needs code of its own to load (auto_map in its {CONFIG}), which hf_difflm never runs; take a model of "
-            "an architecture that transformers has"
+            f"{name} is a {what} and needs code of its own to load (auto_map in its {CONFIG}), which hf_difflm never runs; "
+            "take a model of an architecture that transformers has"
         )
     if not known:
         raise UserError(
@@ -141,10 +147,10 @@ def _refuse_later(config: dict[str, Any], name: str) -> None:
         raise UserError(f"{name} has format version {version!r}, but this hf_difflm knows {ours} at most; update it")
 
 
-def _refuse_pickles(folder: Path, name: str, present: list[str]) -> None:
-    if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
+def _refuse_pickles(name: str, present: Collection[str]) -> None:
+    if WEIGHTS in present or INDEX in present:
         return
-    pickles = [file for file in present if file.endswith(PICKLES) and "/" not in file]
+    pickles = sorted(file for file in present if file.endswith(PICKLES) and "/" not in file)
     pickles.sort(key=lambda file: not file.startswith(("pytorch_model", "model")))
     if pickles:
         raise UserError(
@@ -154,14 +160,14 @@ def _refuse_pickles(folder: Path, name: str, present: list[str]) -> None:
     raise UserError(f"{name} holds no weights ({WEIGHTS}); give another model")
 
 
-def _check_shards(folder: Path, name: str, config: dict[str, Any]) -> None:
+def _check_shards(folder: Path, name: str, config: dict[str, Any], present: Collection[str]) -> None:
     explicit = config.get("transformers_weights")  # names the file of the weights
     if explicit is not None:
         raise UserError(
             f"{name} names its weights {str(explicit)!r} (transformers_weights in its {CONFIG}), which hf_difflm does not "
             f"follow; save them as {WEIGHTS}"
         )
-    if (folder / WEIGHTS).exists():
+    if WEIGHTS in present:
         return
     places = _json(folder / INDEX, name).get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -172,7 +178,7 @@ def _check_shards(folder: Path, name: str, config: dict[str, Any]) -> None:
                 f"{name} is not loaded: {INDEX} names the file {file!r}, which is no safetensors file of its own folder; "
                 "take another model"
             )
-        if not (folder / file).exists():
+        if file not in present:
             raise UserError(f"{name} lacks {file}, a part of its weights; give another model, or download it again")
 
 

@@ -36,3 +36,15 @@ def test_samplers_that_look_at_every_mask_write_what_the_plain_loop_writes():
     runs = json.loads(done.stdout)["runs"]
     assert {(run["rule"], run["greedy"]) for run in runs} >= {("low_confidence", True), ("low_confidence", False)}
     assert all(run["same_tokens"] == 1 and run["speedup_over_plain"] > 0 for run in runs)
+
+
+@pytest.mark.slow
+def test_the_published_sampler_writes_what_the_plain_loop_of_its_law_writes():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "benchmarks/sampling.py"), "--converted", "--toy", "--pairs", "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [run] = json.loads(done.stdout)["runs"]
+    assert (run["same_tokens"], run["block_length"], run["pairs"]) == (1, 4, 2)
+    assert set(run["tokens_per_second"]) == {"plain", "llada"}
+    assert run["speedup_over_plain"] > 0

@@ -156,3 +156,7 @@ def test_the_table_names_the_bound_and_both_errors(hf, trained):
     assert "Monte Carlo, 2 draws" in out
     assert "eval_nll_data_stderr" in out
     assert "bits/byte" in out
+    assert len([line for line in out.splitlines() if "±" in line]) == 3  # nll, bits per byte, perplexity
+    rows = [" ".join(line.strip("│ ").replace("│", " ").split()) for line in out.splitlines()]
+    conditions = {"protocol P0 (nelbo)", "draws 2", "a text begins with [BOS]", "chat template not applied"}
+    assert conditions <= set(rows)

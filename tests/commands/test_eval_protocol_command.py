@@ -38,6 +38,10 @@ def test_it_says_by_how_much_and_why_it_differs_from_the_bound(hf, trained, prot
     shown = hf("eval", trained, "--protocol", protocol, *FEW)
     assert f"{found['protocol_nll']:.5f}" in shown.out
     assert f"{found['eval_nll']:.5f}" in shown.out
+    conditions = {"protocol": protocol, "draws": 8, "bos_token": "[BOS]", "chat_template": False}
+    assert {name: found[name] for name in conditions} == conditions
+    assert found["eval_replicates"] == bound["eval_replicates"]
+    assert "draws: 8; a text begins with: [BOS]; chat template: not applied" in shown.out
     assert len(load_run(trained).measurements) == before
 
 

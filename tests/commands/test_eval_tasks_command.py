@@ -39,10 +39,18 @@ def test_a_file_is_evaluated_whole_and_leaves_a_measurement_beside_the_evaluatio
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert found["packing"] == "mdlm"
+    conditions = {"protocol": "P0", "draws": found["eval_replicates"], "bos_token": "[BOS]", "chat_template": False}
+    assert {name: found[name] for name in conditions} == conditions
+    assert found["eval_ppl_stderr"] == pytest.approx(found["eval_ppl"] * found["eval_nll_stderr"])
+    assert found["eval_bpb_stderr"] / found["eval_bpb"] == pytest.approx(found["eval_nll_stderr"] / found["eval_nll"])
     assert "30 documents" in result.err
     after = load_run(trained)
     assert after.measurements[-1].source == "zero_shot"
     assert after.measurements[-1].metrics["mine.jsonl/nll"] == pytest.approx(found["eval_nll"], rel=1e-6)
+    assert {name: after.measurements[-1].metrics[f"mine.jsonl/{name}"] for name in conditions} == conditions
+    assert (
+        f"mine.jsonl/nll {found['eval_nll']:.4g} ± {found['eval_nll_stderr']:.2g}, " in hf("runs", "show", trained).out
+    )
     assert after.best_evaluation.nll == before.best_evaluation.nll
     assert (after.status, after.end_time) == (before.status, before.end_time)
 

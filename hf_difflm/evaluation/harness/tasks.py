@@ -16,6 +16,7 @@ from ...errors import UserError, did_you_mean, first_line
 from ...runs.journal.strict_json import dumps, plain
 from ...runs.journal.tables import text_table
 from ...runs.reading.places import shown
+from ..conditions import Conditions, of_bound
 from ..precision import computed_in
 from ..run_measurements import record_measurement, run_folder
 from ..targets import Target, target_of
@@ -50,11 +51,13 @@ def evaluate_tasks(target: str, options: HarnessOptions, changes: Mapping[str, A
         folder = _folder(target, options)  # before the work whose results go there
         results = run_tasks(loaded, options, changes)
     samples = results.pop("samples", None)
-    record_measurement(target, loaded.step, SOURCE, result_numbers(results))
+    conditions = conditions_of(results, loaded, options)
+    results["config"] |= conditions.to_json()  # in the file of the harness, too
+    record_measurement(target, loaded.step, SOURCE, {**result_numbers(results), **conditions.to_json()})
     if as_json:
-        print(json.dumps(json.loads(dumps(plain(_printable(results, loaded)))), indent=2))
+        print(json.dumps(json.loads(dumps(plain(_printable(results, loaded, conditions)))), indent=2))
     else:
-        _print_table(results, loaded)
+        _print_table(results, loaded, conditions)
     if folder is not None:
         print(f"results: {shown(_write(results, samples, folder))}", file=sys.stderr)
 
@@ -97,6 +100,13 @@ def run_tasks(loaded: Target, options: HarnessOptions, changes: Mapping[str, Any
     results["config"]["model"] = "hf_difflm"  # the name it is registered under
     results["tracker"] = tracker
     return results
+
+
+def conditions_of(results: Mapping[str, Any], loaded: Target, options: HarnessOptions) -> Conditions:
+    """What has to be said beside the numbers of all tasks."""
+    said = results["config"]
+    bos_token = loaded.text.facts["bos_token"]
+    return of_bound(said["likelihood"], said.get("draws", 0), bos_token, options.apply_chat_template)
 
 
 def result_numbers(results: Mapping[str, Any]) -> dict[str, float]:
@@ -192,30 +202,32 @@ def _write(results: dict[str, Any], samples: Mapping[str, Any] | None, folder: P
     return path
 
 
-def _printable(results: Mapping[str, Any], loaded: Target) -> dict[str, Any]:
+def _printable(results: Mapping[str, Any], loaded: Target, conditions: Conditions) -> dict[str, Any]:
     names = ("results", "groups", "versions", "n-shot", "n-samples", "config")
     kept = {name: results[name] for name in names if name in results}
-    return {"target": loaded.source, "iter": loaded.step, **kept}
+    return {"target": loaded.source, "iter": loaded.step, **conditions.to_json(), **kept}
 
 
-def _print_table(results: Mapping[str, Any], loaded: Target) -> None:
+def _print_table(results: Mapping[str, Any], loaded: Target, conditions: Conditions) -> None:
     rows = []
     for task, metrics in {**results["results"], **results.get("groups", {})}.items():
         for name, value in metrics.items():
             metric, _, way = name.partition(",")
             if way and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = metrics.get(f"{metric}_stderr,{way}")
-                shown_error = f"{error:.4f}" if isinstance(error, (int, float)) else ""
+                known = isinstance(error, (int, float)) and math.isfinite(error)
+                shown_value = f"{value:.4f} ± {error:.4f}" if known else f"{value:.4f}"
                 count = str(results.get("n-samples", {}).get(task, {}).get("effective", ""))
-                rows.append([task, metric if way == "none" else name, f"{value:.4f}", shown_error, count])
+                rows.append([task, metric if way == "none" else name, shown_value, count])
     print(loaded.source)
     print(
         text_table(
-            ["task", "metric", "value", "stderr", "documents"], rows, shutil.get_terminal_size((120, 24)).columns
+            ["task", "metric", "value ± standard error", "documents"], rows, shutil.get_terminal_size((120, 24)).columns
         )
     )
     print(f"computed in {results['config']['dtype']}")
-    begin = loaded.text.facts["bos_token"]
-    print(f"Contexts begin with {begin}." if begin is not None else "Contexts begin with no BOS.")
+    print("; ".join(f"{name}: {words}" for name, words in conditions.rows()))
     if results["config"]["likelihood"] == "nelbo":
-        print("Likelihoods are bounds by Monte Carlo (nelbo), so the perplexity of a task is an upper bound.")
+        print(
+            "The draws are of each continuation: likelihoods are bounds, and the perplexity of a task is an upper one."
+        )

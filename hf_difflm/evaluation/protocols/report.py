@@ -20,6 +20,7 @@ from ...data.collator import IGNORED
 from ...errors import UserError
 from ...runs.journal.strict_json import dumps
 from ...runs.journal.tables import with_error
+from ..conditions import Conditions
 from ..exact_report import exact_likelihoods, first_rows, orders_of
 from ..likelihood.evaluate import LikelihoodResult
 from ..likelihood.exact_options import ExactOrder
@@ -108,13 +109,16 @@ def evaluate_protocol(
         "log_likelihoods": found.log_likelihoods_T.tolist(),
         "dtype": computed_in(loaded.model, settings["bf16"]),
         **(data.conventions or loaded.text.facts),
+        "eval_replicates": bound.replicates,
     }
+    conditions = Conditions(options.protocol, options.protocol_draws, record["bos_token"], data_of.sft)
+    record |= conditions.to_json()
     if orders:
         record["exact"] = {label: one.to_json() for label, one in exact.items()}
     if as_json:
         print(json.dumps(json.loads(dumps(record)), indent=2))
         return
-    _print_table(law, found, bound, options, record)
+    _print_table(law, found, bound, options, record, conditions)
 
 
 def _refuse_others(target: Target, protocol: str) -> None:
@@ -172,7 +176,12 @@ def _causes(
 
 
 def _print_table(
-    law: Law, found: ProtocolResult, bound: LikelihoodResult, options: ProtocolOptions, record: dict[str, Any]
+    law: Law,
+    found: ProtocolResult,
+    bound: LikelihoodResult,
+    options: ProtocolOptions,
+    record: dict[str, Any],
+    conditions: Conditions,
 ) -> None:
     table = Table("", "nats/token", "")
     drawn = f"{options.protocol_draws} draws of each text, in batches of {options.protocol_batch}"
@@ -192,10 +201,9 @@ def _print_table(
         table.add_row("  protocol minus it", _signed(minus), "")
     print(record["target"])
     Console().print(table)
-    begins = "the token before it (no BOS)" if record["bos_token"] is None else record["bos_token"]
+    print("; ".join(f"{name}: {words}" for name, words in conditions.rows(law.title)))
     print(
-        f"{found.scored_tokens:,} tokens scored, in both; {found.forwards:,} sequences through the model for the protocol; "
-        f"a text begins with {begins}"
+        f"{found.scored_tokens:,} tokens scored, in both; {found.forwards:,} sequences through the model for the protocol"
     )
 
 

@@ -12,13 +12,22 @@ from ...errors import UserError
 from ...evaluation.ancestry import ancestry
 from ...evaluation.targets import Weights, find_weights
 from ...models import MaskedDiffusionForMaskedLM
+from ...models.adapters.folders import is_adapter_folder
 from ...models.backbones.check import check_backbone, check_model
 from ...models.backbones.sentences import direction_said
-from ...models.loading import is_denoiser, load_config, tokenizer_folder
+from ...models.loading import config_of, is_denoiser, load_config, tokenizer_folder
 from .check import check_same
-from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm
+from .language_models import CAUSAL, MASKED, convert_lm, kind_of, load_lm, refuse_quantised
 from .mdlm import MDLMConfig, convert_mdlm, tokenizer_of
-from .released.reading import Released, denoiser_config, released_in, released_tokenizer, write_denoiser
+from .released.formats import asked_for
+from .released.reading import (
+    Released,
+    denoiser_config,
+    refuse_first,
+    released_in,
+    released_tokenizer,
+    write_denoiser,
+)
 from .released.tokenizers import own_mask
 from .released.whole import all_or_nothing
 
@@ -86,7 +95,8 @@ def convert(
             the folder of a released model says.
         no_tokenizer: write none, of a released model.
         mask_token_id: what hides a token, of a released model whose folder does not say.
-        released_as: ``open-dllm``: a causal LM by its folder, and a diffusion language model by its weights.
+        released_as: ``open-dllm`` or ``diffullama``: a causal LM by its folder, and a diffusion language model by its
+            weights.
 
     Raises:
         UserError: no such source; a kind of model that cannot be converted, that does not read both sides, or whose logits
@@ -94,7 +104,7 @@ def convert(
     """
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"{output_dir} exists and is not empty; give another --output-dir, or remove it")
-    found = find_weights(source, revision)
+    found = find_weights(source, revision, lambda folder, name: _refuse_first(folder, name, released_as))
     if (released := released_in(found.folder, found.name, released_as)) is not None:
         if mask_token is not None:
             raise UserError(f"{found.name} has a mask already; leave out --mask-token")
@@ -112,11 +122,11 @@ def convert(
     if no_tokenizer or mask_token_id is not None:
         flag = "--no-tokenizer" if no_tokenizer else "--mask-token-id"
         raise UserError(
-            f"{flag} is for LLaDA, LLaDA-MoE, Dream, SDAR and A2D models, but {found.name} is none; leave it out"
+            f"{flag} is for released diffusion language models (LLaDA, Dream, SDAR, ...), but {found.name} is none; leave it "
+            "out"
         )
     config = load_config(found.folder, found.name)
-    if is_denoiser(config):
-        raise UserError(f"{found.name} is a masked diffusion model already; train it further with --init-from")
+    _refuse_denoiser(config, found.name)
     difference: float | None = None
     if isinstance(config, MDLMConfig):
         kind = "MDLM checkpoint"
@@ -137,11 +147,14 @@ def convert(
         words = load_tokenizer(tokenizer or str(tokenizer_folder(found.folder, found.name)), mask_token)
         has_mask = words.init_kwargs.get("mask_token") is not None
         if kind == CAUSAL and has_mask and mask_token is None and found.run is None:
+            known = asked_for(config.model_type)
             logger.warning(
-                "%s is taken for a causal LM, whose mask token is new and begins as the mean token; if it was trained with "
-                "its %s, as Open-dLLM's models are, convert it with --as open-dllm",
+                "%s is taken for a causal LM, whose mask token is new and begins as the mean token%s",
                 found.name,
-                words.mask_token,
+                f"; if it was trained with its {words.mask_token}, as {known.title}'s models are, convert it with --as "
+                f"{known.asked_as}"
+                if known
+                else f"; its {words.mask_token} is not looked at",
             )
         original = load_lm(found.folder, config, kind, found.name)
         old_rows = original.get_input_embeddings().weight.shape[0]
@@ -165,6 +178,22 @@ def convert(
         diffusion_block_size=diffusion_block_size,
         reads="" if verdict is None else direction_said(verdict, model.config.max_position_embeddings),
     )
+
+
+def _refuse_first(folder: Path, name: str, released_as: str | None) -> None:
+    """What can be said before the weights are there, of a model on the Hub."""
+    if refuse_first(folder, name, released_as) is not None or is_adapter_folder(folder):
+        return
+    config = config_of(folder, name)
+    _refuse_denoiser(config, name)
+    if not isinstance(config, MDLMConfig):
+        kind_of(config, name)
+        refuse_quantised(config, name)
+
+
+def _refuse_denoiser(config: Any, name: str) -> None:
+    if is_denoiser(config):
+        raise UserError(f"{name} is a masked diffusion model already; train it further with --init-from")
 
 
 def _origin(source: str, found: Weights, kind: str, config: Any) -> dict[str, Any]:

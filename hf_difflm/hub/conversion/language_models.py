@@ -64,16 +64,21 @@ def _class_names(mapping: Any, config: PreTrainedConfig) -> set[str]:
     return {kind.__name__ for kind in (classes if isinstance(classes, (tuple, list)) else (classes,))}
 
 
+def refuse_quantised(config: PreTrainedConfig, name: str) -> None:
+    """Raise UserError for a model whose weights are not those that were trained."""
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"{name} is quantised, and what is made of it is to be trained; give the model it was made from"
+        )
+
+
 def load_lm(folder: Path, config: PreTrainedConfig, kind: str, name: str) -> Any:
     """Load a language model as it is stored, from safetensors; an adapter merged into its network.
 
     Raises:
         UserError: weights are missing, damaged, quantised or of other shapes.
     """
-    if getattr(config, "quantization_config", None):
-        raise UserError(
-            f"{name} is quantised, and what is made of it is to be trained; give the model it was made from"
-        )
+    refuse_quantised(config, name)
     if is_adapter_folder(folder):
         place, network = network_of(folder, name)
         return load_merged(load_lm(place, config, kind, network), folder, name, folder / AVERAGES).eval()

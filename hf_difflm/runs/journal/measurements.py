@@ -12,6 +12,9 @@ from .run import Run
 from .schema import MeasurementRecord
 from .tables import count, shortened
 
+_CONDITIONS = ("protocol", "bos_token", "chat_template")
+"""What is no number and is shown beside the numbers that came about so."""
+
 
 def numbers(record: MeasurementRecord) -> dict[str, float]:
     """Return the metrics of a record that are numbers."""
@@ -40,10 +43,20 @@ def last_measurements(run: Run) -> dict[str, MeasurementRecord]:
 
 
 def measurement_lines(run: Run, width: int = 120) -> list[str]:
-    """Return one line for each source: its last step, as many of its numbers as fit, and how many more there are."""
+    """Return one line for each source: its last step, as many of its numbers as fit, and how many more there are.
+
+    A number's standard error stands behind it; under what conditions it came about comes last.
+    """
     lines = []
     for source, record in last_measurements(run).items():
-        parts = [f"{name} {value:.4g}" for name, value in numbers(record).items()]
+        known = numbers(record)
+        parts = [
+            f"{name} {value:.4g}" + (f" ± {known[error]:.2g}" if (error := f"{name}_stderr") in known else "")
+            for name, value in known.items()
+            if not (name.endswith("_stderr") and name.removesuffix("_stderr") in known)
+        ]
+        told = {name: value for name, value in record.metrics.items() if name.rpartition("/")[2] in _CONDITIONS}
+        parts += [f"{name} {_words(value)}" for name, value in told.items()]
         parts += [f"histogram of {name}" for name in record.histograms or ()]
         line = f"{shortened(source)} at step {count(record.iter)}: "
         kept = len(parts)
@@ -51,6 +64,10 @@ def measurement_lines(run: Run, width: int = 120) -> list[str]:
             kept -= 1
         lines.append(line + _enumerated(parts, kept))
     return lines
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else {None: "none", False: "no", True: "yes"}.get(value, str(value))
 
 
 def _enumerated(parts: Sequence[str], kept: int) -> str:

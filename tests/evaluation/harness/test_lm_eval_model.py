@@ -23,6 +23,7 @@ from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.evaluation.targets import Target
 from hf_difflm.objectives import BlockDiffusionObjective, CausalObjective, MaskedDiffusionObjective
 from hf_difflm.runs import Journal, load_run
+from hf_difflm.runs.journal.measurements import numbers
 from hf_difflm.runs.journal.schema import RunRecord
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install lm_eval)")
@@ -236,7 +237,11 @@ def test_tasks_leave_results_of_the_harness_and_a_measurement_in_the_run_log(run
 
     (record,) = load_run(folder).measurements
     assert record.source == "lm_eval"
-    assert record.metrics == pytest.approx(result_numbers(printed))
+    conditions = {"protocol": "exact", "draws": None, "bos_token": "[BOS]", "chat_template": False}
+    assert {name: record.metrics[name] for name in conditions} == conditions
+    assert {name: printed[name] for name in conditions} == conditions
+    assert conditions.items() <= kept["config"].items()
+    assert numbers(record) == pytest.approx(result_numbers(printed))
     assert record.metrics["my_rolling/bits_per_byte"] == pytest.approx(found, rel=1e-6)
 
     requests = [Request((256, *text[:8].encode()), tuple(text[8:11].encode())) for text in texts]
@@ -253,6 +258,15 @@ def test_the_table_says_what_is_a_bound_and_the_limit_holds(run, tasks, capsys, 
     line = next(line for line in out.splitlines() if "perplexity" in line)
     assert line.split()[0] == "my_words"
     assert line.split()[-1] == "3"
+    assert "protocol: P0 (nelbo)" in out
+    assert "draws: 4; a text begins with: [BOS]; chat template: not applied" in out
+
+
+def test_a_task_stands_beside_its_error(run, tasks, capsys):
+    options = HarnessOptions(tasks=["my_words"], include_path=str(tasks), draws=4)
+    evaluate_tasks(str(run("mdlm")), options, {"use_cpu": True}, as_json=False)
+    line = next(line for line in capsys.readouterr().out.splitlines() if " acc " in line)
+    assert " ± " in line
 
 
 @pytest.mark.parametrize(
@@ -366,6 +380,9 @@ def test_a_task_in_the_chat_template_has_the_control_tokens_of_the_harness_own_h
     found = printed["results"]["my_words"]["perplexity,none"]
     assert found == pytest.approx(theirs["results"]["my_words"]["perplexity,none"], rel=1e-4)
     assert printed["config"]["bos_token"] is None
+    assert printed["chat_template"] is True
+    evaluate_tasks(str(folder), options, {"use_cpu": True}, as_json=False)
+    assert "a text begins with: no BOS; chat template: applied" in capsys.readouterr().out
 
 
 @pytest.mark.borders

@@ -21,6 +21,7 @@ from hf_difflm.evaluation.likelihood.zero_shot_options import ZeroShotOptions, e
 from hf_difflm.evaluation.report import evaluate_target
 from hf_difflm.evaluation.targets import Target
 from hf_difflm.runs import Journal, load_run
+from hf_difflm.runs.journal.measurements import measurement_lines
 from hf_difflm.runs.journal.schema import RunRecord
 
 BOS, EOS = 256, 257
@@ -220,6 +221,12 @@ def test_the_perplexity_is_that_of_the_tokens_and_goes_into_the_run_log(run, tin
     logged = load_run(run).measurements
     assert [record.source for record in logged] == ["zero_shot"]
     assert logged[0].metrics["ptb/ppl"] == pytest.approx(found["eval_ppl"], rel=1e-6)
+    conditions = {"protocol": "exact", "draws": None, "bos_token": found["bos_token"], "chat_template": False}
+    assert found["bos_token"] is not None
+    for name, value in conditions.items():
+        assert found[name] == value
+        assert logged[0].metrics[f"ptb/{name}"] == value
+    assert "ptb/protocol exact" in measurement_lines(load_run(run), 1000)[0]
     assert json.loads((run / "ar.json").read_text())["measurements"][0]["source"] == "zero_shot"
 
 

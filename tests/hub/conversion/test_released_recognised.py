@@ -115,6 +115,11 @@ def test_kindred_weights_under_the_same_type_are_refused(tmp_path):
         ({"model_type": "bd3lm", "architectures": ["BD3LM"]}, "BD3-LM, whose diffusion transformer"),
         ({"model_type": "diffusion_gemma"}, "DiffusionGemma, which replaces tokens"),
         ({"model_type": "x", "architectures": ["LLaDA2MoeModelLM"]}, "LLaDA2, whose experts"),
+        ({"model_type": "mmada", "architectures": ["MMadaModelLM"]}, "MMaDA, whose vocabulary holds tokens of images"),
+        (
+            {"model_type": "unheard_of", "architectures": ["UnheardOfLM"]},
+            r"is a UnheardOfLM \('unheard_of'\) and needs",
+        ),
     ],
 )
 def test_models_that_are_something_else_are_refused_by_name_and_reason(config, said, tmp_path):
@@ -199,7 +204,7 @@ def test_every_format_is_known_to_the_commands_that_take_none_of_them():
         kind: one.title
         for one in FORMATS
         for kind in one.model_types
-        if one.title not in ("Dream in blocks", "Open-dLLM")
+        if one.title != "Dream in blocks" and one.asked_as is None
     } == {kind: title for kind, title in CONVERTED.items() if kind != "mdlm"}
 
 
@@ -218,7 +223,7 @@ def test_without_as_a_folder_of_open_dllm_is_a_causal_lm_and_a_warning_says_what
     ("name", "asked", "said"),
     [
         ("llada", "open-dllm", "no Open-dLLM has; leave out --as"),
-        ("open-dllm", "dream", "--as must be open-dllm, got 'dream'"),
+        ("open-dllm", "dream", "--as must be open-dllm, diffullama, got 'dream'"),
     ],
 )
 def test_as_is_for_what_no_folder_can_say(name, asked, said, tmp_path):

@@ -12,7 +12,16 @@ from ....errors import UserError
 from ....models import MaskedDiffusionConfig
 from .llada import llada_config, llada_names
 from .llada_moe import llada_moe_config, llada_moe_names
-from .qwens import a2d_config, dream_blocks_config, dream_config, fast_dllm_config, sdar_config, stock_names
+from .mixtures import rnd1_config, sdar_moe_config
+from .qwens import (
+    a2d_config,
+    diffullama_config,
+    dream_blocks_config,
+    dream_config,
+    fast_dllm_config,
+    sdar_config,
+    stock_names,
+)
 from .refused import REFUSED_TYPES, architectures_of
 from .values import Values
 
@@ -107,6 +116,30 @@ FORMATS = (
         sampled_by="--sampler sdar --temperature 1",
     ),
     Format(
+        "SDAR-MoE",
+        ("sdar_moe",),
+        ("SDARMoeForCausalLM",),
+        (".experts.0.gate_proj.weight", ".q_norm.weight"),
+        (".q_proj.bias",),
+        sdar_moe_config,
+        llada_moe_names,
+        block_key="block_size",
+        mask=151669,
+        sampled_by="--sampler sdar --temperature 1",
+        is_checked=False,
+    ),
+    Format(
+        "RND1",
+        ("rnd1",),
+        ("RND1LM", "RND1"),
+        (".experts.0.gate_proj.weight", ".q_norm.weight"),
+        (".q_proj.bias",),
+        rnd1_config,
+        llada_moe_names,
+        mask=151669,
+        is_checked=False,
+    ),
+    Format(
         "Dream in blocks",
         ("Dream",),
         ("DreamForCausalLM",),
@@ -149,6 +182,17 @@ FORMATS = (
         stock_names,
         asked_as="open-dllm",
     ),
+    Format(
+        "DiffuLLaMA",
+        ("llama",),
+        ("LlamaForCausalLM",),
+        ("model.embed_tokens.weight", ".q_proj.weight"),
+        (),
+        diffullama_config,
+        stock_names,
+        asked_as="diffullama",
+        is_checked=False,
+    ),
 )
 
 
@@ -169,14 +213,19 @@ def _register() -> None:
 _register()
 
 
+def asked_for(model_type: str) -> Format | None:
+    """The format that a folder of a causal LM of this model type may be of, though it does not say so."""
+    return next((one for one in FORMATS if one.asked_as is not None and model_type in one.model_types), None)
+
+
 def format_of(
-    config: dict[str, Any], weights: Collection[str], name: str, asked_as: str | None = None
+    config: dict[str, Any], weights: Collection[str] | None, name: str, asked_as: str | None = None
 ) -> Format | None:
     """The released format of a model folder; None where it is none of them.
 
     Args:
         config: ``config.json``.
-        weights: names of all weights.
+        weights: names of all weights; None where they are not known yet, and nothing is asked of them.
         name: what the user knows the model as.
         asked_as: the format that the user says it has; None: nothing.
 
@@ -200,6 +249,8 @@ def format_of(
             f"{name} has the model type {kind!r} and the architecture {', '.join(architectures)}, which are not of one "
             f"model; correct its config.json ({near[0].title}: {near[0].model_types[0]!r} and {near[0].architectures[0]!r})"
         )
+    if weights is None:
+        return exact[0]
     for one in exact:
         if one.lacks(weights) is None and one.exceeds(weights) is None:
             return one

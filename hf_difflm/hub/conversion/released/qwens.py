@@ -25,7 +25,7 @@ def dream_config(values: Values) -> MaskedDiffusionConfig:
     Raises:
         UserError: a key is missing, or has a value that no Qwen2 has.
     """
-    return _denoiser(values, _qwen2(values), shift_logits=True, mask_token_id=values.whole("mask_token_id"))
+    return denoiser(values, _qwen2(values), shift_logits=True, mask_token_id=values.whole("mask_token_id"))
 
 
 def sdar_config(values: Values) -> MaskedDiffusionConfig:
@@ -34,7 +34,7 @@ def sdar_config(values: Values) -> MaskedDiffusionConfig:
     Raises:
         UserError: a key is missing, or has a value that no Qwen3 has.
     """
-    return _denoiser(
+    return denoiser(
         values,
         _qwen3(values),
         mask_token_id=values.whole("mask_token_id"),
@@ -60,13 +60,22 @@ def fast_dllm_config(values: Values) -> MaskedDiffusionConfig:
     Raises:
         UserError: a key is missing, or has a value that no Qwen2 has.
     """
-    return _denoiser(
+    return denoiser(
         values,
         _qwen2(values),
         shift_logits=True,
         mask_token_id=values.whole("mask_token_id"),
         diffusion_block_size=values.whole("bd_size"),
     )
+
+
+def diffullama_config(values: Values) -> MaskedDiffusionConfig:
+    """The denoiser that DiffuLLaMA's ``config.json`` (arXiv 2410.17891) describes: a Llama with Dream's shift.
+
+    Raises:
+        UserError: a key is missing.
+    """
+    return denoiser(values, _llama(values), shift_logits=True, mask_token_id=values.whole("mask_token_id"))
 
 
 def a2d_config(values: Values) -> MaskedDiffusionConfig:
@@ -76,10 +85,15 @@ def a2d_config(values: Values) -> MaskedDiffusionConfig:
         UserError: a key is missing.
     """
     build = {"a2d-llama": _llama, "a2d-qwen2": _qwen2, "a2d-qwen3": _qwen3}[values.get("model_type")]
-    return _denoiser(values, build(values), mask_token_id=values.whole("mask_token_id"))
+    return denoiser(values, build(values), mask_token_id=values.whole("mask_token_id"))
 
 
-def _denoiser(values: Values, backbone: Any, **fields: Any) -> MaskedDiffusionConfig:
+def denoiser(values: Values, backbone: Any, **fields: Any) -> MaskedDiffusionConfig:
+    """A denoiser with this network.
+
+    Raises:
+        UserError: whether embeddings are tied is not said.
+    """
     return MaskedDiffusionConfig(
         backbone_config=backbone, tie_word_embeddings=values.flag("tie_word_embeddings"), **fields
     )

@@ -17,11 +17,11 @@ from ....models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM, Masked
 from ....models.adapters.folders import is_adapter_folder
 from ....models.backbones.check import check_backbone
 from ....models.backbones.verdict import Verdict
-from ....models.file_names import CONFIG, GENERATION
+from ....models.file_names import CONFIG, GENERATION, INDEX
 from ....models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ....models.untrusted import refuse_unsafe
 from .formats import Format, format_of
-from .refused import refuse_by_name
+from .refused import architectures_of, refuse_by_name, refuse_by_weights
 from .tensors import Stored, joined, stored_tensors, write_tensors
 from .tokenizers import tokenizer_source
 from .values import Values
@@ -67,21 +67,68 @@ def released_in(folder: Path, name: str, asked_as: str | None = None) -> Release
         if asked_as is not None:
             raise UserError(f"{name} is an adapter, and --as is for the folder of a whole model; leave it out")
         return None
-    config: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):  # what is no JSON is refused below
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if isinstance(config, dict):
-        refuse_by_name(config, name)  # the reason, rather than that nobody knows it
+    config = _config(folder)
+    refuse_by_name(config, name)  # the reason, rather than that nobody knows it
     refuse_unsafe(folder, name)
     tensors = stored_tensors(folder, name)
+    refuse_by_weights(tensors, name)
     found = format_of(config, tensors, name, asked_as)
     if found is None:
         return None
+    _refuse_quantised(config, name)
+    return Released(found, Values(config, name), tensors, name, ends_of(folder, name))
+
+
+def refuse_first(folder: Path, name: str, asked_as: str | None = None) -> Format | None:
+    """The format of a released model before its weights are there; None where it is another kind of model.
+
+    It refuses what :func:`released_in` and :func:`denoiser_config` would, as far as the configurations
+    alone say it.
+
+    Args:
+        folder: with ``config.json``, and the index of the weights, where they are in several files.
+        name, asked_as: see :func:`released_in`.
+
+    Raises:
+        UserError: see there.
+    """
+    if is_adapter_folder(folder):
+        return None
+    config = _config(folder)
+    refuse_by_name(config, name)
+    weights = None
+    if (folder / INDEX).exists():  # checked by `refuse_unsafe`
+        weights = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        refuse_by_weights(weights, name)
+    found = format_of(config, weights, name, asked_as)
+    if found is None:
+        return None
+    _refuse_quantised(config, name)
+    if architectures_of(config):  # else the weights may yet say that it is a kindred format
+        # What a user or a tokenizer may yet say is no reason.
+        later = {"mask_token_id": 0} | ({} if found.block_key is None else {found.block_key: 1})
+        try:
+            found.config(Values(later | config, name))
+        except UserError:
+            raise
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise _no_network(name, error) from error
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """``config.json``; empty where it is no JSON, which `refuse_unsafe` says."""
+    with contextlib.suppress(OSError, ValueError):
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return config if isinstance(config, dict) else {}
+    return {}
+
+
+def _refuse_quantised(config: dict[str, Any], name: str) -> None:
     if config.get("quantization_config"):
         raise UserError(
             f"{name} is quantised, and what is made of it is to be trained; give the model it was made from"
         )
-    return Released(found, Values(config, name), tensors, name, ends_of(folder, name))
 
 
 def ends_of(folder: Path, name: str) -> dict[str, Any]:
@@ -128,10 +175,10 @@ def denoiser_config(
         raise UserError(f"{name} is a {kind.title}, which has no diffusion blocks; leave out --diffusion-block-size")
     try:
         config = kind.config(values)
+    except UserError:
+        raise
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"the sizes in the configuration of {name} make no network: {first_line(error)}") from error
+        raise _no_network(name, error) from error
     if shift is not None and shift != config.shift_logits:
         if not kind.owner_says:
             where = "from the position before it" if config.shift_logits else "at its own position"
@@ -225,8 +272,12 @@ def our_shapes(config: MaskedDiffusionConfig, name: str) -> dict[str, tuple[int,
         with torch.device("meta"):
             model: Any = MaskedDiffusionForMaskedLM(config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"the sizes in the configuration of {name} make no network: {first_line(error)}") from error
+        raise _no_network(name, error) from error
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight")
     return shapes
+
+
+def _no_network(name: str, error: Exception) -> UserError:
+    return UserError(f"the sizes in the configuration of {name} make no network: {first_line(error)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ....errors import UserError
@@ -23,6 +24,14 @@ _GEMMA = (
     "DiffusionGemma, which replaces tokens by others (uniform noise) and conditions on its own last prediction; the models "
     "here hide tokens; generate with transformers, which has it"
 )
+_MMADA = (
+    "MMaDA, whose vocabulary holds tokens of images beside those of text, which only an image tokenizer makes; the models "
+    "here read text"
+)
+_DIFFUGPT = (
+    "DiffuGPT, a GPT-2 that reads both ways, whose weights have names of their own (denoise_model) and whose configuration "
+    "is that of GPT-2; nothing could be held against its authors' code, and DiffuLLaMA alone is converted (--as diffullama)"
+)
 # Their model types, which no transformers has; what is downloaded is let through to the reason below.
 REFUSED_TYPES = {
     "llada2_moe": _LLADA2,
@@ -30,12 +39,14 @@ REFUSED_TYPES = {
     "nemotron_labs_diffusion": _NEMOTRON,
     "duo": _DUO,
     "bd3lm": _BD3LM,
+    "mmada": _MMADA,
 }
 _REFUSED = REFUSED_TYPES | {
     "LLaDA2MoeModelLM": _LLADA2,
     "NemotronLabsDiffusionModel": _NEMOTRON,
     "DUO": _DUO,
     "BD3LM": _BD3LM,
+    "MMadaModelLM": _MMADA,
     "diffusion_gemma": _GEMMA,
     "DiffusionGemmaForBlockDiffusion": _GEMMA,
 }
@@ -45,6 +56,20 @@ def architectures_of(config: dict[str, Any]) -> list[str]:
     """The classes that ``config.json`` names."""
     said = config.get("architectures")
     return [one for one in said if isinstance(one, str)] if isinstance(said, list) else []
+
+
+def refuse_by_weights(weights: Collection[str], name: str) -> None:
+    """Refuse a model that only the names of its weights tell.
+
+    Args:
+        weights: names of all weights.
+        name: what the user knows the model as.
+
+    Raises:
+        UserError: it is one, with the reason.
+    """
+    if any(weight.startswith("denoise_model.") for weight in weights):
+        raise UserError(f"{name} is not converted: it is {_DIFFUGPT}")
 
 
 def refuse_by_name(config: dict[str, Any], name: str) -> None:

@@ -35,7 +35,14 @@ from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.models.build import build_causal_lm, build_denoiser
 from hf_difflm.models.masked_diffusion.sampler_names import OWN_SAMPLERS
 from hf_difflm.models.options import ModelOptions
-from hf_difflm.objectives import CausalObjective, MaskedDiffusionObjective, NoiseKey, Objective
+from hf_difflm.objectives import (
+    BlockDiffusionObjective,
+    CausalObjective,
+    MaskedDiffusionObjective,
+    NoiseKey,
+    Objective,
+)
+from hf_difflm.objectives.packed_documents import SideBySide, documents_apart, numbered
 
 ROWS, LENGTH = 16, 64
 SIZE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -53,11 +60,11 @@ def rows(count: int) -> list[dict[str, list[int]]]:
     ]
 
 
-def network(objective: str) -> Any:
+def network(objective: str, **more: Any) -> Any:
     """The denoiser or its causal twin, the same weights each time."""
     set_seed(0)
     build: Any = build_causal_lm if objective == "ar" else build_denoiser
-    return build(ModelOptions(**SIZE), load_tokenizer("bytes"), LENGTH)
+    return build(ModelOptions(**SIZE), load_tokenizer("bytes"), LENGTH, **more)
 
 
 def objective_of(model: Any, **more: Any) -> Objective:
@@ -71,16 +78,29 @@ def row(what: str, value: float, asked: str | None, unit: str, measure: str, **s
 
 
 def step(
-    model: Any, device: torch.device, objective: Objective, autocast: bool = False, backend: str | None = None
+    model: Any,
+    device: torch.device,
+    objective: Objective,
+    autocast: bool = False,
+    backend: str | None = None,
+    documents: str | None = None,
 ) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradients, on the host in float64, of one optimiser batch."""
+    """Loss and gradients, on the host in float64, of one optimiser batch; rows may be documents, ``packed`` or ``alone``."""
     batch = Collator(load_tokenizer("bytes"))(rows(ROWS))
     key = NoiseKey(seed=0, step=0, places_B=np.arange(ROWS), size=ROWS)
     model = copy.deepcopy(model).to(device).train()
     if backend is not None:
         model.compile(dynamic=False, backend=backend)  # of a copy: copying would undo it
+    called = model
+    if documents is not None:  # two of each row, the second without a BOS of its own
+        batch["piece_ids"] = torch.arange(2 * ROWS).view(-1, 2).repeat_interleave(LENGTH // 2, dim=1)
+        batch["labels"][:, LENGTH // 2] = -100
+        apart, layout = documents_apart(batch)
+        if documents == "alone" or not objective.reads_rows:
+            batch, key = apart, numbered(key, layout, layout.piece_D)
+            called = model if documents == "alone" else SideBySide(model, layout, device)
     with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():
-        loss = objective(model, batch, key, int((batch["labels"] != -100).sum()), device).loss
+        loss = objective(called, batch, key, int((batch["labels"] != -100).sum()), device).loss
     loss.backward()
     return float(loss.detach()), [p.grad.double().cpu() for p in model.parameters() if p.grad is not None]
 
@@ -117,6 +137,50 @@ def one_step(objective: str, autocast: bool) -> Callable[[argparse.Namespace, to
         ]
 
     return check
+
+
+def blocks(given: argparse.Namespace, device: torch.device) -> list[Row]:
+    """A step of block diffusion: two passes with sdpa, one forward with flex_attention's mask of blocks."""
+    found = []
+    model = network("mdlm", diffusion_block_size=16)
+    objective = BlockDiffusionObjective(model.config.mask_token_id, 16)
+    expected, reference = step(model, CPU, objective)
+    for kernel in ("sdpa", "flex_attention"):
+        if device.type != "cuda" and kernel == "flex_attention":
+            found.append({"what": "a step of bd3lm, flex_attention", "skipped": "has no backward pass on a CPU"})
+            continue
+        there = copy.deepcopy(model)
+        there.set_attn_implementation(kernel)
+        found += _as_on_cpu(f"a step of bd3lm, {kernel}", expected, reference, *step(there, device, objective))
+    return found
+
+
+def packed(given: argparse.Namespace, device: torch.device) -> list[Row]:
+    """A step on rows of several documents, against the documents alone on the CPU."""
+    found = []
+    for objective in ("mdlm", "ar"):
+        model = network(objective)
+        expected, reference = step(model, CPU, objective_of(model), documents="alone")
+        for kernel in ("sdpa", "flex_attention"):
+            what = f"a step of {objective} on packed documents, {kernel}"
+            if device.type != "cuda" and kernel == "flex_attention":
+                found.append({"what": what, "skipped": "has no backward pass on a CPU"})
+                continue
+            there = copy.deepcopy(model)
+            there.set_attn_implementation(kernel)
+            taken = step(there, device, objective_of(model), documents="packed")
+            found += _as_on_cpu(what, expected, reference, *taken)
+    return found
+
+
+def _as_on_cpu(
+    what: str, expected: float, reference: list[torch.Tensor], loss: float, gradients: list[torch.Tensor]
+) -> list[Row]:
+    asked, sides = f"<= {CLOSE:g}", {"CPU": expected, "device": loss}
+    return [
+        row(f"loss of {what}", abs(loss / expected - 1), asked, "nats/token", "relative", **sides),
+        row(f"gradient of {what}", distance(gradients, reference), asked, "", "largest ||a - b|| / ||b||"),
+    ]
 
 
 def noise(given: argparse.Namespace, device: torch.device) -> list[Row]:
@@ -292,6 +356,8 @@ CHECKS: dict[str, Callable[[argparse.Namespace, torch.device], list[Row]]] = {
     "step mdlm": one_step("mdlm", autocast=False),
     "step ar": one_step("ar", autocast=False),
     "step mdlm bf16": one_step("mdlm", autocast=True),
+    "step bd3lm": blocks,
+    "packed documents": packed,
     "noise": noise,
     "nelbo mdlm": nelbo("mdlm"),
     "nelbo ar": nelbo("ar"),

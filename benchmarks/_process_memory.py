@@ -1,4 +1,4 @@
-"""Bytes of this process, as Linux counts them."""
+"""Bytes of a process, as Linux counts them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import resource
 from pathlib import Path
 
 
-def resident() -> int:
-    """Bytes of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident(process: int | str = "self") -> int:
+    """Bytes of this process, or of one by its number, now."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -72,60 +71,49 @@ class Answering:
         self._waiting.put(rows)
         progress = _Progress(rows, news, deadline, self._request_seconds)
         wire = Wire(asked, self._served.name)
-        gone = asyncio.create_task(_gone(request))
+        watching = asyncio.create_task(progress.watch(request))
         try:
             if not asked.stream:
-                return await self._whole(progress, wire, prompt_tokens, gone)
-            first = await progress.more(gone)
-        except BaseException:
-            progress.give_up()
-            raise
-        finally:
-            gone.cancel()
-        if first is None:
-            progress.give_up()
+                return await self._whole(progress, wire, prompt_tokens)
+            first = await progress.more()
+        except _ClientGone:
             return Response(status_code=GONE)
+        finally:
+            watching.cancel()
+            if not asked.stream or not progress.begun:
+                progress.give_up()
         events = self._events(progress, first, wire, prompt_tokens, count)
         return Events(events, headers={"cache-control": "no-store"}, media_type="text/event-stream")
 
-    async def _whole(self, progress: _Progress, wire: Wire, prompt_tokens: int, gone: asyncio.Task[None]) -> Response:
+    async def _whole(self, progress: _Progress, wire: Wire, prompt_tokens: int) -> Response:
         texts = [""] * len(progress.rows)
         last: list[Piece] = [Piece()] * len(progress.rows)
         while not progress.complete:
-            pieces = await progress.more(gone)
-            if pieces is None:
-                progress.give_up()
-                return Response(status_code=GONE)
-            for index, piece in pieces:
+            for index, piece in await progress.more():
                 texts[index] += piece.delta
                 last[index] = piece
         usage = self._counted(prompt_tokens, progress)
         return as_response(wire.whole(list(zip(texts, last, strict=True)), usage))
 
     async def _events(
-        self,
-        progress: _Progress,
-        pieces: list[tuple[int, Piece]] | None,
-        wire: Wire,
-        prompt_tokens: int,
-        count: Count,
+        self, progress: _Progress, first: list[tuple[int, Piece]], wire: Wire, prompt_tokens: int, count: Count
     ) -> AsyncIterator[str]:
-        status = GONE
-        begun: set[int] = set()
+        status, begun, pieces = GONE, set[int](), first
         try:
-            while pieces is not None:
+            while True:
                 for index, piece in pieces:
-                    if index not in begun and (role := wire.role(index)):
-                        yield role
+                    role = "" if index in begun else wire.role(index)
                     begun.add(index)
-                    yield wire.event(index, piece)
-                pieces = None if progress.complete else await progress.more()
+                    yield role + wire.event(index, piece)
+                if progress.complete:
+                    break
+                pieces = await progress.more()
             yield wire.usage(self._counted(prompt_tokens, progress)) + DONE
             status = 200
         except Refusal as refusal:
             status = refusal.status
             yield error_event(refusal.body())
-        finally:
+        finally:  # also where the client has gone: the response is then cancelled at one of the waits
             progress.give_up()
             count(status)
 
@@ -135,27 +123,42 @@ class Answering:
         return usage_of(prompt_tokens, progress.tokens)
 
 
+class _ClientGone(Exception):
+    """Nobody is there to answer."""
+
+
 class _Progress:
     """How the rows of one request go.
 
     Attributes:
+        begun: whether there was a first piece.
         tokens: of the texts that have ended.
     """
 
     def __init__(self, rows: list[Row], news: asyncio.Event, deadline: float, seconds: float) -> None:
         self.rows, self._news, self._deadline, self._seconds = rows, news, deadline, seconds
         self._open = set(range(len(rows)))
+        self._is_gone = self.begun = False
         self.tokens = 0
 
     @property
     def complete(self) -> bool:
+        """Whether all texts have ended."""
         return not self._open
 
-    async def more(self, gone: asyncio.Task[None] | None = None) -> list[tuple[int, Piece]] | None:
-        """Wait for pieces, each with the number of its row; None once the client has gone.
+    async def watch(self, request: Request) -> None:
+        """Notice that the client closes the connection."""
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        self._news.set()
+
+    async def more(self) -> list[tuple[int, Piece]]:
+        """Wait for pieces, each with the number of its row.
 
         Raises:
             Refusal: one row has no text, or the time is over.
+            _ClientGone: see :meth:`watch`.
         """
         while True:
             self._news.clear()
@@ -166,27 +169,17 @@ class _Progress:
                 if piece.last:
                     self._open.discard(index)
                     self.tokens += piece.tokens
+            if self._is_gone:
+                raise _ClientGone
             if pieces:
+                self.begun = True
                 return pieces
-            waited: set[asyncio.Task[Any]] = {asyncio.create_task(self._news.wait())}
-            left = max(self._deadline - time.monotonic(), 0)
-            done, _ = await asyncio.wait(
-                waited | ({gone} if gone else set()), timeout=left, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in waited - done:
-                task.cancel()
-            if gone in done:
-                return None
-            if not done:
-                raise too_slow(self._seconds)
+            try:
+                await asyncio.wait_for(self._news.wait(), max(self._deadline - time.monotonic(), 0))
+            except (TimeoutError, asyncio.TimeoutError):
+                raise too_slow(self._seconds) from None
 
     def give_up(self) -> None:
         """Nobody waits for what is left."""
         for row in self.rows:
             row.gone = True
-
-
-async def _gone(request: Request) -> None:
-    """Return when the client closes the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

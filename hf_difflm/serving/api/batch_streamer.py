@@ -79,10 +79,11 @@ class BatchStreamer(BaseStreamer):
 
     def put_draft(self, value: torch.Tensor, **unused: object) -> None:
         """Take the (B, N) canvas from the first hole on."""
-        new_tokens = self._start.new_tokens
+        new_tokens, mask_id = self._start.new_tokens, self._start.mask_id
+        assert mask_id is not None
         new_BN = value[:, value.shape[1] - new_tokens :]
         # The first mask of each row; a column of masks is put behind, so that there is one.
-        masked_BM = F.pad(new_BN == self._start.mask_id, (0, 1), value=True)
+        masked_BM = F.pad(torch.eq(new_BN, mask_id), (0, 1), value=True)
         settled_B = masked_BM.int().argmax(-1).tolist()
         for number, row in enumerate(self._rows):
             if row.unwanted:

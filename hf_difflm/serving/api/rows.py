@@ -111,7 +111,8 @@ class Row:
     _sent: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        asked = dataclasses.asdict(dataclasses.replace(self.options, seed=0))
+        # The prompt is encoded: whether its masks were holes or letters makes no difference any more.
+        asked = dataclasses.asdict(dataclasses.replace(self.options, seed=0, infill=None))
         self.settings = json.dumps([asked, self.new_tokens, bool(self.encoded.spans)], sort_keys=True)
         self.arrived = time.monotonic()
 

@@ -32,6 +32,9 @@ from .rows import Row
 UNKNOWN_LENGTH = 4096
 """Most tokens of a prompt and its text where the model does not say how many it takes."""
 
+NEAR = 32
+"""Prompts whose lengths differ by so many tokens go into one batch: reading padding costs less than another batch."""
+
 
 class ServedModel:
     """A loaded model, asked from two threads: :meth:`written` in the model's own, everything else in one other.
@@ -114,7 +117,7 @@ class ServedModel:
 
     def go_together(self, one: int, other: int) -> bool:
         """Whether rows whose prompts have so many tokens go into one batch: near each other, and padding changes neither."""
-        return one == other or (self._pads and abs(one - other) <= max(8, other // 4))
+        return one == other or (self._pads and abs(one - other) <= max(NEAR, other // 4))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens; special ones have none. For the model's thread."""

@@ -1,7 +1,8 @@
-"""Bytes of a process, as Linux counts them."""
+"""Bytes and processor seconds of a process, as Linux counts them."""
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -16,3 +17,9 @@ def peak() -> int:
     """Bytes of this process at most, from Linux: ``ru_maxrss`` would begin with those of the process that started it."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def processor_seconds(process: int | str = "self") -> float:
+    """Seconds that all threads of a process have computed."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

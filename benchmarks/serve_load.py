@@ -28,7 +28,7 @@ import httpx
 import torch
 from _alternate import write
 from _claims import Claim
-from _process_memory import resident
+from _process_memory import processor_seconds, resident
 from openai import APIStatusError, OpenAI
 
 from hf_difflm.data import load_tokenizer
@@ -86,7 +86,7 @@ def requests_of(count: int, seed: int = 0) -> list[Request]:
     for number in range(count):
         place = number % 20
         fate = next(kinds) if place == 7 else "cancelled" if place == 13 else "answered"
-        words = " ".join(generator.choices(WORDS, k=generator.randint(1, 3)))
+        words = " ".join(generator.choices(WORDS, k=generator.randint(1, 2)))
         made.append(Request(number, words, number % 4 == 0, number % 3 == 0 or fate == "cancelled", fate))
     return made
 
@@ -194,7 +194,7 @@ def timed(ask: Callable[[Request], str], requests: list[Request], clients: int) 
 def measured(count: int, clients: int, rounds: int, tokens: int, steps: int) -> dict:
     """The whole load test; see the docstring of this file."""
     counts: Counter[str] = Counter()
-    ratios, sides, memory = [], [], []
+    ratios, sides, memory, spent = [], [], [], []
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as (process, address):
         client = Client(address, tokens, steps)
         asked = requests_of(count)
@@ -203,8 +203,12 @@ def measured(count: int, clients: int, rounds: int, tokens: int, steps: int) -> 
         for begin in range(0, count, size):
             part = asked[begin : begin + size]
             good = [one for one in part if one.fate == "answered"]
+            marks = [processor_seconds(process.pid)]
             alone_seconds, alone = timed(client.ask, good, 1)
+            marks.append(processor_seconds(process.pid))
             seconds, answers = timed(client.ask, part, clients)
+            marks.append(processor_seconds(process.pid))
+            spent.append((marks[1] - marks[0]) / (marks[2] - marks[1]))
             expected = {one.number: text for one, text in zip(good, alone, strict=True)}
             for one, answer in zip(part, answers, strict=True):
                 counts[_outcome(one, answer, expected)] += 1
@@ -229,6 +233,7 @@ def measured(count: int, clients: int, rounds: int, tokens: int, steps: int) -> 
         "requests_per_second": {name: round(statistics.median(side[name] for side in sides), 2) for name in sides[0]},
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
+        "processor_seconds_ratio_of_the_server": round(statistics.median(spent), 3),
         "resident_MiB": [round(size / 2**20, 1) for size in memory],
         "memory_growth": round(memory[-1] / memory[0], 4),
         "batches": batches,

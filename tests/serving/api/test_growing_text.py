@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def grown(ids, stops=(), strip=False, jumps=1):
 )
 def test_each_text_begins_with_the_one_before_and_the_last_is_that_of_all_at_once(ids, stops, strip, jumps):
     seen, text = grown(ids, stops, strip, jumps)
-    assert all(later.startswith(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
     whole = GrowingText(decode, {END}, stops, strip)
     whole.take(ids, complete=True)
     assert (text.text, text.reason) == (whole.text, whole.reason)

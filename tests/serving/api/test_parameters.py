@@ -22,8 +22,20 @@ def test_what_is_given_is_what_is_asked():
         stream_options={"include_usage": True}, sampler="entropy", max_denoising_steps=9, model="m", user="me",
     )  # fmt: skip
     options = found.options
-    assert (found.prompts, found.n, found.stops, found.stream, found.include_usage) == (("a", "b"), 2, ("x",), True, True)
-    assert (options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed) == (7, 0.5, 0.9, 3, 4)
+    assert (found.prompts, found.n, found.stops, found.stream, found.include_usage) == (
+        ("a", "b"),
+        2,
+        ("x",),
+        True,
+        True,
+    )
+    assert (options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed) == (
+        7,
+        0.5,
+        0.9,
+        3,
+        4,
+    )
     assert (options.sampler, options.max_denoising_steps, options.infill, found.model) == ("entropy", 9, None, "m")
     assert asked(CHAT, max_completion_tokens=5).options.max_new_tokens == 5
     assert asked(CHAT).options.infill is False
@@ -36,7 +48,13 @@ def test_a_seed_that_is_not_given_is_another_each_time():
 
 
 def test_what_asks_for_nothing_may_come():
-    neutral = {"logprobs": False, "presence_penalty": 0.0, "tools": [], "response_format": {"type": "text"}, "top_p": None}
+    neutral = {
+        "logprobs": False,
+        "presence_penalty": 0.0,
+        "tools": [],
+        "response_format": {"type": "text"},
+        "top_p": None,
+    }
     assert asked(CHAT, **neutral, logit_bias={}).options.top_p is None
 
 

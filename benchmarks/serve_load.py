@@ -102,15 +102,8 @@ class Client:
 
     def __init__(self, address: str, tokens: int, steps: int) -> None:
         self._tokens, self._extra = tokens, {"max_denoising_steps": steps}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._openai = OpenAI(
-            base_url=f"{address}/v1",
-            api_key="none",
-            max_retries=0,
-            timeout=600,
-            http_client=httpx.Client(limits=limits, timeout=600),
-        )
-        self._http = httpx.Client(base_url=address, timeout=600, limits=limits)
+        self._openai = OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=600)
+        self._http = httpx.Client(base_url=address, timeout=600)
 
     def ask(self, request: Request) -> str:
         """The text; of a broken request its status, of a cancelled one nothing."""

@@ -126,6 +126,18 @@ def test_a_server_that_ends_says_so(serve):
     served.routes.is_ending = False
 
 
+def test_what_is_not_done_when_the_grace_is_over_is_told(serve):
+    served = serve(max_queue=6, max_batch=1)
+    slow = {"prompt": "a", "max_tokens": 30, "max_denoising_steps": 100_000, "sampler": "ddpm"}
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(served.post, "/v1/completions", slow) for _ in range(2)]
+        served.wait_for("hf_difflm_queue_rows", 1)
+        served.writer.give_up()
+        assert [error_of(one.result()) for one in asking] == [(503, "shutting_down")] * 2
+    served.writer.join(timeout=30)
+    assert not served.writer.is_alive()
+
+
 def test_what_fails_by_itself_is_an_error_of_the_server_and_the_next_is_answered(serve, caplog):
     served = serve("ar", max_queue=8)
     weights = served.target.model.model.embed_tokens.weight

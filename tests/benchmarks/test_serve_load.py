@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 _PROGRAM = "import json; from serve_load import measured; print(json.dumps(measured(60, 8, 2, 8, 8)))"
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_mixed_up_and_memory_stays(tmp_path):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -71,6 +73,12 @@ def test_a_run_answers_what_curl_asks_as_the_page_says(start, hf, chatty, tmp_pa
     assert not any('"error"' in one for one in found)
     assert any("data: [DONE]" in one for one in found)
     assert any("hf_difflm_requests_total" in one for one in found)
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    program = program.replace("http://127.0.0.1:8000", address_of(line)).replace('"none"', '"sesame"')
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(program, {})
+    assert said.getvalue().startswith(text)
     assert ended(process, signal.SIGINT) == 0
     out, err = process.communicate()
     assert (out, err) == ("", "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -21,12 +23,32 @@ from .waiting import WaitingRows
 from .wire import DONE, Wire, error_event, usage_of
 
 Count = Callable[[int], None]
+PATIENCE = 5.0
+"""Seconds in which a client may still read that the time is over."""
 
 
 class Events(StreamingResponse):
-    """A stream of events, which counts its request itself, at its end."""
+    """A stream of events, which ends its request itself, whatever becomes of the client.
+
+    Args:
+        events: the text of the stream.
+        seconds: after which who does not read is left.
+        ended: called at the end.
+    """
 
     counts_itself = True
+
+    def __init__(self, events: AsyncIterator[str], seconds: float, ended: Callable[[], None]) -> None:
+        super().__init__(events, headers={"cache-control": "no-store"}, media_type="text/event-stream")
+        self._seconds, self._ended = seconds, ended
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await asyncio.wait_for(super().__call__(scope, receive, send), self._seconds)
+        except (TimeoutError, asyncio.TimeoutError):
+            return  # without an end, so that the connection is closed
+        finally:
+            self._ended()
 
 
 class Answering:
@@ -62,7 +84,8 @@ class Answering:
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(news.set)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
+                loop.call_soon_threadsafe(news.set)
 
         seconds = deadline - time.monotonic()
         rows, prompt_tokens = await loop.run_in_executor(
@@ -82,8 +105,13 @@ class Answering:
             watching.cancel()
             if not asked.stream or not progress.begun:
                 progress.give_up()
-        events = self._events(progress, first, wire, prompt_tokens, count)
-        return Events(events, headers={"cache-control": "no-store"}, media_type="text/event-stream")
+
+        def ended() -> None:
+            progress.give_up()
+            count(progress.status)
+
+        events = self._events(progress, first, wire, prompt_tokens)
+        return Events(events, max(deadline - time.monotonic(), 0) + PATIENCE, ended)
 
     async def _whole(self, progress: _Progress, wire: Wire, prompt_tokens: int) -> Response:
         texts = [""] * len(progress.rows)
@@ -96,9 +124,9 @@ class Answering:
         return as_response(wire.whole(list(zip(texts, last, strict=True)), usage))
 
     async def _events(
-        self, progress: _Progress, first: list[tuple[int, Piece]], wire: Wire, prompt_tokens: int, count: Count
+        self, progress: _Progress, first: list[tuple[int, Piece]], wire: Wire, prompt_tokens: int
     ) -> AsyncIterator[str]:
-        status, begun, pieces = GONE, set[int](), first
+        begun, pieces = set[int](), first
         try:
             while True:
                 for index, piece in pieces:
@@ -109,13 +137,10 @@ class Answering:
                     break
                 pieces = await progress.more()
             yield wire.usage(self._counted(prompt_tokens, progress)) + DONE
-            status = 200
+            progress.status = 200
         except Refusal as refusal:
-            status = refusal.status
+            progress.status = refusal.status
             yield error_event(refusal.body())
-        finally:  # also where the client has gone: the response is then cancelled at one of the waits
-            progress.give_up()
-            count(status)
 
     def _counted(self, prompt_tokens: int, progress: _Progress) -> dict[str, int]:
         self._metrics.prompt_tokens.inc(prompt_tokens)
@@ -133,13 +158,14 @@ class _Progress:
     Attributes:
         begun: whether there was a first piece.
         tokens: of the texts that have ended.
+        status: of a stream; until it has come to its end, that of a client that has gone.
     """
 
     def __init__(self, rows: list[Row], news: asyncio.Event, deadline: float, seconds: float) -> None:
         self.rows, self._news, self._deadline, self._seconds = rows, news, deadline, seconds
         self._open = set(range(len(rows)))
         self._is_gone = self.begun = False
-        self.tokens = 0
+        self.tokens, self.status = 0, GONE
 
     @property
     def complete(self) -> bool:

@@ -45,7 +45,7 @@ class Metrics:
         self.completion_tokens = made(Counter, "completion_tokens", "tokens of the texts of answered requests")
         self.forwards = made(Counter, "forwards", "forwards of the model")
         self.forward_rows = made(Counter, "forward_rows", "rows of these forwards")
-        self.dropped_rows = made(Counter, "dropped_rows", "texts that were given up: client gone, or out of time")
+        self.dropped_rows = made(Counter, "dropped_rows", "texts that were given up while they were written")
         made(Gauge, "queue_rows", "texts that wait").set_function(waiting)
         self.running = made(Gauge, "running_rows", "texts that are being written")
 

@@ -20,6 +20,9 @@ _TYPES = {
 }
 
 
+_LONGEST = 500  # characters of a message, which may quote what was sent
+
+
 class Refusal(Exception):
     """A request without an answer.
 
@@ -32,7 +35,8 @@ class Refusal(Exception):
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status, self.param, self.code = status, param, code
+        self.message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
 
     def body(self) -> dict[str, Any]:
         """The error as it is sent."""

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...data.conversations.messages import MESSAGES, checked_messages
+from ...data.conversations.messages import ASSISTANT, MESSAGES, TEMPLATE_OPTIONS, checked_messages
 from ...data.text_ids import TextIds
 from ...errors import UserError
 from ...evaluation.generation.chat_prompts import chat_prompt
@@ -73,7 +73,11 @@ class ServedModel:
                 "/v1/completions, or fine-tune the model with `train --sft` first"
             )
         checked = checked_messages(messages, "the request")
-        return chat_prompt(self._text, {MESSAGES: checked, "chat_template_kwargs": dict(template_options)})
+        if checked[-1]["role"] == ASSISTANT:
+            raise UserError(
+                "the last message in the request is an answer already; leave it out, or let a question follow"
+            )
+        return chat_prompt(self._text, {MESSAGES: checked, TEMPLATE_OPTIONS: dict(template_options)})
 
     def prompt(self, text: str, options: GenerationOptions) -> PromptIds:
         """Return a prompt as the model gets it. Raises UserError as its parts do."""

@@ -220,6 +220,7 @@ def test_holes_of_prompts_are_filled_and_told():
         ("ar", TEXT, {"sampler": "entropy"}, "sampler is for masked diffusion models"),
         ("mdlm", CHAT, {"messages": "hi"}, "the messages in the request are no list"),
         ("mdlm", CHAT, {"messages": []}, "the messages in the request are no list"),
+        ("mdlm", CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "is an answer already"),
         ("mdlm", CHAT, {}, "the messages in the request are no list"),
         ("mdlm", TEXT, {"model": "gpt"}, "there is no model 'gpt' here; this server has 'tiny'"),
         ("mdlm", TEXT, {"n": 101}, "101 texts are more than the 100 that may wait"),

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -126,3 +127,11 @@ def test_what_cannot_be_is_one_sentence(hf, trained, tmp_path):
             assert (result.code, result.out) == (2, ""), args
             assert sentence in result.err
             assert result.err.count("\n") == 1
+
+
+def test_without_the_extra_it_says_which_package_is_missing(hf, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "hf_difflm.serving.api.listening", raising=False)
+    result = hf("serve", trained)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: serve needs the package uvicorn; install it with `pip install 'hf_difflm[serve]'`\n"

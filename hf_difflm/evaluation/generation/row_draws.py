@@ -52,16 +52,19 @@ class Unwanted(StoppingCriteria):
         return torch.from_numpy(self._streamer.unwanted()).to(input_ids.device)
 
 
-def drawn_by_row(model: Any, options: GenerationOptions, seeds: Sequence[int]) -> dict[str, Any]:
+def drawn_by_row(
+    model: Any, options: GenerationOptions, seeds: Sequence[int], arguments: dict[str, Any]
+) -> dict[str, Any]:
     """Arguments of transformers' ``generate`` by which rows are drawn apart; the likeliest token is taken as ever.
 
     Args:
         model: whose generation configuration says what the options leave open, as ``generate`` itself reads it.
         options: how.
         seeds: of each row.
+        arguments: by which all rows are drawn from one generator.
     """
     if options.temperature == 0:
-        return {}
+        return arguments
     of_model = model.generation_config
     temperature = of_model.temperature if options.temperature is None else options.temperature
     top_p = of_model.top_p if options.top_p is None else options.top_p
@@ -72,4 +75,5 @@ def drawn_by_row(model: Any, options: GenerationOptions, seeds: Sequence[int]) -
         shaping.append(TopKLogitsWarper(options.top_k))
     if top_p is not None and top_p < 1:
         shaping.append(TopPLogitsWarper(float(top_p)))
-    return {"do_sample": False, "logits_processor": LogitsProcessorList([*shaping, RowDraw(seeds)])}
+    others = {name: value for name, value in arguments.items() if name not in ("temperature", "top_k", "top_p")}
+    return others | {"do_sample": False, "logits_processor": LogitsProcessorList([*shaping, RowDraw(seeds)])}

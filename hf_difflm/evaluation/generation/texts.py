@@ -145,7 +145,7 @@ def generate_samples(
         if denoises:
             arguments["seed"] = own
         elif seeds is not None:
-            arguments |= drawn_by_row(model, options, own)
+            arguments = drawn_by_row(model, options, own, arguments)
         start = _start(
             tokenizer,
             [prompts[place] for place in places],

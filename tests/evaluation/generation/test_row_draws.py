@@ -60,12 +60,12 @@ def test_what_shapes_a_draw_shapes_it_as_in_transformers(tiny_causal, tokenizer,
 def test_the_generation_configuration_of_the_model_says_what_the_options_leave_open(tiny_causal):
     model = tiny_causal()
     model.generation_config.temperature, model.generation_config.top_p = 0.5, 0.8
-    shaping = drawn_by_row(model, GenerationOptions(top_k=7), [0])["logits_processor"]
+    shaping = drawn_by_row(model, GenerationOptions(top_k=7), [0], {})["logits_processor"]
     assert [type(one).__name__ for one in shaping] == [
         "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "RowDraw",
     ]  # fmt: skip
     assert (shaping[0].temperature, shaping[1].top_k, shaping[2].top_p) == (0.5, 7, 0.8)
-    assert drawn_by_row(model, GenerationOptions(temperature=0), [0]) == {}
+    assert drawn_by_row(model, GenerationOptions(temperature=0), [0], {"do_sample": False}) == {"do_sample": False}
 
 
 def test_unwanted_rows_end_and_the_batch_with_the_last_of_them(tiny_causal):

@@ -9,7 +9,7 @@ SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk
 # Commands that tests start find the package compiled, also where the environment asks Python to write no such files.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all torture lint types bench real-model gpu results package site docs backbones clean
+.PHONY: help demo test test-all torture lint types bench serve-load real-model gpu results package site docs backbones clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -66,6 +66,10 @@ bench: $(BIN)/.installed-test  ## the benchmarks behind the README's claims (abo
 	@$(BIN)/python benchmarks/evaluation_cost.py
 	@$(BIN)/python benchmarks/noise_variance.py
 	@$(BIN)/python benchmarks/packing.py
+	@$(BIN)/python benchmarks/write_readme.py
+
+serve-load: $(BIN)/.installed-test  ## 1,000 requests of 32 clients to hf-difflm serve, some broken, some given up (ten minutes)
+	@$(BIN)/python benchmarks/serve_load.py
 	@$(BIN)/python benchmarks/write_readme.py
 
 # The wheel is there for its file alone: what it asks for besides reads the file by other means.

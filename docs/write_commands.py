@@ -16,6 +16,7 @@ COMMANDS = (
     "eval",
     "audit",
     "generate",
+    "serve",
     "runs list",
     "runs show",
     "runs tail",

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "hf_difflm"
 # Top to bottom; the packages of one floor do not import each other.
 FLOORS = [
     {"commands"},
+    {"serving"},
     {"experiments"},
     {"training"},
     {"hub"},
@@ -38,6 +39,7 @@ LIGHT = {
     "models.options",
     "objectives.adaptive.names",
     "objectives.names",
+    "serving.api.options",
     "training.declarations.monitoring_options",
     "training.options",
 }

@@ -14,6 +14,7 @@ from . import (
     recipes,
     report,
     run_samples,
+    serve,
     train,
 )
 from .application import app
@@ -31,6 +32,7 @@ app.command("ablate", cls=TrainingCommand)(ablate.ablate)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command("audit", cls=Command)(audit.audit)
 app.command("generate", cls=Command)(generate.generate)
+app.command("serve", cls=Command)(serve.serve)
 runs_app.command("samples", cls=Command)(run_samples.samples)
 app.add_typer(runs_app, name="runs")
 app.add_typer(data_app, name="data")

@@ -19,6 +19,7 @@ PANELS = {
     "training": "Objective and training",
     "monitoring": "Monitoring",
     "generation": "Generation",
+    "serving": "Server",
     "zero_shot": "Text that the model was not trained on",
     "exact": "Exact likelihoods",
     "protocol": "Protocols of other projects",

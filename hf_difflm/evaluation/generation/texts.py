@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.generation import StoppingCriteriaList
 
 from ...data.text_ids import TextIds, pad_id
 from ...errors import UserError
@@ -19,6 +20,7 @@ from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
 from .options import GenerationOptions
+from .row_draws import Unwanted, drawn_by_row
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ def generate_samples(
     importance: Importance | None = None,
     encoded: Sequence[PromptIds] | None = None,
     new_tokens: int | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> list[GeneratedText]:
     """Continue each prompt (the empty one too), or fill its holes, in one batch.
 
@@ -115,6 +118,8 @@ def generate_samples(
         encoded: the prompts as the model gets them; None: see :func:`encoded_prompt`.
         new_tokens: after prompts without holes where ``options.max_new_tokens`` is None, or as many as the model takes
             there; None: as many as the model says.
+        seeds: of each text, see :func:`row_seed`, so that a causal LM's do not depend on the texts beside them either;
+            None: from ``options.seed`` and its number.
 
     Raises:
         UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
@@ -128,20 +133,19 @@ def generate_samples(
         mask = getattr(tokenizer, "mask_token", None)
         if not denoises and options.infill is None and mask and any(mask in prompt for prompt in prompts):
             logger.warning("a causal LM goes on from a prompt and fills no holes: %s in it stays text", mask)
-    default = new_tokens or getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
     by_length: dict[tuple[int, int], list[int]] = {}
     apart = not denoises and len({len(prompt.ids) for prompt in encoded}) > 1 and not takes_left_padding(model)
     for place, prompt in enumerate(encoded):
-        length = options.max_new_tokens
-        if length is None:
-            length = 0 if prompt.spans else _within(default, prompt, options, length_limit(model))
-        _check_length(model, prompt, length, options)
+        length = new_tokens_after(model, prompt, options, new_tokens)
         by_length.setdefault((length, len(prompt.ids) if apart else 0), []).append(place)
     samples: dict[int, GeneratedText] = {}
     for (length, _), places in by_length.items():
         rows = [first_row + place for place in places]
+        own = [row_seed(options.seed, row) for row in rows] if seeds is None else [seeds[place] for place in places]
         if denoises:
-            arguments["seed"] = [_row_seed(options.seed, row) for row in rows]
+            arguments["seed"] = own
+        elif seeds is not None:
+            arguments = drawn_by_row(model, options, own, arguments)
         start = _start(
             tokenizer,
             [prompts[place] for place in places],
@@ -151,11 +155,52 @@ def generate_samples(
             rows,
         )
         with undisturbed(model):
-            torch.manual_seed(options.seed if rows[0] == 0 else _row_seed(options.seed, rows[0]) % 2**63)
-            sequences = _generate(model, start, arguments | ({"streamer": watch(start)} if watch else {}), denoises)
+            torch.manual_seed(options.seed if rows[0] == 0 else row_seed(options.seed, rows[0]) % 2**63)
+            sequences = _generate(model, start, arguments | _watched(start, watch, denoises), denoises)
         for place, row in zip(places, sequences.tolist(), strict=True):
             samples[place] = _sample(tokenizer, prompts[place], encoded[place], row, start.ids_BP.shape[1])
     return [samples[place] for place in range(len(prompts))]
+
+
+def new_tokens_after(model: Any, prompt: PromptIds, options: GenerationOptions, default: int | None = None) -> int:
+    """Return the most tokens that follow a prompt: what the options say, else 0 after holes and ``default`` elsewhere.
+
+    Raises:
+        UserError: more than the model takes, or nothing to generate.
+    """
+    length = options.max_new_tokens
+    if length is None:
+        default = default or getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
+        length = 0 if prompt.spans else _within(default, prompt, options, length_limit(model))
+    _check_length(model, prompt, length, options)
+    return length
+
+
+def check_options(model: Any, tokenizer: Any, options: GenerationOptions, importance: Importance | None = None) -> Any:
+    """Return the complete generation configuration of a denoiser, what it will do; None of a causal LM.
+
+    Raises:
+        UserError: an option that the model does not take, or a value out of its range.
+    """
+    if not is_denoiser(model.config):
+        _causal_arguments(options, pad_id(tokenizer))
+        return None
+    arguments = _denoiser_arguments(options, importance)
+    arguments.pop("importance", None)
+    try:
+        return model._prepare_generation_config(None, **arguments)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _watched(start: GenerationStart, watch: Watch | None, denoises: bool) -> dict[str, Any]:
+    """The arguments of those who watch; a denoiser asks the streamer itself which rows are unwanted."""
+    if watch is None:
+        return {}
+    streamer = watch(start)
+    if denoises or not hasattr(streamer, "unwanted"):
+        return {"streamer": streamer}
+    return {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([Unwanted(streamer)])}
 
 
 def _within(new_tokens: int, prompt: PromptIds, options: GenerationOptions, limit: int | None) -> int:
@@ -270,6 +315,6 @@ def _sample(tokenizer: Any, prompt: str, encoded: PromptIds, row: list[int], pro
     return GeneratedText(prompt, text, [token for token in whole if token not in special], fills)
 
 
-def _row_seed(seed: int, row: int) -> int:
+def row_seed(seed: int, row: int) -> int:
     """The seed of one text, from that of all and its number."""
     return int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0])

@@ -29,7 +29,8 @@ class DenoisingLoop:
         config: a complete generation config.
         callers_processors: processors of the caller.
         draws: random numbers of the rows.
-        streamer: gets a draft after each step that changes something, where it has ``put_draft``.
+        streamer: gets a draft after each step that changes something, where it has ``put_draft``, and says before each
+            step which rows to drop, where it has ``unwanted``.
         importance: for the uncertainty sampler.
 
     Attributes:
@@ -118,6 +119,7 @@ class DenoisingLoop:
                 first_column = last_column
             self.sampler.start(block)
             for step in self.sampler.steps(block):
+                self._let_go(block)
                 if not (here_B & ~self.finished_B).any() or not (
                     block.masked_BL.any() or self.sampler.remasks or self.sampler.every_row
                 ):
@@ -279,6 +281,13 @@ class DenoisingLoop:
             done_R |= ends_RL.any(-1) & (ends_RL.argmax(-1) < first_mask_R)
         self.finished_B[rows_R[done_R]] = True
         block.masked_BL[rows_R[done_R]] = False
+
+    def _let_go(self, block: Block) -> None:
+        """Take out the rows that nobody waits for any more."""
+        unwanted = getattr(self.streamer, "unwanted", None)
+        if unwanted is not None and (gone_B := unwanted() & ~self.finished_B).any():
+            self.finished_B |= gone_B
+            block.masked_BL[gone_B] = False
 
     def _show(self) -> None:
         if self.config.output_history:

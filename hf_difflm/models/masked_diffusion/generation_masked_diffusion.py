@@ -68,7 +68,8 @@ class MaskedDiffusionGenerationMixin:
             logits_processor: called on (N, V) logits with the (N, P + max_new_tokens) canvas (masks at its padding),
                 after guidance and before SUBS, temperature, top-k and top-p.
             streamer: gets what stands before the first mask (``put``), a draft after each step of what follows
-                (``put_draft``, if it has one), the text.
+                (``put_draft``, if it has one), the text. Before each step its ``unwanted``, if it has one, returns (B,) bool
+                in NumPy: rows that are left as they are and cost nothing any more.
             attention_mask: (B, P), 0 at padding.
             importance: for the uncertainty sampler: (P + max_new_tokens,) or (B, P + max_new_tokens) weights of
                 positions, or a callable that returns them for the (R, P + max_new_tokens) canvas of some rows in which

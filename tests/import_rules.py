@@ -15,6 +15,7 @@ PACKAGE = ROOT / "hf_difflm"
 # Top to bottom; the packages of one floor do not import each other.
 FLOORS = [
     {"commands"},
+    {"serving"},
     {"experiments"},
     {"training"},
     {"hub"},

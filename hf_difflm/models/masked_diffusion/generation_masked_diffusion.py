@@ -267,7 +267,9 @@ def _check_kept(config: Any, size: int | None) -> None:
     if size is None:
         raise ValueError("kept is for models with diffusion blocks, but this one has none; leave it out")
     if config.use_cache is False:
-        raise ValueError("kept needs the cache that use_cache=False or static_shapes has switched off; leave one of them out")
+        raise ValueError(
+            "kept needs the cache that use_cache=False or static_shapes has switched off; leave one of them out"
+        )
     if config.guidance_scale not in (None, 1, 1.0):
         raise ValueError(
             f"kept does not go with guidance_scale {config.guidance_scale}, under which each prompt is also read as masks; "

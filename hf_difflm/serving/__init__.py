@@ -1,0 +1,1 @@
+"""Models that answer: a chat in the terminal, an HTTP API."""

@@ -61,7 +61,7 @@ _FEATURES = datasets.Features(
 
 
 def load_conversations(name: str, config: str | None = None, skip_bad_rows: bool = False) -> Corpus:
-    """Find the conversations ``name``: ``sums`` and ``small-talk`` are embedded, else a path that exists, else one on the Hub.
+    """Find the conversations ``name``: ``sums`` or ``small-talk``, embedded, else a path that exists, else one on the Hub.
 
     Returns:
         A corpus whose texts are JSON: ``{"messages": [{"role": ..., "content": ...}, ...]}``, which ends with a message

@@ -70,8 +70,8 @@ def _check_template(loaded: Target, target: str, system: str | None) -> None:
     if getattr(loaded.tokenizer, "chat_template", None) is None:
         raise UserError(
             f"{target} has no chat template, so it is not known how a message is written; fine-tune it on conversations, "
-            f"which gives it one: hf-difflm train --init-from {target} --sft --sft-fill-eos --dataset small-talk (or your own "
-            "chats.jsonl)"
+            f"which gives it one: hf-difflm train --init-from {target} --sft --sft-fill-eos --dataset small-talk (or a "
+            ".jsonl file of your own)"
         )
     said = {"role": USER, "content": "a"}
     if system is None:

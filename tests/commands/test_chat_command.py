@@ -157,7 +157,11 @@ def test_a_causal_lm_has_no_denoising(talk, hf, model_of):
 def test_a_model_that_cannot_be_talked_with_says_how_it_could(talk, model_of):
     mute = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
     for template, flags, sentence in (
-        (None, (), "mdlm has no chat template, so it is not known how a message is written; fine-tune it on conversations"),
+        (
+            None,
+            (),
+            "mdlm has no chat template, so it is not known how a message is written; fine-tune it on conversations",
+        ),
         (mute, ("--system", "Be brief."), "does not write a system message; leave out --system"),
         (PLAIN_TEMPLATE, ("--system", " "), "--system is empty"),
         ("{{ raise_exception('no') }}", (), "refuses a conversation of user (no)"),

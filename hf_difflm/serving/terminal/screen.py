@@ -112,7 +112,7 @@ def _complete(readline: Any, words: Sequence[str]) -> None:
     """Complete words that begin a line."""
 
     def completer(begun: str, number: int) -> str | None:
-        found = [word for word in words if word.startswith(begun)] if begun.startswith("/") else []
+        found = [f"{word} " for word in words if word.startswith(begun)] if begun.startswith("/") else []
         return found[number] if number < len(found) else None
 
     readline.set_completer_delims(" ")

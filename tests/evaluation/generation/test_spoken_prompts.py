@@ -52,7 +52,9 @@ def test_the_model_gets_the_ids_that_training_has_before_an_answer(text):
 def test_a_control_token_that_is_typed_is_letters(text, typed):
     prompt, encoded = spoken_prompt(text, said(typed))
     _, plain = spoken_prompt(text, said("~"))
-    control = {name: text.tokenizer.convert_tokens_to_ids(name) for name in ("<s>", "<|im_start|>", "<|im_end|>", "[MASK]")}
+    control = {
+        name: text.tokenizer.convert_tokens_to_ids(name) for name in ("<s>", "<|im_start|>", "<|im_end|>", "[MASK]")
+    }
     for name, token in control.items():
         assert encoded.ids.count(token) == plain.ids.count(token), name
     letters = text.letters(typed)

@@ -41,7 +41,9 @@ def test_the_oldest_turns_are_left_out_whole_and_the_system_message_stays(text, 
 def test_a_message_that_does_not_fit_alone_is_a_sentence(text):
     conversation = Conversation(text, limit=64, turns=[Turn("a", "b")])
     assert conversation.ask("x" * 40, room=6).left_out == 1
-    with pytest.raises(UserError, match="your message is 65 tokens as the model gets it, but it takes 64, of which 6 are"):
+    with pytest.raises(
+        UserError, match="your message is 65 tokens as the model gets it, but it takes 64, of which 6 are"
+    ):
         conversation.ask("x" * 47, room=6)
     with pytest.raises(UserError, match="your message with the system message is"):
         Conversation(text, limit=64, system="y" * 40).ask("x" * 40, room=6)

@@ -16,6 +16,7 @@ COMMANDS = (
     "eval",
     "audit",
     "generate",
+    "chat",
     "runs list",
     "runs show",
     "runs tail",

@@ -1,4 +1,4 @@
-"""An embedded set of short conversations, in which what was said before matters: names, things, colours, sums."""
+"""An embedded set of short conversations in which what was said before matters: who one is, what one has."""
 
 from __future__ import annotations
 
@@ -7,48 +7,54 @@ import json
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-_SPLIT_SIZES = {"train": 6000, "validation": 250, "test": 250}
+_SIZES = {"train": 0.9, "validation": 0.05, "test": 0.05}
 _SEED = 11
 _NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gil", "Hana", "Ian", "Jo", "Kai", "Lea"]
-_NAMES += ["Max", "Nia", "Otto", "Pia", "Ray", "Sol", "Tim", "Uma", "Vera", "Wim", "Yara", "Zoe"]
-_COLOURS = ("red", "blue", "green", "black", "white", "grey", "pink")
-_THINGS = ("cat", "dog", "hat", "car", "cup", "bag", "book", "bird")
+_COLOURS = ["red", "blue", "green", "black", "white", "pink"]
+_THINGS = ["cat", "dog", "hat", "car", "bag", "fox"]
 
 Turn = tuple[str, str]
 
 
 def small_talk() -> DatasetDict:
     """Return the splits (column ``text``: the JSON of a conversation of one to three turns), no conversation twice."""
-    random = np.random.Generator(np.random.Philox(_SEED))
-    found: dict[str, None] = {}
-    while len(found) < sum(_SPLIT_SIZES.values()):
-        found[_conversation(random)] = None
-    texts, splits, start = list(found), {}, 0
-    for split, size in _SPLIT_SIZES.items():
-        splits[split] = Dataset.from_dict({"text": texts[start : start + size]})
-        start += size
+    found = _conversations()
+    order = np.random.Generator(np.random.Philox(_SEED)).permutation(len(found))
+    splits, start = {}, 0
+    for split, share in _SIZES.items():
+        end = start + round(share * len(found))
+        splits[split] = Dataset.from_dict({"text": [found[number] for number in order[start:end]]})
+        start = end
     return DatasetDict(splits)
 
 
-def _conversation(random: np.random.Generator) -> str:
-    """Facts and sums, then perhaps a question about a fact: the last answer may need any turn before it."""
-    name, colour, thing = (words[random.integers(len(words))] for words in (_NAMES, _COLOURS, _THINGS))
-    turns: list[Turn] = []
-    asked: list[Turn] = []
-    for kind in random.permutation(["name", "thing", "sum", "hello"])[: random.integers(1, 3)]:
-        if kind == "name":
-            turns.append((f"I am {name}.", f"Hello {name}!"))
-            asked.append(("Who am I?", f"You are {name}."))
-        elif kind == "thing":
-            turns.append((f"I have a {colour} {thing}.", f"A nice {thing}!"))
-            asked += [("What colour?", f"{colour.capitalize()}."), ("What do I have?", f"A {colour} {thing}.")]
-        elif kind == "sum":
-            first, second = random.integers(0, 10, 2)
-            turns.append((f"{first} + {second}?", f"{first + second}"))
-        else:
-            turns.append(("Hello!", "Hello you!"))
-    if asked and random.random() < 0.6:
-        turns.append(asked[random.integers(len(asked))])
+def _conversations() -> list[str]:
+    """Every one: a greeting, a name, a thing, or name and thing in either order, then nothing or a question about them."""
+    greeting = ("Hello!", "Hello you!")
+    found = [[greeting]]
+    for name in _NAMES:
+        says, asks = (f"I am {name}.", f"Hello {name}!"), ("Who am I?", f"You are {name}.")
+        found += [[says], [greeting, says], [says, asks], [greeting, says, asks]]
+        for colour in _COLOURS:
+            for thing in _THINGS:
+                has = (f"I have a {colour} {thing}.", "Nice!")
+                about = [("What colour?", f"It is {colour}."), ("What have I?", f"A {colour} {thing}.")]
+                for first, second in ((says, has), (has, says)):
+                    found += [[first, second], *([first, second, question] for question in (asks, *about))]
+    for colour in _COLOURS:
+        for thing in _THINGS:
+            has = (f"I have a {colour} {thing}.", "Nice!")
+            about = [("What colour?", f"It is {colour}."), ("What have I?", f"A {colour} {thing}.")]
+            found += [[has], [greeting, has], *([has, question] for question in about)]
+    return [_as_json(turns) for turns in found]
+
+
+def _as_json(turns: list[Turn]) -> str:
     roles = ("user", "assistant")
-    said = [{"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)]
-    return json.dumps({"messages": said})
+    return json.dumps(
+        {
+            "messages": [
+                {"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)
+            ]
+        }
+    )

@@ -82,11 +82,11 @@ def check_length(tokens: int | None) -> None:
 
 
 def room_for_answer(loaded: Target, options: GenerationOptions, limit: int | None) -> int:
-    """Return the tokens that are kept free for an answer: as many as it may have, else a quarter of what the model takes."""
+    """Return the tokens that are kept free for an answer: as many as it may have, else an eighth of what the model takes."""
     if options.max_new_tokens is not None:
         return options.max_new_tokens
     of_model = getattr(loaded.model.generation_config, "max_new_tokens", None) or NEW_TOKENS
-    return of_model if limit is None else max(1, min(of_model, limit // 4))
+    return of_model if limit is None else max(1, min(of_model, limit // 8))
 
 
 def settings_of(loaded: Target, options: GenerationOptions) -> dict[str, Any]:

@@ -20,6 +20,14 @@ class ChatOptions:
     system: str | None = field(
         default=None, metadata={"help": "what stands before the conversation, written by the chat template"}
     )
+    context: int | None = field(
+        default=None,
+        metadata={
+            "help": "tokens of prompt and answer together, beyond which the oldest turns are left out; default: those of the "
+            "rows it was trained on, else as many as it takes",
+            "min": 1,
+        },
+    )
     live: bool = field(default=True, metadata={"help": "show each answer while it is written, masks and all"})
     watch_seconds: float = field(
         default=0.03, metadata={"help": "each step is shown at least so long", "min": 0.0, "max": 60.0}
@@ -53,6 +61,7 @@ def chat(
         target,
         options,
         system=own.system,
+        context=own.context,
         live=own.live,
         frame_seconds=own.watch_seconds,
         use_cpu=values.get("use_cpu", False),

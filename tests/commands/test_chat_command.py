@@ -99,7 +99,7 @@ def test_what_is_wrong_is_a_sentence_and_the_chat_goes_on(talk, model_of, tmp_pa
         "/undo 3": "/undo stands alone, but '3' follows it",
         "/quit now": "/quit stands alone",
         "/sampel remdm": "/sampel is no command; did you mean '/sampler'?",
-        "x" * 60: "your message is 78 tokens as the model gets it, but it takes 64, of which 6 are for the answer",
+        "x" * 60: "your message is 78 tokens as the model gets it, but the context has 64, 6 of them for the answer",
     }
     result = talk(model_of("mdlm"), [*lines, "/quit", "never"])
     assert result.code == 2
@@ -138,7 +138,7 @@ def test_another_answer_takes_the_place_of_the_last_and_reset_forgets(talk, mode
 def test_a_history_that_grows_too_long_is_said_to_lose_its_oldest_turns(talk, model_of):
     result = talk(model_of("ar"), ["one", "two", "three", "four"])
     assert result.code == 0, result.err
-    assert "left out from here on: the model takes 64 tokens, and 6 are kept for the answer" in result.err
+    assert "left out from here on: the context has 64 tokens, 6 of them for the answer" in result.err
 
 
 def test_a_causal_lm_has_no_denoising(talk, hf, model_of):

@@ -94,7 +94,7 @@ def folder(tmp_path, tokenizer, tiny_denoiser):
 def test_a_conversation_in_a_terminal(seat, folder):
     flags = ["--use-cpu", "--max-new-tokens", "20", "--max-denoising-steps", "4", "--watch-seconds", "0"]
     chat = seat("chat", folder, *flags)
-    assert "masked diffusion, takes 64 tokens. /help lists what you can type" in plain(chat.wait_for("you> "))
+    assert "masked diffusion, 64 tokens of context /help lists what you can type" in plain(chat.wait_for("you> "))
 
     chat.type("Hello\n")
     shown = chat.wait_for("you> ")

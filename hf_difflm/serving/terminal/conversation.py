@@ -41,7 +41,7 @@ class Conversation:
 
     Attributes:
         text: how text becomes ids for the model.
-        limit: most tokens that the model takes, prompt and answer together; None: it does not say.
+        limit: tokens of the context, prompt and answer together; None: any number.
         system: what stands before the first turn; None: nothing.
         turns: oldest first.
     """
@@ -75,6 +75,6 @@ class Conversation:
                 return Asked(prompt, encoded, first)
         what = "your message" if self.system is None else "your message with the system message"
         raise UserError(
-            f"{what} is {len(encoded.ids):,} tokens as the model gets it, but it takes {self.limit:,}, of which {room:,} are "
-            "for the answer; shorten it, or make room with /length"
+            f"{what} is {len(encoded.ids):,} tokens as the model gets it, but the context has {self.limit:,}, {room:,} of "
+            "them for the answer; shorten it, or make room with /length"
         )

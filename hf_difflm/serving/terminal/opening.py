@@ -8,13 +8,12 @@ from ...errors import UserError
 from ...evaluation.generation.importance_weights import importance_for
 from ...evaluation.generation.options import GenerationOptions
 from ...evaluation.generation.spoken_prompts import spoken_prompt
-from ...evaluation.generation.texts import length_limit
 from ...evaluation.targets import Target, load_target
 from .answering import Answerer
 from .conversation import Conversation
 from .screen import screen_of
 from .session import Session, words
-from .settings import check_options
+from .settings import check_options, context_of
 
 
 def hold_chat(
@@ -22,6 +21,7 @@ def hold_chat(
     options: GenerationOptions,
     *,
     system: str | None = None,
+    context: int | None = None,
     live: bool = True,
     frame_seconds: float = 0.03,
     use_cpu: bool = False,
@@ -35,6 +35,7 @@ def hold_chat(
         target: see :func:`~hf_difflm.evaluation.targets.load_target`.
         options: of the first answer; commands change them.
         system: message before all turns.
+        context: most tokens of prompt and answer together; None: see :func:`context_of`.
         live: show answers while they are written, where there is a terminal.
         frame_seconds: a step is shown at least so long.
         use_cpu, revision, add_bos, bos_token: see :func:`~hf_difflm.evaluation.targets.load_target`.
@@ -51,11 +52,11 @@ def hold_chat(
     check_options(loaded, options)
     importance_for(loaded, options)
     screen = screen_of(words())
-    conversation = Conversation(loaded.text, length_limit(loaded.model), system)
+    conversation = Conversation(loaded.text, context_of(loaded, context), system)
     answerer = Answerer(loaded, screen.view if live else None, frame_seconds)
     session = Session(loaded, conversation, options, answerer, screen)
     if screen.is_terminal:
-        screen.note(_greeting(loaded, conversation.limit))
+        screen.note(_greeting(loaded, target, conversation.limit))
     nothing = True
     for line in screen.lines():
         nothing = False
@@ -84,9 +85,9 @@ def _check_template(loaded: Target, target: str, system: str | None) -> None:
         raise UserError(f"the chat template of {target} does not write a system message; leave out --system")
 
 
-def _greeting(loaded: Target, limit: int | None) -> str:
+def _greeting(loaded: Target, target: str, limit: int | None) -> str:
     kind = "masked diffusion" if loaded.is_denoiser else "autoregressive"
     size = getattr(loaded.model.config, "diffusion_block_size", None)
     blocks = f" in blocks of {size} tokens" if size else ""
-    takes = "" if limit is None else f", takes {limit:,} tokens"
-    return f"{loaded.source}: {kind}{blocks}{takes}. /help lists what you can type, Ctrl-D ends."
+    context = "" if limit is None else f", {limit:,} tokens of context"
+    return f"{target}: {kind}{blocks}{context}\n/help lists what you can type, Ctrl-D ends"

@@ -12,7 +12,7 @@ from .answering import Answer, Answerer
 from .conversation import Conversation, Turn
 from .saving import save
 from .screen import Screen
-from .settings import NAMES, changed, room_for_answer, settings_of, with_sampler
+from .settings import NAMES, changed, room_for_answer, settings_of, with_length, with_sampler
 
 HELP = {
     "/steps N": "most denoising steps of an answer",
@@ -99,17 +99,19 @@ class Session:
 
     def _ask(self, question: str) -> None:
         self._question = question
-        room = room_for_answer(self._loaded, self._options, self._conversation.limit)
+        limit = self._conversation.limit
+        room = room_for_answer(self._loaded, self._options, limit)
         asked = self._conversation.ask(question, room)
         if asked.left_out > self._left_out:
             turns = "turn is" if asked.left_out == 1 else f"{asked.left_out} turns are"
             self._screen.note(
-                f"the oldest {turns} left out from here on: the model takes {self._conversation.limit:,} tokens, and "
-                f"{room:,} are kept for the answer"
+                f"the oldest {turns} left out from here on: the context has {limit:,} tokens, "
+                f"{room:,} of them for the answer"
             )
         self._left_out = asked.left_out
+        options = with_length(self._loaded, self._options, limit, len(asked.encoded.ids))
         try:
-            answer = self._answerer(asked, self._options)
+            answer = self._answerer(asked, options)
         except KeyboardInterrupt:
             if not self._screen.is_terminal:
                 raise
@@ -117,7 +119,7 @@ class Session:
             return
         self._screen.answer(answer.text)
         if self._screen.is_terminal:
-            self._screen.note(f"    [{_facts(answer, self._conversation.limit)}]")
+            self._screen.note(f"    [{_facts(answer, limit)}]")
         if answer.text:
             self._conversation.turns.append(Turn(question, answer.text))
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...evaluation.generation.options import GenerationOptions
-from ...evaluation.generation.texts import DENOISER_OPTIONS
+from ...evaluation.generation.texts import DENOISER_OPTIONS, length_limit
 from ...evaluation.targets import Target
 from ...models.masked_diffusion.generation_configuration import NEW_TOKENS
 from ...models.masked_diffusion.sampler_names import SAMPLERS
@@ -81,12 +81,40 @@ def check_length(tokens: int | None) -> None:
         raise UserError(f"max_new_tokens is {tokens}, but an answer has at least 1 token; raise it")
 
 
-def room_for_answer(loaded: Target, options: GenerationOptions, limit: int | None) -> int:
-    """Return the tokens that are kept free for an answer: as many as it may have, else an eighth of what the model takes."""
+def context_of(loaded: Target, wanted: int | None) -> int | None:
+    """Return most tokens of a conversation, prompt and answer together; None: the model does not say.
+
+    As many as are wanted, else as the rows had that the model was trained on, where its run log tells: it has learned no
+    place behind them; else as many as it takes.
+
+    Raises:
+        UserError: it takes fewer than are wanted.
+    """
+    limit = length_limit(loaded.model)
+    if wanted is not None and limit is not None and wanted > limit:
+        raise UserError(f"context is {wanted:,} tokens, but {loaded.source} takes {limit:,}; lower it")
+    known = [one for one in (wanted or loaded.config.get("block_size"), limit) if one is not None]
+    return min(known) if known else None
+
+
+def room_for_answer(loaded: Target, options: GenerationOptions, context: int | None) -> int:
+    """Return the tokens that stay free for an answer: as many as it may have, else an eighth of the context."""
     if options.max_new_tokens is not None:
         return options.max_new_tokens
-    of_model = getattr(loaded.model.generation_config, "max_new_tokens", None) or NEW_TOKENS
-    return of_model if limit is None else max(1, min(of_model, limit // 8))
+    most = _default_length(loaded)
+    return most if context is None else max(1, min(most, context // 8))
+
+
+def with_length(loaded: Target, options: GenerationOptions, context: int | None, prompt: int) -> GenerationOptions:
+    """Return options that say how long the answer to a prompt of so many tokens may be: no longer than there is room."""
+    if options.max_new_tokens is not None:
+        return options
+    most = _default_length(loaded)
+    return dataclasses.replace(options, max_new_tokens=most if context is None else min(most, context - prompt))
+
+
+def _default_length(loaded: Target) -> int:
+    return getattr(loaded.model.generation_config, "max_new_tokens", None) or NEW_TOKENS
 
 
 def settings_of(loaded: Target, options: GenerationOptions) -> dict[str, Any]:

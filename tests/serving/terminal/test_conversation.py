@@ -42,7 +42,7 @@ def test_a_message_that_does_not_fit_alone_is_a_sentence(text):
     conversation = Conversation(text, limit=64, turns=[Turn("a", "b")])
     assert conversation.ask("x" * 40, room=6).left_out == 1
     with pytest.raises(
-        UserError, match="your message is 65 tokens as the model gets it, but it takes 64, of which 6 are"
+        UserError, match="your message is 65 tokens as the model gets it, but the context has 64, 6 of them"
     ):
         conversation.ask("x" * 47, room=6)
     with pytest.raises(UserError, match="your message with the system message is"):

@@ -125,7 +125,7 @@ def test_ctrl_c_stops_an_answer_and_leaves_no_trace_of_it(seat, folder):
     chat.wait_for("of 20 tokens written")  # the first draft, which would stay for a minute
     chat.type("\x03")
     shown = plain(chat.wait_for("you> "))
-    assert "stopped: what was written so far is not kept, nor is your message; /again asks it anew" in shown
+    assert "stopped: neither your message nor what was written is kept; /again asks anew" in shown
     assert chat.seen.count("\x1b[?25l") == chat.seen.count("\x1b[?25h") > 0
     chat.type("/undo\n")
     assert "there is no turn to take back" in plain(chat.wait_for("you> "))

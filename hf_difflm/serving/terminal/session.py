@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -95,7 +96,7 @@ class Session:
             self._commands[word](value)
         else:
             hint = did_you_mean(f"/{word}", words()) or "; /help lists them"
-            raise UserError(f"/{word} is no command{hint}, and a message that begins with / is written with //")
+            raise UserError(f"/{word} is no command{hint} (//{word} says it to the model)")
 
     def _ask(self, question: str) -> None:
         self._question = question
@@ -115,7 +116,7 @@ class Session:
         except KeyboardInterrupt:
             if not self._screen.is_terminal:
                 raise
-            self._screen.note("stopped: what was written so far is not kept, nor is your message; /again asks it anew")
+            self._screen.note("stopped: neither your message nor what was written is kept; /again asks anew")
             return
         self._screen.answer(answer.text)
         if self._screen.is_terminal:
@@ -131,7 +132,11 @@ class Session:
         self._screen.note(f"sampler: {holds['sampler']} {_shown(holds['sampler_config'])}".removesuffix(" none"))
 
     def _settings(self, _: str) -> None:
-        holds = {**settings_of(self._loaded, self._options), "system": self._conversation.system}
+        short = {name: word for word, name in NAMES.items()}
+        holds = {short.get(name, name): value for name, value in settings_of(self._loaded, self._options).items()}
+        if holds["length"] is None:
+            holds["length"] = "what is left of the context"
+        holds |= {"context": self._conversation.limit, "system": self._conversation.system}
         width = max(map(len, holds))
         self._screen.note("\n".join(f"{name:<{width}}  {_shown(value)}" for name, value in holds.items()))
 
@@ -193,4 +198,6 @@ def _count(conversation: Conversation) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)  # as it is typed
     return "none" if value is None else str(value)

@@ -127,12 +127,13 @@ def test_settings_are_changed_shown_and_listed(talk, model_of):
 
 def test_another_answer_takes_the_place_of_the_last_and_reset_forgets(talk, model_of, tmp_path):
     lines = ["Hello", "/again", "/save one.jsonl", "/reset", "//Hello", "/save two.jsonl"]
-    result = talk(model_of("mdlm"), lines)
+    result = talk(model_of("mdlm"), lines, "--system", "Be brief.")
     assert result.code == 0, result.err
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.jsonl", "two.jsonl"))
-    assert one["prompt"] == [{"role": "user", "content": "Hello"}]
-    assert two["prompt"] == [{"role": "user", "content": "/Hello"}]
-    alone = talk(model_of("mdlm"), ["Hello", "/save alone.jsonl"])
+    system = {"role": "system", "content": "Be brief."}
+    assert one["prompt"] == [system, {"role": "user", "content": "Hello"}]
+    assert two["prompt"] == [system, {"role": "user", "content": "/Hello"}]
+    alone = talk(model_of("mdlm"), ["Hello", "/save alone.jsonl"], "--system", "Be brief.")
     assert alone.code == 0
     assert json.loads((tmp_path / "alone.jsonl").read_text())["completion"] != one["completion"]
 

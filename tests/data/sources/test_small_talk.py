@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 
-from hf_difflm.data import DataOptions, load_tokenizer, prepare_data
+import yaml
+
+from hf_difflm.data import load_tokenizer
+from hf_difflm.data.conversations.answers import AnswerEncoder
+from hf_difflm.data.conversations.chat_template import complete_chat_template
 from hf_difflm.data.sources.small_talk import small_talk
+from hf_difflm.recipes import FOLDER
 
 
 def test_conversations_are_different_and_answers_follow_from_what_was_said():
@@ -20,14 +25,17 @@ def test_conversations_are_different_and_answers_follow_from_what_was_said():
         question, answer = (message["content"] for message in messages[-2:])
         if question.endswith("?"):
             asked += 1
-            facts = answer.rstrip(".").split()[2:] if answer.startswith(("It", "You")) else answer.rstrip(".").split()[1:]
+            facts = (
+                answer.rstrip(".").split()[2:] if answer.startswith(("It", "You")) else answer.rstrip(".").split()[1:]
+            )
             assert facts
             assert all(fact in said for fact in facts), text
     assert asked > len(texts) / 2
 
 
-def test_every_conversation_fits_the_rows_of_its_recipe():
-    options = DataOptions(dataset="small-talk", tokenizer="bytes", block_size=128, sft=True, sft_fill_eos=True)
-    data = prepare_data(options, load_tokenizer("bytes"))
-    assert len(data.train) == len(small_talk()["train"])
-    assert {len(row) for row in data.train["input_ids"]} == {128}
+def test_the_longest_conversation_fits_the_rows_of_its_recipe():
+    tokenizer = load_tokenizer("bytes")
+    complete_chat_template(tokenizer)
+    longest = max((text for split in small_talk().values() for text in split["text"]), key=len)
+    rows = yaml.safe_load((FOLDER / "small-talk.yaml").read_text())["block_size"]
+    assert len(AnswerEncoder(tokenizer).encode(longest).ids) <= rows

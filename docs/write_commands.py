@@ -16,6 +16,7 @@ COMMANDS = (
     "eval",
     "audit",
     "generate",
+    "chat",
     "serve",
     "runs list",
     "runs show",

@@ -3,6 +3,7 @@
 from . import (
     ablate,
     audit,
+    chat,
     compare,
     convert,
     dashboard,
@@ -32,6 +33,7 @@ app.command("ablate", cls=TrainingCommand)(ablate.ablate)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command("audit", cls=Command)(audit.audit)
 app.command("generate", cls=Command)(generate.generate)
+app.command("chat", cls=Command)(chat.chat)
 app.command("serve", cls=Command)(serve.serve)
 runs_app.command("samples", cls=Command)(run_samples.samples)
 app.add_typer(runs_app, name="runs")

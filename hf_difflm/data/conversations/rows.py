@@ -24,6 +24,7 @@ from ..sources.bad_rows import BAD, judge, without_bad
 from ..sources.corpora import EMBEDDED, Corpus, load_from_hub, refuse_missing
 from ..sources.folders import find_files, is_saved, split_files
 from ..sources.local_files import csv_rows, generated, json_lines, json_records
+from ..sources.small_talk import small_talk
 from . import formats, messages
 from .formats import COLUMNS, COMPLETION, PROMPT, brought, format_of, known_formats
 from .marked_text import TEXT
@@ -46,7 +47,7 @@ UNUSED = "unused"
 """Column beside the documents: the columns of the row that are in none."""
 FORMAT = "format"
 """Column beside the documents: what the format of the row is called."""
-SUMS = "sums"
+SUMS, SMALL_TALK = "sums", "small-talk"
 
 _SOURCES = (__file__, str(messages.__file__), str(formats.__file__))
 _FEATURES = datasets.Features(
@@ -60,7 +61,7 @@ _FEATURES = datasets.Features(
 
 
 def load_conversations(name: str, config: str | None = None, skip_bad_rows: bool = False) -> Corpus:
-    """Find the conversations ``name``: the embedded ``sums``, else a path that exists, else a data set on the Hub.
+    """Find the conversations ``name``: ``sums`` or ``small-talk``, embedded, else a path that exists, else one on the Hub.
 
     Returns:
         A corpus whose texts are JSON: ``{"messages": [{"role": ..., "content": ...}, ...]}``, which ends with a message
@@ -72,6 +73,8 @@ def load_conversations(name: str, config: str | None = None, skip_bad_rows: bool
     """
     if name == SUMS:
         return Corpus(name, sums_conversations())
+    if name == SMALL_TALK:
+        return Corpus(name, small_talk())
     if name in EMBEDDED:
         raise UserError(f"data set {name!r} is running text; leave out --sft, or take conversations such as {SUMS!r}")
     path = Path(name).expanduser()

@@ -16,7 +16,7 @@ from .files import STREAMED, Files
 from .hub import HubSource, open_builder, splits_of
 from .sources import Articles, RowText, Source
 
-_EMBEDDED = ("python-docs", "markov", "sums")
+_EMBEDDED = ("python-docs", "markov", "sums", "small-talk")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import sys
 import time
 from typing import Any, TextIO
 
+import numpy as np
 from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from ...runs.journal.tables import printable
-from .denoising_frames import GIVEN, MASK, MASKED, NEW, SETTLED, Frame, TokenText
+from .denoising_frames import GIVEN, HIDDEN, MASK, MASKED, NEW, SETTLED, Frame, TokenText
 
 # Not by colour alone: dim, bold and underlined are seen without colours too.
 STYLES = {GIVEN: "cyan", MASKED: "dim", NEW: "bold underline green", SETTLED: ""}
@@ -39,10 +40,12 @@ class DenoisingView:
         text: the text of tokens.
         console: the terminal.
         frame_seconds: a frame stays at least so long.
+        shows_given: show what is given, too, and not only what is written.
     """
 
-    def __init__(self, text: TokenText, console: Console, frame_seconds: float) -> None:
+    def __init__(self, text: TokenText, console: Console, frame_seconds: float, shows_given: bool = True) -> None:
         self._text, self._console, self._frame_seconds = text, console, frame_seconds
+        self._shows_given = shows_given
         self._live = Live(
             console=console,
             auto_refresh=False,
@@ -86,7 +89,10 @@ class DenoisingView:
         width = max(2, self._console.size.width)
         glyph = "_" if self._console.options.ascii_only else MASK
         lines, used = [Text(no_wrap=True)], 0
-        for piece, state in self._text.runs(frame.ids_BL[row], frame.state_BL[row]):
+        state_L = frame.state_BL[row]
+        if not self._shows_given:
+            state_L = np.where(state_L == GIVEN, HIDDEN, state_L)
+        for piece, state in self._text.runs(frame.ids_BL[row], state_L):
             shown = glyph * len(piece) if state == MASKED else printable(piece).replace("\t", "    ")
             for place, part in enumerate(shown.split("\n")):
                 if place:
@@ -112,6 +118,8 @@ class DenoisingView:
     def _legend(self, frame: Frame) -> Text:
         legend = Text(no_wrap=True, overflow="crop")
         for state, name in _NAMES.items():
+            if state == GIVEN and not self._shows_given:
+                continue
             if state != MASKED or frame.start.mask_id is not None:  # a causal LM masks nothing
                 legend.append(name, style=STYLES[state]).append("  ")
         return legend

@@ -47,7 +47,7 @@ def prompts_of_file(path: str, file_format: str | None = None, chat: bool = Fals
     file_format = file_format or ("jsonl" if Path(path).suffix == ".jsonl" else "text")
     name = "stdin" if path == STDIN else f"prompt file {path}"
     from_json = _from_chat_json if chat else _from_json
-    lines = _numbered(_stdin_lines() if path == STDIN else iter(read_lines(path, "prompt")), name)
+    lines = _numbered(stdin_lines() if path == STDIN else iter(read_lines(path, "prompt")), name)
     if file_format != "jsonl":
         return (Prompt(line) for line, _ in lines)
     prompts = (from_json(line, place) for line, place in lines if line.strip())
@@ -93,7 +93,7 @@ def whole_stdin() -> str:
     Raises:
         UserError: it is no UTF-8 text, or there is none.
     """
-    text = "\n".join(_stdin_lines())
+    text = "\n".join(stdin_lines())
     if not text:
         raise UserError("stdin is empty; write the prompt to it")
     return text
@@ -104,7 +104,7 @@ def _numbered(lines: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
         yield line, f"line {number} of {name}"
 
 
-def _stdin_lines() -> Iterator[str]:
+def stdin_lines() -> Iterator[str]:
     """Lines of stdin as they come, without their ends."""
     for number, raw in enumerate(iter(sys.stdin.buffer.readline, b"")):
         try:
@@ -119,7 +119,7 @@ def _from_json(line: str, place: str) -> Prompt:
     if isinstance(value, str):
         return Prompt(value)
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
-        if isinstance(value, dict) and MESSAGES in value:
+        if isinstance(value, dict) and (MESSAGES in value or isinstance(value.get("prompt"), list)):
             raise UserError(f"{place} has {MESSAGES} and no prompt; add --chat")
         raise UserError(f'{place} has no prompt: {line[:60]!r}; write an object such as {{"prompt": "To be"}}')
     return Prompt(value.pop("prompt"), value)
@@ -127,6 +127,8 @@ def _from_json(line: str, place: str) -> Prompt:
 
 def _from_chat_json(line: str, place: str) -> Prompt:
     value = _json(line, place)
+    if isinstance(value, dict) and value.get(MESSAGES) is None and isinstance(value.get("prompt"), list):
+        value = {MESSAGES: value.pop("prompt"), **value}  # as `train --sft` reads it, with the answer beside it
     if not isinstance(value, dict) or value.get(MESSAGES) is None:
         return _from_json(line, place)
     conversation = _conversation(value, place)

@@ -16,10 +16,12 @@ from ...errors import UserError
 from ...models.backbones.check import takes_left_padding
 from ...models.loading import is_denoiser
 from ...models.masked_diffusion.generation_configuration import NEW_TOKENS
+from ...models.masked_diffusion.generation_prefix import KeptPrefix
 from ...models.masked_diffusion.samplers import check_sampler
 from ..undisturbed import undisturbed
 from .holes import PromptIds, with_holes
 from .options import GenerationOptions
+from .read_before import causal_cache, keep_causal, keeps_blocks
 from .row_draws import Unwanted, drawn_by_row
 
 logger = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ def generate_samples(
     encoded: Sequence[PromptIds] | None = None,
     new_tokens: int | None = None,
     seeds: Sequence[int] | None = None,
+    kept: KeptPrefix | None = None,
 ) -> list[GeneratedText]:
     """Continue each prompt (the empty one too), or fill its holes, in one batch.
 
@@ -120,6 +123,7 @@ def generate_samples(
             there; None: as many as the model says.
         seeds: of each text, see :func:`row_seed`, so that a causal LM's do not depend on the texts beside them either;
             None: from ``options.seed`` and its number.
+        kept: of one prompt: what was read for the text before, as far as the model can keep it; it has this one's afterwards.
 
     Raises:
         UserError: a prompt and a text together longer than the model takes, a value out of its range, an empty prompt
@@ -156,7 +160,7 @@ def generate_samples(
         )
         with undisturbed(model):
             torch.manual_seed(options.seed if rows[0] == 0 else row_seed(options.seed, rows[0]) % 2**63)
-            sequences = _generate(model, start, arguments | _watched(start, watch, denoises), denoises)
+            sequences = _generate(model, start, arguments | _watched(start, watch, denoises), denoises, kept)
         for place, row in zip(places, sequences.tolist(), strict=True):
             samples[place] = _sample(tokenizer, prompts[place], encoded[place], row, start.ids_BP.shape[1])
     return [samples[place] for place in range(len(prompts))]
@@ -289,10 +293,18 @@ def _start(
     return GenerationStart(tuple(rows), tuple(prompts), ids_BP, attention_BP, new_tokens, mask_id)
 
 
-def _generate(model: Any, start: GenerationStart, arguments: dict[str, Any], is_denoiser: bool) -> torch.Tensor:
+def _generate(
+    model: Any, start: GenerationStart, arguments: dict[str, Any], is_denoiser: bool, kept: KeptPrefix | None
+) -> torch.Tensor:
+    ids_BP = start.ids_BP.to(model.device)
+    cache = None
+    if kept is not None and is_denoiser and keeps_blocks(model, arguments):
+        arguments = arguments | {"kept": kept}
+    elif kept is not None and not is_denoiser and (cache := causal_cache(model, kept, ids_BP[0])) is not None:
+        arguments = arguments | {"past_key_values": cache}
     try:
-        return model.generate(
-            input_ids=start.ids_BP.to(model.device),
+        sequences = model.generate(
+            input_ids=ids_BP,
             attention_mask=start.attention_BP.to(model.device),
             max_new_tokens=start.new_tokens,
             **arguments,
@@ -301,6 +313,9 @@ def _generate(model: Any, start: GenerationStart, arguments: dict[str, Any], is_
         if not is_denoiser:
             raise
         raise UserError(str(error)) from error  # ours, and made to be read
+    if kept is not None and cache is not None:
+        keep_causal(kept, cache, sequences[0])
+    return sequences
 
 
 def _sample(tokenizer: Any, prompt: str, encoded: PromptIds, row: list[int], prompt_length: int) -> GeneratedText:

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from .diffusion_blocks import number_from
 from .generation_canvas import Canvas
 from .generation_logits import Reader
+from .generation_prefix import KeptPrefix
 from .logit_statistics import Logits
 
 
@@ -34,6 +35,7 @@ class DiffusionBlocks:
             read whole, then, since no token sees a block after its own.
         is_known: the holes are of a text that is known, and filled with it: any of its tokens may be given, and an answer
             begins at the first hole.
+        kept: what the generation before has read, of a canvas of one row.
 
     Raises:
         ValueError: unless ``is_known``, a given token after the block of the first hole, which could not be seen from there,
@@ -41,7 +43,14 @@ class DiffusionBlocks:
     """
 
     def __init__(
-        self, reader: Reader, config: Any, canvas: Canvas, size: int, use_cache: bool, is_known: bool = False
+        self,
+        reader: Reader,
+        config: Any,
+        canvas: Canvas,
+        size: int,
+        use_cache: bool,
+        is_known: bool = False,
+        kept: KeptPrefix | None = None,
     ) -> None:
         self._reader, self._config, self._canvas, self._size, self._use_cache = reader, config, canvas, size, use_cache
         at_answer = config.diffusion_block_start == "answer"
@@ -70,6 +79,7 @@ class DiffusionBlocks:
             )
         self._rows_G = np.empty(0, dtype=np.int64)
         self._cache, self._cached, self._start = DynamicCache(), 0, 0
+        self._kept = kept
 
     def groups(self, steps: int) -> Iterator[tuple[np.ndarray, Iterator[tuple[int, np.ndarray, int]]]]:
         """Yield (B,) which rows go together, and their blocks: steps, (B, L) masks to fill, columns of the canvas.
@@ -109,10 +119,18 @@ class DiffusionBlocks:
         self._rows_G = np.flatnonzero(here_B)
         self._cache, self._cached = DynamicCache(), 0
         self._prefix = int(self._begin_B[here_B].max())
+        if self._kept is not None:
+            cache, self._cached = self._kept.take(*self._first(self._prefix), self._shift)
+            self._cache = self._cache if cache is None else cache
         for block, steps in enumerate(steps_N):
             self._start = self._prefix + block * self._size
             here_BL = here_B[:, None] & (self._numbers_BL - self._first_B[:, None] == block)
             yield steps, self._canvas.masked_BL & here_BL, self._canvas.length
+
+    def keep(self) -> None:
+        """Leave the clean blocks that were read to the next generation."""
+        if self._kept is not None and self._cached:
+            self._kept.keep(self._cache, *self._first(self._cached + self._shift))
 
     def logits(self, finished_B: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> Logits:
         """(N, V) logits at some positions of the canvas, all in the block of their row that was yielded last.
@@ -146,12 +164,21 @@ class DiffusionBlocks:
         logits = self._reader(ids_RQ, attention_RE, flat_N, rows_R, columns_RQ, **kept)
         if self._use_cache:
             # Where a token is predicted from the position before it, the one before the block is read again.
-            self._cached = max(self._start - int(self._config.shift_logits), 0)
+            self._cached = max(self._start - self._shift, 0)
             if self._cached:
                 self._cache.crop(self._cached - end)
             else:
                 self._cache = DynamicCache()  # a cropped one would know of as many rows as now
         return logits
+
+    @property
+    def _shift(self) -> int:
+        return int(self._config.shift_logits)
+
+    def _first(self, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first tokens of the only row, and the numbers of their blocks."""
+        columns = slice(int(self._canvas.padding_B[0]), int(self._canvas.padding_B[0]) + end)
+        return self._canvas.ids_BL[0, columns].cpu().numpy(), self._numbers_BL[0, columns]
 
     def _whole(self, row_N: np.ndarray, column_N: np.ndarray) -> Logits:
         """The same, from all of all rows."""

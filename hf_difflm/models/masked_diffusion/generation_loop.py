@@ -13,6 +13,7 @@ from transformers.utils import logging
 from .generation_blocks import DiffusionBlocks
 from .generation_canvas import Canvas, split_steps
 from .generation_logits import COLDEST, Reader, cutting_processors, shaping_processors
+from .generation_prefix import KeptPrefix
 from .generation_random import TOKEN, RowDraws
 from .logit_statistics import Logits, MadeLogits, Predictions
 from .sampler_protocol import Block, Drawing, Sampler, Seen
@@ -32,6 +33,7 @@ class DenoisingLoop:
         streamer: gets a draft after each step that changes something, where it has ``put_draft``, and says before each
             step which rows to drop, where it has ``unwanted``.
         importance: for the uncertainty sampler.
+        kept: see :class:`DiffusionBlocks`.
 
     Attributes:
         forwards_B: forwards each row took part in; guidance counts two.
@@ -50,6 +52,7 @@ class DenoisingLoop:
         draws: RowDraws,
         streamer: Any = None,
         importance: Any = None,
+        kept: KeptPrefix | None = None,
     ) -> None:
         self.denoiser, self.canvas, self.config, self.draws, self.streamer = denoiser, canvas, config, draws, streamer
         self.sampler: Sampler = config.sampler_config
@@ -72,7 +75,7 @@ class DenoisingLoop:
         if size is not None:
             is_cached = config.use_cache is not False
             self.diffusion_blocks = DiffusionBlocks(
-                self.reader, denoiser.config, canvas, size, is_cached, self.is_known
+                self.reader, denoiser.config, canvas, size, is_cached, self.is_known, kept
             )
         eos = config.eos_token_id
         self.eos_ids = [] if eos is None else np.atleast_1d(eos).tolist()
@@ -93,6 +96,7 @@ class DenoisingLoop:
             return
         for here_B, blocks in self.diffusion_blocks.groups(self.config.max_denoising_steps):
             self._fill(blocks, here_B)
+        self.diffusion_blocks.keep()
 
     def _fill(self, blocks: Iterator[tuple[int, np.ndarray, int]], here_B: np.ndarray) -> None:
         """Fill blocks, see :meth:`blocks`; (B,) which rows have any."""

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from .generation_canvas import Canvas
 from .generation_configuration import MaskedDiffusionGenerationConfig, merged_config
 from .generation_loop import DenoisingLoop
+from .generation_prefix import KeptPrefix
 from .generation_random import RowDraws, row_seeds
 from .generation_streamers import RecordingStreamer
 
@@ -53,6 +54,7 @@ class MaskedDiffusionGenerationMixin:
         streamer: BaseStreamer | None = None,
         attention_mask: torch.Tensor | None = None,
         importance: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None,
+        kept: KeptPrefix | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | MaskedDiffusionGenerationOutput:
         """Fill the masks of the prompts, and ``max_new_tokens`` masks after each.
@@ -75,6 +77,8 @@ class MaskedDiffusionGenerationMixin:
                 positions, or a callable that returns them for the (R, P + max_new_tokens) canvas of some rows in which
                 each mask it may reveal is replaced by its likeliest token; the mask token stands at padding and at what
                 comes later.
+            kept: of a model with diffusion blocks, one row, no guidance: what the generation before has read. What the prompt
+                shares with it, in whole blocks, is not read again, and the text is the same; it then has what was read here.
             kwargs: fields of :class:`MaskedDiffusionGenerationConfig`.
 
         Returns:
@@ -96,6 +100,8 @@ class MaskedDiffusionGenerationMixin:
             )
         if size is not None:
             _check_blocks(config, size)
+        if kept is not None:
+            _check_kept(config, size)
         prompt_BP, attention_BP = self._prepare_prompts(
             input_ids,
             attention_mask,
@@ -103,6 +109,8 @@ class MaskedDiffusionGenerationMixin:
             shorten=generation_config is None and kwargs.get("max_new_tokens") is None,
         )
         copies = config.num_return_sequences
+        if kept is not None and len(prompt_BP) * copies > 1:
+            raise ValueError(f"kept is of one text, but there are {len(prompt_BP) * copies}; generate them one by one")
         seed = config.seed if config.seed is not None else int(torch.randint(2**62, ()).item())
         draws = RowDraws(row_seeds(seed, len(prompt_BP), copies))
         if isinstance(importance, torch.Tensor):
@@ -132,7 +140,7 @@ class MaskedDiffusionGenerationMixin:
                 f"a prompt has the mask token {canvas.mask_id} at position {canvas.first_hole}, but infill is off; "
                 "take it out or set infill=True"
             )
-        loop = DenoisingLoop(denoiser, canvas, config, logits_processor, draws, streamer, importance)
+        loop = DenoisingLoop(denoiser, canvas, config, logits_processor, draws, streamer, importance, kept)
         if streamer is not None:
             streamer.put(canvas.ids_BL[:, : loop.first_hole].cpu())
         loop.run()
@@ -255,6 +263,21 @@ def _check_blocks(config: Any, size: int) -> None:
     config.block_length = None  # which may slide over a text
 
 
+def _check_kept(config: Any, size: int | None) -> None:
+    """Raises ValueError where there is no cache that a later generation could read."""
+    if size is None:
+        raise ValueError("kept is for models with diffusion blocks, but this one has none; leave it out")
+    if config.use_cache is False:
+        raise ValueError(
+            "kept needs the cache that use_cache=False or static_shapes has switched off; leave one of them out"
+        )
+    if config.guidance_scale not in (None, 1, 1.0):
+        raise ValueError(
+            f"kept does not go with guidance_scale {config.guidance_scale}, under which each prompt is also read as masks; "
+            "leave one of them out"
+        )
+
+
 def _after_eos(ids_BN: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:
     """(B, N) True after the first EOS of a row."""
     if eos_token_id is None:
@@ -273,6 +296,7 @@ def _device_of(model: Any) -> torch.device:
 
 
 __all__ = [
+    "KeptPrefix",
     "MaskedDiffusionGenerationConfig",
     "MaskedDiffusionGenerationMixin",
     "MaskedDiffusionGenerationOutput",

@@ -10,7 +10,7 @@ from typing import Any
 from ...data.conversations.messages import ASSISTANT, MESSAGES, TEMPLATE_OPTIONS, checked_messages
 from ...data.text_ids import TextIds
 from ...errors import UserError
-from ...evaluation.generation.chat_prompts import chat_prompt
+from ...evaluation.generation.spoken_prompts import spoken_prompt
 from ...evaluation.generation.holes import PromptIds
 from ...evaluation.generation.importance_weights import importance_for
 from ...evaluation.generation.options import GenerationOptions
@@ -62,7 +62,7 @@ class ServedModel:
         return self._text
 
     def conversation(self, messages: Any, template_options: Mapping[str, Any]) -> tuple[str, PromptIds]:
-        """Return a conversation as text up to where the answer begins, and as the model gets it.
+        """Return a conversation as text up to where the answer begins, and as the model gets it; what is said is text.
 
         Raises:
             UserError: these are no messages, there is no chat template, or it refuses them.
@@ -77,7 +77,7 @@ class ServedModel:
             raise UserError(
                 "the last message in the request is an answer already; leave it out, or let a question follow"
             )
-        return chat_prompt(self._text, {MESSAGES: checked, TEMPLATE_OPTIONS: dict(template_options)})
+        return spoken_prompt(self._text, {MESSAGES: checked, TEMPLATE_OPTIONS: dict(template_options)})
 
     def prompt(self, text: str, options: GenerationOptions) -> PromptIds:
         """Return a prompt as the model gets it. Raises UserError as its parts do."""

@@ -19,8 +19,8 @@ from _claims import Claim
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_difflm import DiffusionTrainer, DiffusionTrainingArguments, MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from hf_difflm import data as texts
 from hf_difflm.data import DataOptions, load_tokenizer
-from hf_difflm.data import prepare as texts
 
 SIDES = ("concat", "best-fit")
 OBJECTIVES = ("mdlm", "ar", "bd3lm")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from _alternate import RESULTS, about
-from scipy import stats
 
 from hf_difflm.experiments.run_folder import keeps_log
 from hf_difflm.runs import load_run
@@ -81,6 +80,8 @@ def difference(apart: list[float], concat: list[float]) -> dict[str, float]:
     found = [one - other for one, other in zip(apart, concat, strict=True)]
     if len(found) < 2:
         return {"mean": found[0]}
+    from scipy import stats
+
     half = stats.t.ppf(0.975, len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
     return {"mean": statistics.mean(found), "half_interval": float(half)}
 

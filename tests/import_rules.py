@@ -23,6 +23,7 @@ FLOORS = [
     {"evaluation"},
     {"objectives"},
     {"models", "data", "runs"},
+    {"compat"},
     {"flops"},
 ]
 LEVEL = {package: -depth for depth, packages in enumerate(FLOORS) for package in packages}

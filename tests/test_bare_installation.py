@@ -79,7 +79,9 @@ def test_the_package_is_imported_in_a_fifth_of_a_second():
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     # Processor time beyond that of the interpreter, the better of three: others may be at work.
-    assert min(seconds("import hf_difflm, hf_difflm.callbacks, hf_difflm.runs") - seconds("pass") for _ in range(3)) < 0.2
+    assert (
+        min(seconds("import hf_difflm, hf_difflm.callbacks, hf_difflm.runs") - seconds("pass") for _ in range(3)) < 0.2
+    )
 
 
 def test_every_module_of_the_library_that_trains_imports_without_what_reads_text():

@@ -28,7 +28,8 @@ def test_every_stack_has_passed_its_tests(name):
     asked = next(stack for stack in stacks() if stack.name == name)
     told = {package: version for package, version in found["versions"].items() if package in asked.pins}
     assert told == {package: version for package, version in asked.pins.items() if package in told}
-    if asked.gpu_script:
+    assert (found["gpu_script"] is not None) == asked.gpu_script
+    if asked.gpu_script and asked.compiles:
         assert found["gpu_script"]["not_done"] == {}
 
 

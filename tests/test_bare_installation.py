@@ -66,7 +66,7 @@ def test_what_trains_and_every_benchmark_imports_nothing_that_reads_text_or_draw
 
 def test_what_reads_runs_imports_without_what_reads_text_or_a_command_line():
     assert imported((*READS_TEXT, "torch", "transformers"), ("hf_difflm", "hf_difflm.runs"))["failed"] == {
-        "hf_difflm": "ModuleNotFoundError: No module named 'torch'"  # for its Trainer and its models alone
+        "hf_difflm": "ModuleNotFoundError: No module named 'transformers'"  # for its Trainer and its models alone
     }
     assert imported(READS_TEXT, ("hf_difflm.runs", "hf_difflm.data.options"))["failed"] == {}
 

@@ -9,7 +9,7 @@ SAMPLERS := ddpm,ddpm_cache,first_hitting,remdm,low_confidence,maskgit_plus,topk
 # Commands that tests start find the package compiled, also where the environment asks Python to write no such files.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all torture lint types bench serve-load real-model gpu results package site docs backbones clean
+.PHONY: help demo test test-all torture lint types bench serve-load real-model gpu stacks results package site docs backbones clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -110,6 +110,10 @@ docs: $(BIN)/.installed-test  ## write docs/commands.md and docs/trainer-argumen
 	@$(BIN)/python docs/write_trainer_arguments.py
 	@$(BIN)/python docs/write_audit.py
 	@$(BIN)/python docs/draw_architecture.py
+
+# By hand: each older torch brings gigabytes. STACKS="bounds" makes one of them alone.
+stacks: $(BIN)/.installed  ## on the oldest versions and on those of GPU machines: tests marked `stack`, the GPU script's toy (an hour)
+	@$(BIN)/python benchmarks/stacks.py $(STACKS)
 
 backbones: $(BIN)/.installed  ## measure what each family of transformers reads, and write docs/backbones.md (20 minutes)
 	@$(BIN)/python docs/write_backbones.py --measure

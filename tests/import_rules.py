@@ -23,9 +23,12 @@ FLOORS = [
     {"evaluation"},
     {"objectives"},
     {"models", "data", "runs"},
+    {"compat"},
     {"flops"},
 ]
 LEVEL = {package: -depth for depth, packages in enumerate(FLOORS) for package in packages}
+# A floor that is a file.
+FLOOR_FILES = {"compat"}
 # Below all floors: they import no package of ours.
 GROUND = {"errors", "lazy", "recipes"}
 # Read before torch is: the declarations of options, and what choices are called.

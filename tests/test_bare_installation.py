@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-READS_TEXT = ("datasets", "pyarrow", "evaluate", "wandb", "scipy", "tensorboard", "peft", "trl", "lm_eval")
+READS_TEXT = ("datasets", "pyarrow", "evaluate", "typer", "wandb", "scipy", "tensorboard", "peft", "trl", "lm_eval")
 DRAWS = "matplotlib"
 
 # Hides packages as if they were not installed: from `import` and from those who only ask whether they are there.
@@ -61,6 +62,26 @@ def test_what_trains_and_every_benchmark_imports_nothing_that_reads_text_or_draw
     assert {"gpu_train", "gpu_check", "training_step"} <= set(benchmarks)
     answer = imported((*READS_TEXT, DRAWS), ("hf_difflm", *names, "hf_difflm.runs.journal.run", *benchmarks))
     assert answer == {"failed": {}, "seen": 6 + len(benchmarks), "there": []}
+
+
+def test_what_reads_runs_imports_without_what_reads_text_or_a_command_line():
+    assert imported((*READS_TEXT, "torch", "transformers"), ("hf_difflm", "hf_difflm.runs"))["failed"] == {
+        "hf_difflm": "ModuleNotFoundError: No module named 'transformers'"  # for its Trainer and its models alone
+    }
+    assert imported(READS_TEXT, ("hf_difflm.runs", "hf_difflm.data.options"))["failed"] == {}
+
+
+def test_the_package_is_imported_in_a_fifth_of_a_second():
+    def seconds(line: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", line], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Processor time beyond that of the interpreter, the better of three: others may be at work.
+    assert (
+        min(seconds("import hf_difflm, hf_difflm.callbacks, hf_difflm.runs") - seconds("pass") for _ in range(3)) < 0.2
+    )
 
 
 def test_every_module_of_the_library_that_trains_imports_without_what_reads_text():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..compat import need_networks
 from ..lazy import on_first_use
 from .options import ModelOptions
 
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 
 
 def register_auto_classes() -> None:
-    """Let ``AutoConfig`` and ``AutoModelForMaskedLM`` know the denoiser; called once, on first use."""
+    """Let ``AutoConfig`` and ``AutoModelForMaskedLM`` know the denoiser; called on first use.
+
+    Raises:
+        UserError: transformers is too old for it.
+    """
+    need_networks()
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     from .masked_diffusion.configuration_masked_diffusion import MaskedDiffusionConfig

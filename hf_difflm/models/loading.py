@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from .. import models
 from ..errors import UserError, first_line
-from . import MaskedDiffusionForMaskedLM
 from .adapters.files import load_merged
 from .adapters.folders import AVERAGES, base_of, is_adapter_folder
 from .file_names import TOKENIZER_CONFIG
 from .hub_source import hub_folder
 from .untrusted import refuse_unsafe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig  # called so from transformers 5 on
 
 _TOKENIZER = (TOKENIZER_CONFIG, "tokenizer.json")
 _BROKEN = (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
@@ -72,7 +75,7 @@ def load_model(folder: Path, name: str, config: PreTrainedConfig | None = None, 
         network = load_model(*network_of(folder, name), config, **options)
         return load_merged(network, folder, name, folder / AVERAGES)
     config = config or load_config(folder, name)
-    kind: Any = MaskedDiffusionForMaskedLM if is_denoiser(config) else AutoModelForCausalLM
+    kind: Any = models.MaskedDiffusionForMaskedLM if is_denoiser(config) else AutoModelForCausalLM
     try:
         model, found = kind.from_pretrained(
             folder,

@@ -14,8 +14,10 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from .. import models
+from ..compat import networks_run
 from ..errors import UserError
-from . import MaskedDiffusionConfig, register_auto_classes
+from . import register_auto_classes
 from .adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter_folder
 from .file_names import CONFIG, INDEX, PICKLES, TOKENIZER_CONFIG, WEIGHTS
 
@@ -80,7 +82,8 @@ def refuse_unsafe(folder: Path, name: str, listed: Iterable[str] | None = None) 
             f"{name} holds a network and an adapter ({ADAPTER_CONFIG}), of which transformers would load a part; move one of "
             "them to a folder of its own"
         )
-    register_auto_classes()  # our own model types are known, too
+    if networks_run():
+        register_auto_classes()  # our own model types are known, too
     config = _json(folder / CONFIG, name)
     _refuse_code(config, name)
     _refuse_kernels(config, name)
@@ -140,9 +143,9 @@ def _refuse_kernels(config: dict[str, Any], name: str) -> None:
 
 
 def _refuse_later(config: dict[str, Any], name: str) -> None:
-    if config["model_type"] != MaskedDiffusionConfig.model_type:
+    if config["model_type"] != "masked_diffusion":
         return
-    version, ours = config.get("format_version", 1), MaskedDiffusionConfig.format_version
+    version, ours = config.get("format_version", 1), models.MaskedDiffusionConfig.format_version
     if not isinstance(version, int) or version > ours:
         raise UserError(f"{name} has format version {version!r}, but this hf_difflm knows {ours} at most; update it")
 

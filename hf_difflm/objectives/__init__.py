@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..compat import need_networks
 from ..lazy import on_first_use
 
 _HOMES = {
@@ -56,4 +57,4 @@ if TYPE_CHECKING:
     from .count_laws import CountLaw
     from .masked_diffusion import MaskedDiffusionObjective
 
-__getattr__ = on_first_use(__name__, _HOMES)
+__getattr__ = on_first_use(__name__, _HOMES, before=need_networks)

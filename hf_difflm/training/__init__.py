@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..compat import need_networks
 from ..lazy import on_first_use
 
 _HOMES = {"DiffusionTrainer": ".trainer", "DiffusionTrainingArguments": ".arguments"}
@@ -13,4 +14,4 @@ if TYPE_CHECKING:
     from .arguments import DiffusionTrainingArguments
     from .trainer import DiffusionTrainer
 
-__getattr__ = on_first_use(__name__, _HOMES)
+__getattr__ = on_first_use(__name__, _HOMES, before=need_networks)

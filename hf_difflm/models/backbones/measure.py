@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import is_fsdp_enabled
 from transformers.utils import logging as transformers_logging
 
+from ... import models
 from ...errors import first_line
-from .. import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
 from ..masked_diffusion.both_sides import class_of, kernel_for
 from ..masked_diffusion.diffusion_blocks import causal_documents
 from .blocks import why_no_blocks
@@ -160,9 +160,9 @@ def _subject(tiny: Tiny, causal: bool, kernel: str, kind: type[PreTrainedModel] 
             found = kernel_for(class_of(tiny.config, AutoModelForCausalLM), kernel)
             model = AutoModelForCausalLM.from_config(tiny.config, attn_implementation=found)
     else:
-        config = MaskedDiffusionConfig(backbone_config=tiny.config, mask_token_id=VOCABULARY - 1)
+        config = models.MaskedDiffusionConfig(backbone_config=tiny.config, mask_token_id=VOCABULARY - 1)
         config._attn_implementation = kernel
-        model = MaskedDiffusionForMaskedLM(config)
+        model = models.MaskedDiffusionForMaskedLM(config)
     _enliven(model)
     return _Subject(model.eval().float(), tiny, ids_1L, causal)
 

@@ -24,6 +24,13 @@ _FEW_ROWS, _FEW_WIDE_ROWS, _WIDE = 8, 6, 512
 _LARGE_WEIGHT = 2**22  # 16 MiB in float32
 
 
+def _any_global_hook() -> bool:
+    """Whether a hook of every module is set; torch 2.6 has no function that says so."""
+    every = torch.nn.modules.module
+    before = every._global_forward_pre_hooks or every._global_backward_pre_hooks
+    return bool(before or every._global_forward_hooks or every._global_backward_hooks)
+
+
 def automatic_chunk_rows(vocabulary: int, device_type: str) -> int:
     """Return the most labelled positions whose float32 logits take at most 64 MiB on a CPU, 512 MiB elsewhere; at least 1.
 
@@ -63,7 +70,7 @@ def reads_plainly(head: nn.Module, hidden_ND: torch.Tensor) -> bool:
         "forward" not in head.__dict__  # in whose place accelerate puts its hooks
         and all(_is_plain(tensor, hidden_ND.device) for tensor in (head.weight, head.bias) if tensor is not None)
         and all(_is_deepspeed(hook) for kind in hooks for hook in kind.values())
-        and not torch.nn.modules.module._has_any_global_hook()
+        and not _any_global_hook()
     )
 
 

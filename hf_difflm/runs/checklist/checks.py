@@ -64,7 +64,9 @@ def judged(name: str, fine: bool, finding: str, advice: str) -> Check:
 
 
 def known_rows(run: Run, *names: str) -> np.ndarray:
-    """(rows, 1 + names) float64: ``iter`` and the quantities, of the rows that know them all."""
+    """(rows, 1 + names) float64: ``iter`` and the quantities, of the rows that know them all; of one, see ``Run.known``."""
+    if len(names) == 1:
+        return run.known(names[0])[:, [0, 2]]
     table = np.stack([run.column(name) for name in ("iter", *names)], axis=1)
     return table[np.isfinite(table).all(1)]
 

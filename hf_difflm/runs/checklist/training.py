@@ -151,9 +151,10 @@ def _throughput(run: Run) -> Check:
     name = "throughput is steady"
     rates = known_rows(run, "tokens_per_sec")[:, 1]
     if len(rates) < FEW_FOR_TRENDS:
-        return unknown(name, f"{count(run.tokens_per_sec)} tokens/s; {FEW_FOR_TRENDS} steps are needed to tell")
+        return unknown(name, f"{count(run.tokens_per_sec)} tokens/s; {FEW_FOR_TRENDS} reports are needed to tell")
     usual, late = float(np.median(rates)), float(np.median(rates[-len(rates) // 5 :]))
-    seconds = duration(float(np.nansum(run.column("time_ms") * run.column("steps"))) / 1e3)
+    times = run.known("time_ms")
+    seconds = duration(float((times[:, 1] * times[:, 2]).sum()) / 1e3)
     finding = f"median {usual:,.0f} tokens/s over {seconds} of training, {late:,.0f} in the last fifth"
     advice = "see data_wait_s and the phases in `runs show`, and who else uses the machine"
     return judged(name, late >= _SLOWEST * usual, finding, advice)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UserError, did_you_mean
 from ..derived.document import summarize
-from ..journal.quantities import HIGHER, LIKELIHOOD, quantity
+from ..journal.quantities import HIGHER, LIKELIHOOD, MEASURED, quantity
 from ..journal.run import Run
 from ..journal.tables import printable, significant, with_error
 from ..reading.places import typed
@@ -105,10 +105,10 @@ def _best_value(run: Run, metric: str, sign: float) -> tuple[float, float | None
     ]
     if values:
         return min(values, key=lambda item: sign * item[0])
-    column = run.column(metric)
-    if np.isfinite(column).any():
-        place = int(np.nanargmin(sign * column))
-        return float(column[place]), None, int(run.column("iter")[place])
+    rows = run.known(metric)
+    if len(rows):
+        step, _, value = rows[int(np.argmin(sign * rows[:, 2]))]
+        return float(value), None, int(step)
     value = summarize(run).get(metric)
     return (float(value), None, None) if isinstance(value, (int, float)) else None
 
@@ -119,5 +119,6 @@ def _known_metrics(runs: Sequence[Run]) -> list[str]:
         names.update(dict.fromkeys(["eval_nll"] if run.best_evaluation else []))
         names.update({name: None for record in run.evaluations for name in record.metrics if record.number(name)})
         names.update(dict.fromkeys(name for name in run.steps.quantities if name not in ("iter", "steps")))
+        names.update({name: None for name in MEASURED if name not in names and len(run.known(name))})
         names.update({name: None for name, value in summarize(run).items() if value is not None})
     return sorted(names)

@@ -26,7 +26,6 @@ from .panels import (
     draw_loss_against_accuracy,
     draw_recent,
     draw_throughput,
-    throughput_series,
 )
 from .samples import cut, draw_samples
 
@@ -59,7 +58,7 @@ def draw_dashboard(run: Run, path: str | Path, display_samples: int = SHOWN_SAMP
     _draw_header(place, run)
     with np.errstate(over="ignore", invalid="ignore"):  # a loss may be any number
         others = OtherPanels(run)
-        known = (True, len(accuracy_series(run)[1]), len(throughput_series(run)[1]))
+        known = (True, len(accuracy_series(run)[1]), len(run.known("tokens_per_sec")))
         for column, draw in enumerate((draw_loss, draw_accuracy, draw_throughput)):
             axes = place.panel(_LEFT + column * _PITCH, _TOP_ROW, _WIDTH)
             if known[column] or not others.left:

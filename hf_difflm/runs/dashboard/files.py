@@ -138,6 +138,7 @@ def metrics_history(run: Run) -> list[dict[str, Any]]:
     Loss in nats, accuracy as a share of 1, peak memory of the device in MB (MiB) as measured at that step, timestamp in
     seconds since 1970; null where unknown.
     """
+    rates = {int(step): rate for step, _, rate in run.known("tokens_per_sec").tolist()}
     memory = {
         record.iter: record.metrics[_MEMORY] for record in run.measurements if record.metrics.get(_MEMORY) is not None
     }
@@ -146,7 +147,7 @@ def metrics_history(run: Run) -> list[dict[str, Any]]:
             "step": row.iter,
             "loss": row.loss,
             "accuracy": row.accuracy,
-            "tokens_per_sec": row.tokens_per_sec,
+            "tokens_per_sec": rates.get(row.iter),
             "gpu_memory_mb": memory.get(row.iter),
             "learning_rate": row.lr,
             "timestamp": _seconds(row.time),

@@ -16,7 +16,6 @@ from ..journal.quantities import STEP, quantity_in
 from ..journal.run import Run
 from ..plots.axes import evaluation_series, step_series
 from ..plots.decimation import decimate, moving_mean
-from ..plots.scalars import scalar_series
 from ..plots.style import COLOURS, finish, scale_x
 from .stages import mark_stages
 
@@ -72,7 +71,7 @@ def draw_accuracy(axes: Axes, run: Run) -> None:
 
 def draw_throughput(axes: Axes, run: Run) -> None:
     """Scored tokens per second of training, and their moving mean over 50 steps."""
-    x, y = throughput_series(run)
+    x, y = step_series(run, "tokens_per_sec", "step")
     _draw_series(axes, run, x, y, THROUGHPUT, "each log")
     if len(y):
         axes.set_ylim(0, 1.15 * float(y.max()) or 1.0)
@@ -163,12 +162,6 @@ def accuracy_series(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return x, _drawn_accuracy(run, y)
 
 
-def throughput_series(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and tokens a second, each of shape (n,): as logged, or else as a ThroughputCallback has measured them."""
-    x, y = step_series(run, "tokens_per_sec", "step")
-    return (x, y) if len(y) else scalar_series(run, "throughput/tokens_per_sec", "step")
-
-
 def accuracy_name(run: Run) -> str:
     """Return what the log calls the share of tokens that were right: ``accuracy``, or as TRL does."""
     return (
@@ -228,7 +221,7 @@ def _draw_series(axes: Axes, run: Run, x: np.ndarray, y: np.ndarray, colour: str
     """A series, light where its moving mean over 50 steps is drawn over it."""
     if not len(y):
         return
-    rows = _averaged_rows(run)
+    rows = _averaged_points(x)
     averaged = rows > 1 and len(y) >= rows
     axes.plot(
         *decimate(x, y, _POINTS),
@@ -247,10 +240,9 @@ def _draw_series(axes: Axes, run: Run, x: np.ndarray, y: np.ndarray, colour: str
         )
 
 
-def _averaged_rows(run: Run) -> int:
-    """How many rows are 50 steps; a stock Trainer has a row for several."""
-    steps = run.column("steps")
-    return max(1, round(AVERAGED_STEPS / max(float(np.median(steps)), 1.0))) if len(steps) else 1
+def _averaged_points(x: np.ndarray) -> int:
+    """How many points are 50 steps; a stock Trainer has one for several, a callback one a report."""
+    return max(1, round(AVERAGED_STEPS / max(float(np.median(np.diff(x, prepend=0.0))), 1.0)))
 
 
 def _after(step: float, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -107,7 +107,8 @@ def summarize(run: Run) -> dict[str, Any]:
         times, weights = _floats([evaluation.time_ms for evaluation in run.evaluations]), np.diff(iters)
         known_losses = _floats([e.train_loss for e in run.evaluations if e.train_loss is not None])
     milliseconds, timed_steps = _weighted(times, weights)
-    mfu, mfu_steps = _weighted(run.column("mfu"), steps)
+    mfu = run.known("mfu")
+    mfu_steps = mfu[:, 1].sum()
     lowest, final = run.lowest_evaluation, run.final_evaluation
     return {
         "total_iterations": total or 0,
@@ -117,7 +118,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "best_val_iter": lowest.iter if lowest else None,
         "final_val_loss": final.nll if final else None,
         "avg_time_ms": milliseconds / timed_steps if timed_steps else None,
-        "avg_mfu": mfu / mfu_steps if mfu_steps else None,
+        "avg_mfu": float((mfu[:, 1] * mfu[:, 2]).sum() / mfu_steps) if mfu_steps else None,
         "total_eval_steps": len(run.evaluations),
         "total_checkpoints": len(run.checkpoints),
         "tokens_seen": run.tokens_seen,

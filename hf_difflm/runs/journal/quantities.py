@@ -16,6 +16,13 @@ DIRECTIONS = (LOWER, HIGHER)
 LIKELIHOOD = "likelihood"
 """Kind of a number that is exact or an upper bound, as the ``bound`` of its run says."""
 EXACT, ESTIMATE = "exact", "estimate"
+MEASURED = {
+    "grad_norm": "grad_norm/global",
+    "mfu": "throughput/mfu",
+    "time_ms": "throughput/step_time_ms",
+    "tokens_per_sec": "throughput/tokens_per_sec",
+}
+"""What callbacks call, in their measurements, the quantities of the steps that a stock Trainer does not log."""
 LIKELIHOOD_OBJECTIVES = frozenset({"mdlm", "atat", "bd3lm", "ar"})
 """Objectives whose loss is a negative log-likelihood per token; of any other, and of none, the loss has no known unit."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import UserError
 from .append_only import seems_abandoned
-from .quantities import HIGHER, LOWER, evaluation_quantity, loss_unit
+from .quantities import HIGHER, LOWER, MEASURED, evaluation_quantity, loss_unit
 from .schema import (
     COUNTS,
     EPOCHS,
@@ -348,10 +348,12 @@ class Run:
     @property
     def tokens_per_sec(self) -> float | None:
         """Scored tokens per second of training: the mean of the rows weighted by their time."""
-        rate, milliseconds = self.column("tokens_per_sec"), self.column("time_ms") * self.column("steps")
-        known = ~np.isnan(rate) & ~np.isnan(milliseconds)
-        total = float(milliseconds[known].sum())
-        return float((rate * milliseconds)[known].sum()) / total if total > 0 else None
+        rates, times = self.known("tokens_per_sec"), self.known("time_ms")
+        _, at, there = np.intersect1d(rates[:, 0], times[:, 0], return_indices=True)
+        # Of the steps that the rate is of: a callback reports less often than the log has rows.
+        milliseconds = times[there, 2] * rates[at, 1]
+        total = float(milliseconds.sum())
+        return float((rates[at, 2] * milliseconds).sum()) / total if total > 0 else None
 
     def column(self, name: str) -> np.ndarray:
         """Return one quantity of all step rows as float64 of shape (rows,), NaN where it is unknown.
@@ -360,6 +362,22 @@ class Run:
         The array belongs to the run: copy it before you write to it.
         """
         return self.steps.column(name)
+
+    def known(self, name: str) -> np.ndarray:
+        """Return one quantity of the steps where it is known, float64 of shape (n, 3): ``iter``, steps it is of, value.
+
+        Where no row knows it, what a callback has measured of it in a Trainer that does not log it, since the report before.
+        """
+        rows = np.stack([self.column("iter"), self.column("steps"), self.column(name)], axis=1)
+        rows = rows[np.isfinite(rows).all(1)]
+        if len(rows) or name not in MEASURED:
+            return rows
+        values = [(record.iter, record.metrics.get(MEASURED[name])) for record in self.measurements]
+        found = np.array([pair for pair in values if isinstance(pair[1], (int, float))], dtype=np.float64).reshape(
+            -1, 2
+        )
+        found = found[np.isfinite(found).all(1)]
+        return np.insert(found, 1, np.diff(found[:, 0], prepend=0.0), axis=1)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return the step rows as a pandas DataFrame: one row a step record, one column a quantity that is known.

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..comparing.seeds import SeedGroup
 from ..dashboard.curriculum_stages import stage_starts
-from ..dashboard.panels import throughput_series
 from ..journal.measurements import measured_names, measurement_series
 from ..journal.quantities import EVALUATION, STEP, Quantity, quantity_in
 from ..journal.run import Run, common_loss_unit
@@ -119,7 +118,7 @@ def _training_chart(runs: Sequence[Run], quantity: Quantity, unit: str) -> dict[
     points = _LOSS_POINTS if is_loss else _OTHER_POINTS
     curves = []
     for run in runs:
-        x, y = throughput_series(run) if name == "tokens_per_sec" else step_series(run, name, "step")
+        x, y = step_series(run, name, "step")
         curve = _curve(*decimate(x, y, points))
         if curve is not None and len(y) > points:
             means = bucket_means(x, y, points // 2)

@@ -47,7 +47,7 @@ def row_positions(run: Run, axis: str) -> np.ndarray | None:
 def step_series(run: Run, quantity: str, axis: str) -> tuple[np.ndarray, np.ndarray]:
     """Return one quantity of the steps where it is known, as (x, y) of equal shape (n,); empty where x is unknown.
 
-    A log of evaluations alone has the training loss of each of them.
+    A log of evaluations alone has the training loss of each of them; what no row knows is as callbacks have measured it.
     """
     if quantity == "loss" and not len(run.steps):
         losses = [(record.iter, record.train_loss) for record in run.evaluations if record.train_loss is not None]
@@ -58,6 +58,10 @@ def step_series(run: Run, quantity: str, axis: str) -> tuple[np.ndarray, np.ndar
     if x is None:
         return np.empty(0), np.empty(0)
     known = np.isfinite(x) & np.isfinite(y)
+    if not known.any():
+        measured = run.known(quantity)
+        at = positions_at(run, axis, measured[:, 0])
+        return (np.empty(0), np.empty(0)) if at is None else (at, measured[:, 2])
     return (x, y) if known.all() else (x[known], y[known])
 
 

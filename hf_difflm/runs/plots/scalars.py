@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ..journal.measurements import numbers
-from ..journal.quantities import quantity_in
+from ..journal.quantities import MEASURED, quantity_in
 from ..journal.run import Run
 from ..journal.schema import EvaluationRecord
 from .axes import evaluation_series, positions_at, step_series
@@ -36,6 +36,7 @@ def scalar_names(runs: Sequence[Run]) -> list[str]:
     names: dict[str, None] = {}
     for run in runs:
         names.update({name: None for name in run.steps.quantities if name not in ("iter", "steps")})
+        names.update({name: None for name in MEASURED if name not in names and len(run.known(name))})
     for run in runs:
         names.update({name: None for record in run.evaluations for name in record.metrics if _has(record, name)})
         names.update({name: None for record in run.measurements for name in numbers(record)})
@@ -54,6 +55,8 @@ def scalar_series(run: Run, name: str, axis: str) -> tuple[np.ndarray, np.ndarra
     x, y, _ = evaluation_series(run, axis, name)
     if len(y):
         return x, y
+    if name in MEASURED:
+        return step_series(run, name, axis)
     found = [(record.iter, known[name]) for record in run.measurements if name in (known := numbers(record))]
     steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
     positions = positions_at(run, axis, steps)

@@ -117,8 +117,8 @@ def draw_loss_per_epoch(drawing: Drawing) -> Figure:
 def draw_step_time_histogram(drawing: Drawing) -> Figure:
     """How long the steps took, evaluation and saving apart; the slowest of all are counted in the last bar."""
     figure, (axes,) = new_figure(width=drawing.width)
-    times = [run.column("time_ms") for run in drawing.runs]
-    times = [values[np.isfinite(values) & (values > 0)] for values in times]
+    times = [run.known("time_ms")[:, 2] for run in drawing.runs]
+    times = [values[values > 0] for values in times]
     known = [values for values in times if len(values)]
     if not known:
         raise NothingToDraw("no step time was logged")

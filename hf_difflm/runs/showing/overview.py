@@ -226,11 +226,9 @@ def _shown(run: Run) -> list[str]:
 
 
 def _statistics(run: Run, name: str) -> dict[str, float]:
-    values = run.column(name)
-    known = np.isfinite(values)
-    if not known.any():
+    _, weights, values = run.known(name).T
+    if not len(values):
         return {}
-    values, weights = values[known], run.column("steps")[known]
     return {
         "mean": float((values * weights).sum() / weights.sum()),
         "min": float(values.min()),

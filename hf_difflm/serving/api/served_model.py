@@ -10,10 +10,10 @@ from typing import Any
 from ...data.conversations.messages import ASSISTANT, MESSAGES, TEMPLATE_OPTIONS, checked_messages
 from ...data.text_ids import TextIds
 from ...errors import UserError
-from ...evaluation.generation.spoken_prompts import spoken_prompt
 from ...evaluation.generation.holes import PromptIds
 from ...evaluation.generation.importance_weights import importance_for
 from ...evaluation.generation.options import GenerationOptions
+from ...evaluation.generation.spoken_prompts import spoken_prompt
 from ...evaluation.generation.texts import (
     GeneratedText,
     Importance,

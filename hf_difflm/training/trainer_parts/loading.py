@@ -12,6 +12,7 @@ from accelerate.data_loader import DataLoaderDispatcher, DataLoaderShard
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...callbacks.reports import reports_of
+from ...compat import multiprocessing_context
 from ...errors import UserError
 from ...objectives import Batch
 from ...objectives.base import to_device
@@ -44,7 +45,7 @@ class LoadingPart(TrainerPart):
             sampler=self._train_order,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            multiprocessing_context=multiprocessing_context(self.args),
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             drop_last=True,

@@ -37,6 +37,8 @@ def page() -> str:
 def _rows(path: Path) -> Iterator[tuple[str, ...]]:
     """The cells of each claim of one result, in the order of ``COLUMNS``."""
     result = json.loads(path.read_text(encoding="utf-8"))
+    if not result.get("claims"):
+        return
     threads = result.get("threads")
     on_cpu = threads is not None and "CPU" in result["device"]
     device = f"{result['device']}, {threads} thread{'s' if threads != 1 else ''}" if on_cpu else result["device"]

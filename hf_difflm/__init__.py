@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .lazy import on_first_use
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "MaskedDiffusionConfig": "hf_difflm.models",

@@ -88,10 +88,10 @@ def matrix(axes: Axes, names: list[str], counts: Counter[tuple[str, str]], title
 
 def picture() -> Figure:
     """Who imports whom: the packages, and the wings of the largest one."""
-    figure = Figure(figsize=(15, 7.2), dpi=100)
+    figure = Figure(figsize=(16, 7.2), dpi=100)
     FigureCanvasAgg(figure)
-    left = figure.add_axes((0.22, 0.04, 0.36, 0.82))
-    right = figure.add_axes((0.69, 0.12, 0.28, 0.66))
+    left = figure.add_axes((0.26, 0.04, 0.3375, 0.82))
+    right = figure.add_axes((0.705, 0.12, 0.28, 0.66))
     notes = {package: " · ".join(wings_of(package)) for package in PACKAGES} | {"runs": "its wings: on the right"}
     matrix(
         left,

@@ -119,8 +119,8 @@ def test_a_released_model_for_ids_only(hf, tmp_path):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("RUN", "--no-tokenizer"), "--no-tokenizer is for LLaDA"),
-        (("RUN", "--mask-token-id", "3"), "--mask-token-id is for LLaDA"),
+        (("RUN", "--no-tokenizer"), "--no-tokenizer is for released diffusion language models (LLaDA"),
+        (("RUN", "--mask-token-id", "3"), "--mask-token-id is for released diffusion language models (LLaDA"),
         (("RUN", "--to", "llada"), "no masked diffusion model"),
         (("RUN", "--to", "llama"), "--to must be one of llada, dream, sdar, gguf"),
         (("RUN", "--to", "llada", "--no-shift"), "leave out all other options"),

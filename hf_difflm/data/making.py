@@ -119,6 +119,13 @@ class BlockMaker:
         trip = round_trip(documents.dataset, self.encoder, key=documents.fingerprint, workers=workers)
         return self.without_lost_bytes(blocks, trip, side)
 
+    def packed(self, pieces: datasets.Dataset, most: int | None, what: str) -> PackedRows:
+        """Return rows of several pieces each, the first ``most`` of them; notes that there are more."""
+        found = rows_of(lengths_of(pieces), self.options.block_size, self.options.packing)
+        if most is not None and most < len(found):
+            self.notes.append(f"train: used the first {most:,} of {plural(len(found), 'row')} of {what}")
+        return PackedRows(pieces, found[:most])
+
     def rows(self, side: str, pieces: datasets.Dataset, most: int | None, **counts: Any) -> Any:
         """Return rows of several pieces to train on, at most ``most``, and of one each to evaluate; counts them.
 
@@ -127,13 +134,9 @@ class BlockMaker:
         size, lengths_P = self.options.block_size, lengths_of(pieces)
         total = plural(len(pieces), "piece")
         if side == "train":
-            found = rows_of(lengths_P, size, self.options.packing)
-            if most is not None and most < len(found):
-                self.notes.append(f"train: used the first {most:,} of {plural(len(found), 'row')} of documents")
-                found = found[:most]
-            rows: Any = PackedRows(pieces, found)
-            lengths_P = lengths_P[[piece for row in found for piece in row]]
-            num_rows, room = len(found), len(found) * size
+            rows: Any = self.packed(pieces, most, "documents")
+            lengths_P = lengths_P[rows.numbers]
+            num_rows, room = len(rows), len(rows) * size
         else:
             rows = pieces
             if most is not None and lengths_P.sum() > most * size:

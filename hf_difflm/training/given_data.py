@@ -20,6 +20,8 @@ from ..errors import UserError
 from ..objectives.packed_documents import PIECES
 
 _MOST_ROWS = 2000  # of a fingerprint
+_OF_PACKED_ROWS = ("position_ids", "cu_seq_lens_q", "seq_idx")
+"""By which collators of others, such as transformers' DataCollatorWithFlattening, tell documents of a row apart."""
 _UNREAD = {
     "position_ids": "positions are counted from the start of each row; leave the column out",
     "inputs_embeds": "noise is drawn over tokens; give input_ids",
@@ -137,6 +139,12 @@ def check_batch(batch: Any, collator: Any) -> None:
         raise UserError(
             f"data_collator {name} returns a {type(batch).__name__}; it must return a dict with input_ids and labels"
         )
+    for key in _OF_PACKED_ROWS:
+        if key in batch:
+            raise UserError(
+                f"the batches of data_collator {name} have {key}, which is not read, so that documents of a row would see "
+                f"each other; say by {PIECES} (a number for each document, -1 at padding) which of them each token is of"
+            )
     tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
     for key in ("input_ids", "labels"):
         if key not in tensors:

@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..evaluation.ancestry import ancestry_of_model
 from ..evaluation.likelihood.evaluate import LikelihoodResult
 from ..models.adapters.merging import without_wrapper
-from ..models.backbones.check import check_documents, check_model
+from ..models.backbones.check import check_model
 from ..models.backbones.sentences import direction_said
 from ..models.backbones.verdict import Verdict
 from ..objectives import Batch, NoiseKey, Objective
@@ -40,7 +40,6 @@ from .given_data import (
     check_training_set,
     fingerprint,
     holds_documents,
-    refuse_with_documents,
 )
 from .launch.liger import apply_liger
 from .launch.processes import check_sharding, prepare_for_zero3
@@ -151,9 +150,9 @@ class DiffusionTrainer(AdapterPart, SavingPart, EvaluatingPart, SearchingPart, L
         self._objective_given = objective is not None
         self._before_search: DiffusionTrainingArguments | None = None
         self.training_objective = objective or self._objective_of_arguments()
+        self._keeps_documents_apart = False
         if holds_documents(train_dataset):
-            check_documents(self.model)
-            refuse_with_documents(args)
+            self._check_documents()
         self._choose_metric()
         self._adopt_networks()
         self._chunk_head()

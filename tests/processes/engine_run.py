@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from processes.seen_rows import Rows
 from processes.two_processes import run_as_one_of_them
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_difflm.callbacks import GenerationSamplesCallback, GradientNormCallback
 from hf_difflm.data import load_tokenizer
@@ -26,16 +27,6 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "hf_difflm" / "accelerate_configs"
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-class Rows(TrainerCallback):
-    """Collects what the Trainer says of each step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def ragged_rows(count: int, seed: int) -> list[dict[str, Any]]:

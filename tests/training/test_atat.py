@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from processes.seen_rows import Rows
 from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
@@ -26,16 +26,6 @@ FORMS = {
     "p3-balanced-curriculum": {"masking": "balanced", "curriculum": "0.2,0.6", "curriculum_schedule": "exponential"},
 }
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-
-
-class Rows(TrainerCallback):
-    """Collects what the Trainer says of each step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def state(trainer) -> dict[str, torch.Tensor]:

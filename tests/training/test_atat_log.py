@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from processes.seen_rows import Rows
 
 from hf_difflm.data import Collator
 from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
@@ -19,16 +19,6 @@ from hf_difflm.runs import load_run
 
 STEPS = 9
 V = 260
-
-
-class Rows(TrainerCallback):
-    """Collects what the Trainer says of each step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes.seen_rows import Rows
 from processes.two_processes import run_as_one_of_them, run_two_processes
-from transformers import FNetConfig, LongformerConfig, MBartConfig, MBartForCausalLM, MixtralConfig, TrainerCallback
+from transformers import FNetConfig, LongformerConfig, MBartConfig, MBartForCausalLM, MixtralConfig
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
@@ -33,14 +34,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "mixtral": {"router_aux_loss": 0.5},
     "fnet": {},
 }
-
-
-class Rows(TrainerCallback):
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def network(name: str) -> Any:

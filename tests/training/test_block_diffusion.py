@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from processes.seen_rows import Rows
 
 from hf_difflm.errors import UserError
 
 SIZE = 4
-
-
-class Rows(TrainerCallback):
-    """Collects what the Trainer says of every step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def with_blocks(tiny_denoiser, size: int = SIZE, seed: int = 0):

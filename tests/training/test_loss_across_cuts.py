@@ -5,19 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from processes.seen_rows import Rows
 
 CUTS = [(16, 1), (8, 2), (4, 4), (2, 8)]
-
-
-class Rows(TrainerCallback):
-    """Collects what the Trainer says of every step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def train(make_diffusion_trainer, micro_batch: int, accumulation: int, **settings):

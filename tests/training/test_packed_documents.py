@@ -5,23 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import MambaConfig, MistralConfig, MixtralConfig, TrainerCallback
+from processes.seen_rows import Rows
+from torch.utils.data import IterableDataset
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorWithFlattening,
+    MambaConfig,
+    MistralConfig,
+    MixtralConfig,
+)
 
+from hf_difflm.data import Collator
 from hf_difflm.data.packing.rows import packed_row, rows_of
 from hf_difflm.errors import UserError
+from hf_difflm.evaluation.likelihood.evaluate import evaluate_likelihood
 from hf_difflm.models import MaskedDiffusionConfig, MaskedDiffusionForMaskedLM
+from hf_difflm.models.backbones.sentences import refuse_documents
+from hf_difflm.models.backbones.verdict import Verdict
+from hf_difflm.objectives import MaskedDiffusionObjective
+from hf_difflm.training.given_data import check_training_set
 
 OBJECTIVES = ("mdlm", "ar", "bd3lm", "atat")
-
-
-class Rows(TrainerCallback):
-    """Collects what the Trainer says of every step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def packed(rows, size: int = 24, how: str = "best-fit"):
@@ -149,8 +153,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 def test_a_backbone_that_does_not_keep_documents_apart_is_refused(
     make_diffusion_trainer, train_rows, backbone, sentence
 ):
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_config(backbone)
     with pytest.raises(UserError, match=sentence):
         make_diffusion_trainer(model=model, train=packed(train_rows(20)), objective="ar", save_log_to_json=False)
@@ -191,3 +193,55 @@ def test_packed_rows_are_not_evaluated_as_if_they_were_one_text(make_diffusion_t
     trainer = make_diffusion_trainer(evaluation=train_rows(4), save_log_to_json=False)
     with pytest.raises(UserError, match="give each a row of its own"):
         trainer.evaluate(rows)
+
+
+class Stream(IterableDataset):
+    """Rows one after the other, of which nothing is known before."""
+
+    def __init__(self, rows) -> None:
+        self._rows = rows
+
+    def __iter__(self):
+        return iter(self._rows)
+
+
+def test_rows_of_a_stream_of_the_users_own_are_asked_for_when_they_come(make_diffusion_trainer, train_rows):
+    config = MambaConfig(vocab_size=260, hidden_size=16, num_hidden_layers=1, state_size=4)
+    settings = {"train": Stream(packed(train_rows(60))), "save_log_to_json": False, "logging_steps": 1, "max_steps": 1}
+    with pytest.raises(UserError, match="does not keep documents of one row apart"):
+        make_diffusion_trainer(model=AutoModelForCausalLM.from_config(config), objective="ar", **settings).train()
+    seen = Rows()
+    make_diffusion_trainer(seen, **settings).train()
+    assert seen.rows[0]["tokens"] > 0
+
+
+def test_a_network_of_which_nothing_is_known_is_refused(make_diffusion_trainer, train_rows, tiny_causal):
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_causal()
+
+        def forward(self, input_ids, **kwargs):
+            return self.inner(input_ids, **kwargs)
+
+    with pytest.raises(UserError, match="Own is no network of transformers"):
+        make_diffusion_trainer(model=Own(), train=packed(train_rows(20)), objective="ar", save_log_to_json=False)
+    verdict = Verdict("odd", "causal LM", error="ValueError: no.")
+    with pytest.raises(UserError, match=r"apart: it does not run \(ValueError: no\); set packing to concat"):
+        refuse_documents(verdict, "odd", "sdpa", None)
+
+
+def test_other_names_for_documents_of_a_row_are_refused_and_not_passed_over():
+    rows = [{"input_ids": [256, 97, 98]}, {"input_ids": [256, 99]}] * 8
+    flattening = DataCollatorWithFlattening(return_position_ids=True)
+    with pytest.raises(
+        UserError, match="have position_ids, which is not read, so that documents of a row would see each"
+    ):
+        check_training_set(rows, flattening)
+
+
+def test_an_evaluation_by_hand_does_not_read_a_row_as_one_text(tiny_denoiser, tokenizer, train_rows):
+    batch = Collator(tokenizer)(packed(train_rows(6)))
+    batch["index"] = torch.arange(len(batch["input_ids"]))
+    with pytest.raises(ValueError, match="rows hold several documents each"):
+        evaluate_likelihood(tiny_denoiser(), MaskedDiffusionObjective(259), [batch], len(batch["input_ids"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from processes.seen_rows import Rows
 from transformers import (
     GraniteMoeConfig,
     GraniteMoeForCausalLM,
@@ -13,7 +14,6 @@ from transformers import (
     MixtralForCausalLM,
     OlmoeConfig,
     OlmoeForCausalLM,
-    TrainerCallback,
 )
 
 from hf_difflm.errors import UserError
@@ -41,16 +41,6 @@ def mixtral(objective: str):
     if objective == "ar":
         return MixtralForCausalLM(config)
     return MaskedDiffusionForMaskedLM(MaskedDiffusionConfig(backbone_config=config))
-
-
-class Rows(TrainerCallback):
-    """Collects what the Trainer says of every step."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def train(make_diffusion_trainer, objective, cut=(8, 1), rows=None, **settings):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
 from hf_difflm.errors import UserError
@@ -446,8 +447,13 @@ def test_the_loader_has_it(make_diffusion_trainer, settings, attribute):
 
 
 @pytest.mark.parametrize("removed", [True, False])
-def test_a_collator_gets_every_column(tmp_path, tiny_denoiser, tokenizer, train_rows, removed):
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_collator_gets_every_column(tmp_path, tiny_denoiser, tokenizer, train_rows, removed, streamed):
     from hf_difflm.data import Collator
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(rows)
 
     seen = set()
 
@@ -457,8 +463,9 @@ def test_a_collator_gets_every_column(tmp_path, tiny_denoiser, tokenizer, train_
 
     rows = [{**row, "topic": "a"} for row in train_rows(8)]
     made = arguments(tmp_path, remove_unused_columns=removed, max_steps=1, eval_strategy="no", disable_tqdm=True)
-    DiffusionTrainer(tiny_denoiser(), made, rows, data_collator=collate).train()
+    DiffusionTrainer(tiny_denoiser(), made, Stream() if streamed else rows, data_collator=collate).train()
     assert seen == {"input_ids", "topic"}
+    assert made.remove_unused_columns == removed
 
 
 # ---- for scripts ----

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes.seen_rows import Rows
 from processes.two_processes import run_as_one_of_them, run_two_processes
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.data.packing.rows import packed_row, rows_of
@@ -33,14 +34,6 @@ RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "packed-accumulated": ("packed", 2, {}),
 }
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second
-
-
-class Rows(TrainerCallback):
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def ragged_rows(count: int, seed: int) -> list[dict[str, Any]]:

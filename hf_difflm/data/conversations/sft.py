@@ -17,7 +17,6 @@ from hf_difflm.errors import UserError
 from ..caching import cached_map, code_digest
 from ..making import BlockMaker, total_bytes
 from ..options import ALL, APART, DataOptions
-from ..packing.rows import PackedRows, lengths_of, rows_of
 from ..prepare_held import Preparation
 from ..prepared import SideCounts
 from ..round_trip import round_trip
@@ -123,11 +122,8 @@ class ConversationRows(BlockMaker):
             rows = self.without_lost_bytes(rows, trip, side)
         kept: Any = rows
         if packed:
-            kept = PackedRows(rows, rows_of(lengths_of(rows), self.options.block_size, self.options.packing))
-            if most is not None and most < len(kept):
-                self.notes.append(f"{side}: used the first {most:,} of {plural(len(kept), 'row')} of conversations")
-                kept = kept.select(range(most))
-                rows, numbers = rows.select(kept.numbers), numbers.take(pa.array(kept.numbers))
+            kept = self.packed(rows, most, "conversations")
+            rows, numbers = rows.select(kept.numbers), numbers.take(pa.array(kept.numbers))
         conversations = len(pc.unique(numbers))
         total = sum(len(ids) for ids in rows["input_ids"])
         context = sum(int((labels == -100).sum()) for labels in rows["labels"])

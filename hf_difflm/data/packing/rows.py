@@ -111,11 +111,6 @@ class PackedRows(Dataset[dict[str, np.ndarray]]):
         """The numbers of all pieces, row by row."""
         return self._order
 
-    def select(self, indices: Iterable[int]) -> PackedRows:
-        """Return some of the rows, in the order of their numbers in ``indices``."""
-        parts = np.split(self._order, self._bounds[1:-1])
-        return PackedRows(self.pieces, [parts[index].tolist() for index in indices])
-
 
 def packed_row(pieces: Iterable[tuple[int, np.ndarray, np.ndarray | None]]) -> dict[str, np.ndarray]:
     """Return a row of pieces: of each its number, its ids, and its labels; None: all but its first token is scored."""

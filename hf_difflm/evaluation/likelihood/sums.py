@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...objectives import Batch, NoiseKey, Objective
+from ...objectives.packed_documents import PIECES
 
 NOISE_BINS = 10
 """Accuracy and cross-entropy are also given by masking rate, in this many equal bins of (0, 1]."""
@@ -97,6 +98,11 @@ def score(
     device: torch.device | str,
 ) -> LikelihoodSums:
     """Some replicates of one batch, ``at_once`` of them a forward; one transfer to the host."""
+    if PIECES in batch and not objective.reads_rows:
+        raise ValueError(
+            f"rows hold several documents each ({PIECES}), which {objective.name} scores one by one; give each a row of its "
+            "own"
+        )
     index_B = batch["index"].numpy()
     scored_BL = (batch["labels"] != -100).numpy()
     ids, units_BL = unit_places(batch, data_unit)

@@ -194,9 +194,14 @@ def check_documents(model: Any) -> None:
 
     Raises:
         UserError: its attention kernel takes no mask of documents, a document is something else than alone, it has windows,
-            which such a mask would replace, or one time for all of a row.
+            which such a mask would replace, or one time for all of a row; it is no network of transformers.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(base, PreTrainedModel):
+        raise UserError(
+            f"{type(base).__name__} is no network of transformers, of which it is known how the documents of a row are kept "
+            "apart; set packing to concat"
+        )
     config: Any = base.config
     denoises = getattr(config, "model_type", None) == "masked_diffusion"
     own, kernel = (config.backbone_config if denoises else config), config._attn_implementation

@@ -152,7 +152,9 @@ def refuse_documents(verdict: Verdict | None, name: str, kernel: str | None, lon
     why = None
     if kernel not in BLOCK_KERNELS:
         why = f"attn_implementation {kernel} takes no mask of documents ({' and '.join(BLOCK_KERNELS)} do)"
-    elif verdict is not None and verdict.error is None:
+    elif verdict is not None and verdict.error is not None:
+        why = f"it does not run ({verdict.error.rstrip('.')})"
+    elif verdict is not None:
         why = verdict.no_documents
         if why is None and (limits := _limits(verdict, longest)):
             why = f"it reads {limits}, and a mask of documents would take the place of its windows"

@@ -27,6 +27,7 @@ class TrainerPart(Trainer):
     """A ``transformers.Trainer`` with the attributes that :class:`DiffusionTrainer` sets and all its parts read."""
 
     args: DiffusionTrainingArguments
+    _keeps_documents_apart: bool
     model: Any
     train_dataset: Any
     eval_dataset: Any

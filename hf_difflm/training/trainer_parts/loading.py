@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from ...callbacks.reports import reports_of
 from ...compat import multiprocessing_context
 from ...errors import UserError
+from ...models.backbones.check import check_documents
 from ...objectives import Batch
 from ...objectives.base import to_device
 from ...objectives.packed_documents import PIECES, Layout
 from ..data_order import order_of
-from ..given_data import check_batch
+from ..given_data import check_batch, refuse_with_documents
 from ..launch.host_gather import gathered_on_hosts
 from ..stream_position import StreamPosition
 from ..unigram_entropy import unigram_entropy
@@ -31,7 +32,7 @@ class LoadingPart(TrainerPart):
     def get_train_dataloader(self) -> DataLoader:
         dataset = self.train_dataset
         if dataset is None or isinstance(dataset, IterableDataset):
-            with self._batches_on_the_host():
+            with self._batches_on_the_host(), self._every_column():
                 return super().get_train_dataloader()
         optimiser_batch = self.get_total_train_batch_size(self.args)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -88,6 +89,15 @@ class LoadingPart(TrainerPart):
         finally:
             self.accelerator.device_placement = placed
 
+    @contextmanager
+    def _every_column(self) -> Iterator[None]:
+        """Inside the block loaders are made whose collator gets every column: the model's forward does not know ours."""
+        removes, self.args.remove_unused_columns = self.args.remove_unused_columns, False
+        try:
+            yield
+        finally:
+            self.args.remove_unused_columns = removes
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Batch], Any]:
         """Fetch an accumulation window and number its sequences by their place in the optimiser batch."""
         if not self._clock_started:  # trackers take seconds to start, which are no training time
@@ -97,12 +107,26 @@ class LoadingPart(TrainerPart):
         rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, self._train_batch_size
         for micro, batch in enumerate(batches):
             batch["places"] = (micro * ranks + rank) * rows + np.arange(len(batch["input_ids"]))
-        if batches and PIECES in batches[0] and not self.training_objective.reads_rows:
+        if not batches or PIECES not in batches[0]:
+            return batches, num_scored
+        self._check_documents()
+        if not self.training_objective.reads_rows:
             own = np.concatenate([Layout.of(batch[PIECES].numpy()).piece_D for batch in batches])
             pieces = gathered_on_hosts(own)
             for batch in batches:
                 batch["batch_pieces"] = pieces
         return batches, num_scored
+
+    def _check_documents(self) -> None:
+        """Refuse rows of several documents where these cannot be kept apart; asked once.
+
+        Raises:
+            UserError: by the network, or by a setting.
+        """
+        if not self._keeps_documents_apart:
+            check_documents(self.model)
+            refuse_with_documents(self.args)
+            self._keeps_documents_apart = True
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor:
         """Scored tokens of the optimiser batch over all ranks: the denominator of the loss."""

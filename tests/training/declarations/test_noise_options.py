@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from processes.seen_rows import Rows
 from torch._dynamo.utils import counters
-from transformers import TrainerCallback
 
 from hf_difflm.errors import UserError
 from hf_difflm.experiments.memory.labelled_positions import most_labelled, reads_of
 from hf_difflm.experiments.recipe_settings import load_settings
 from hf_difflm.flops.network import Architecture, training_flops
 from hf_difflm.runs import load_run
-
-
-class Rows(TrainerCallback):
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def test_a_scored_token_of_a_pair_counts_once_and_both_readings_cost_flops(make_diffusion_trainer):

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 from killable_training import markov_rows
+from processes.seen_rows import Rows
 from processes.two_processes import run_as_one_of_them, run_two_processes
-from transformers import LlamaConfig, TrainerCallback
+from transformers import LlamaConfig
 
 from hf_difflm.data import load_tokenizer
 from hf_difflm.errors import UserError
@@ -24,14 +25,6 @@ from hf_difflm.runs.journal.checkpoints import newest_good
 from hf_difflm.training import DiffusionTrainer, DiffusionTrainingArguments
 
 STEPS, CUT = 8, 7  # 6 steps an epoch: the checkpoint lies within the second, and between two logging steps
-
-
-class Rows(TrainerCallback):
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def on_training_iterations(self, args, state, rows):
-        self.rows += rows
 
 
 def make_trainer(folder: Path, ranks: int, **settings: Any) -> tuple[DiffusionTrainer, Rows]:
